@@ -1,0 +1,17 @@
+//! The rules of the mesh as pure functions: facts in, decision with its reason out.
+//!
+//! This crate opens no socket and no file, reads no clock and no environment, and throws no dice: time and jitter are
+//! arguments. Its `Cargo.toml` is the fence. The sidecar, the certificate authority, the command-line tool and the
+//! lessons call the same functions, so an explanation cannot drift from the behaviour.
+
+pub mod client_hello;
+pub mod policy;
+pub mod reason;
+pub mod registry;
+pub mod resource;
+pub mod rotation;
+pub mod spiffe;
+pub mod svid;
+pub mod wire;
+pub mod workload;
+pub mod yaml;

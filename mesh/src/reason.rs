@@ -1,0 +1,150 @@
+//! Why a connection was passed, refused or closed: one list for the access log, the metrics, the admin API, the
+//! command-line tool and `docs/reference/reasons.md`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $id:literal, $kind:ident, $sentence:literal, $cure:literal;)+) => {
+        /// Why a connection ended or was not let in. The id is stable: logs, metrics and scripts rely on it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Reason { $($(#[$doc])* #[doc = $sentence] $variant,)+ }
+
+        impl Reason {
+            /// Every reason, in the order of the reference page.
+            pub const ALL: &'static [Reason] = &[$(Reason::$variant,)+];
+
+            /// The short stable word that log, metric and API show.
+            #[must_use]
+            pub fn id(self) -> &'static str { match self { $(Reason::$variant => $id,)+ } }
+
+            /// What happened, in one sentence for a person.
+            #[must_use]
+            pub fn sentence(self) -> &'static str { match self { $(Reason::$variant => $sentence,)+ } }
+
+            /// What most likely helps; empty where nothing is wrong.
+            #[must_use]
+            pub fn cure(self) -> &'static str { match self { $(Reason::$variant => $cure,)+ } }
+
+            /// Whether the connection ended as it should, was refused before it reached the app, or broke later.
+            #[must_use]
+            pub fn kind(self) -> Kind { match self { $(Reason::$variant => Kind::$kind,)+ } }
+        }
+    };
+}
+
+/// What a reason means for the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// It was served and ended.
+    Ended,
+    /// It was not let in, or nothing could be reached for it.
+    Refused,
+    /// It was served, then cut by the proxy.
+    Cut,
+}
+
+reasons! {
+    Completed = "completed", Ended,
+        "Both sides closed their direction cleanly.", "";
+    ClientReset = "client_reset", Ended,
+        "The client reset the connection; the reset was passed on.", "Look at the client: it gave up or crashed.";
+    ServerReset = "server_reset", Ended,
+        "The server reset the connection; the reset was passed on.", "Look at the server: it gave up or crashed.";
+    TlsTruncated = "tls_truncated", Ended,
+        "The TLS stream ended without close_notify, so its end cannot be trusted; it was passed on as a reset.",
+        "Look at the peer or at what cut the connection: a crash, a timeout of a middlebox, or an attack.";
+    StrictPlaintext = "strict_plaintext", Refused,
+        "The port is STRICT and the client sent plaintext.",
+        "Give the client a sidecar, or allow this port with portLevelMtls: PERMISSIVE.";
+    StrictSilent = "strict_silent", Refused,
+        "The port is STRICT and the client sent no TLS ClientHello before the detection timeout.",
+        "Give the client a sidecar; for a server-first protocol set the port to PERMISSIVE or DISABLE.";
+    TlsToHttpPort = "tls_to_http_port", Refused,
+        "The client sent TLS of its own to a port that is declared as plain HTTP.",
+        "Let the client send plaintext HTTP to its sidecar, or declare the port's protocol as TCP or TLS.";
+    HelloTooLarge = "hello_too_large", Refused,
+        "The TLS ClientHello is larger than the limit.", "Look at the client; a ClientHello of this size is no accident.";
+    HandshakeTimeout = "handshake_timeout", Refused,
+        "The TLS handshake did not finish in time.", "Look at the network and at the load of both sides; raise limits.handshakeTimeout if they are slow.";
+    HandshakeFailed = "handshake_failed", Refused,
+        "The TLS handshake failed.", "The detail names the TLS error; both sides need TLS 1.2 or newer and a shared cipher suite.";
+    NoClientCertificate = "no_client_certificate", Refused,
+        "The client did not present a certificate.", "Give the client a sidecar, or a certificate of the mesh.";
+    CertificateExpired = "certificate_expired", Refused,
+        "A certificate of the peer's chain has expired.", "Look at the peer's renewal and at both clocks.";
+    CertificateNotYetValid = "certificate_not_yet_valid", Refused,
+        "A certificate of the peer's chain is not yet valid.", "Compare both clocks.";
+    CertificateUntrusted = "certificate_untrusted", Refused,
+        "The peer's chain does not lead to a root of its trust domain's bundle.",
+        "Compare the trust bundles of both sides; one may be from before a rotation or from another mesh.";
+    CertificateInvalid = "certificate_invalid", Refused,
+        "The peer's chain breaks a rule of RFC 5280.", "The detail names the rule; have the certificate issued anew.";
+    SvidInvalid = "svid_invalid", Refused,
+        "The peer's certificate is not an X509-SVID.", "The detail names the clause; have the certificate issued anew.";
+    TrustDomainUnknown = "trust_domain_unknown", Refused,
+        "There is no trust bundle for the peer's trust domain.", "Compare workload.trustDomain of both sides.";
+    IdentityUnexpected = "identity_unexpected", Refused,
+        "The server proved an identity that may not serve the wanted host.",
+        "If the server is right, name its service account in the ServiceEntry; if not, something answers in its place.";
+    PeerRefused = "peer_refused", Refused,
+        "The peer refused our certificate or our TLS offer with an alert.", "Read the peer's log: its sidecar names the reason.";
+    NoCertificate = "no_certificate", Refused,
+        "This proxy has no valid certificate.", "Look at the identity log lines: the CA may be down or refuse the token.";
+    SelfLoop = "self_loop", Refused,
+        "The connection was made to a port of this proxy itself, or would come back to it.",
+        "Call the service's own port; run the proxy as the uid that the interception rules exempt (1337).";
+    NoOriginalDestination = "no_original_destination", Refused,
+        "The kernel does not know where the connection was going.", "Install the interception rules, or use an explicit listener.";
+    DestinationUnknown = "destination_unknown", Refused,
+        "The registry does not know the destination of this listener.", "Add a ServiceEntry for the host and port.";
+    NoEndpoint = "no_endpoint", Refused,
+        "The service is known but has no address.", "Look at the ServiceEntry's endpoints and at DNS.";
+    AppUnreachable = "app_unreachable", Refused,
+        "The app did not accept the connection.",
+        "Start the app; if it listens on 127.0.0.1 only, set inbound.trafficPolicy: LOCALHOST.";
+    DestinationUnreachable = "destination_unreachable", Refused,
+        "The destination did not accept the connection.", "Look at the destination and at the network between.";
+    ConnectTimeout = "connect_timeout", Refused,
+        "The connection to the destination was not made in time.", "Look at the destination and at the network between; raise limits.connectTimeout if they are slow.";
+    TooManyConnections = "too_many_connections", Refused,
+        "The proxy is at its limit of concurrent connections.", "Look for a client that leaks connections; raise limits.maxConnections if the load is real.";
+    PolicyChanged = "policy_changed", Cut,
+        "A changed policy no longer allows this open connection.", "Read the policy that decides for the port now.";
+    Drained = "drained", Cut,
+        "The proxy is stopping and the connection was still open at the drain deadline.", "Raise drain.timeout if clients need longer.";
+    Internal = "internal", Cut,
+        "The proxy failed in a way that it does not understand.", "Please report it with the log around this line.";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_and_equal_their_serialized_form() {
+        let mut seen = HashSet::new();
+        for reason in Reason::ALL {
+            assert!(seen.insert(reason.id()), "{} stands twice", reason.id());
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.id());
+        }
+    }
+
+    #[test]
+    fn every_refusal_names_a_cure() {
+        for reason in Reason::ALL {
+            assert!(reason.kind() == Kind::Ended || !reason.cure().is_empty(), "{reason} names no cure");
+        }
+    }
+}

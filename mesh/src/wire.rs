@@ -1,0 +1,179 @@
+//! The JSON that processes share: what the CA answers, what the admin API and the access log show.
+//!
+//! Field names are camelCase and stable. A reader ignores fields it does not know.
+
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::policy::mode::Mode;
+use crate::reason::Reason;
+
+/// Which side of its app the proxy stands on for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Towards the app: the proxy is the server of the mesh connection.
+    Inbound,
+    /// From the app: the proxy is the client of the mesh connection.
+    Outbound,
+}
+
+impl Direction {
+    /// `inbound` or `outbound`, as in logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        }
+    }
+}
+
+/// What is known of one connection. The access log, `/connections` and the metrics all come from it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionRecord {
+    /// Unique while the proxy runs; counts up from 1.
+    pub id: u64,
+    /// Towards the app or from it.
+    pub direction: Direction,
+    /// When the proxy accepted it, RFC 3339 in UTC.
+    #[serde(with = "rfc3339")]
+    pub accepted: SystemTime,
+    /// The address that dialled.
+    pub client: SocketAddr,
+    /// The address the client dialled before the kernel redirected the packet; the policy port is its port.
+    pub original_destination: Option<SocketAddr>,
+    /// The first bytes, once looked at.
+    pub first_bytes: Option<FirstBytes>,
+    /// The port's mode (inbound) and where it came from.
+    pub mode: Option<ModeRecord>,
+    /// The service that the registry found (outbound).
+    pub service: Option<String>,
+    /// Why the outbound leg is mTLS or plaintext (outbound).
+    pub plan: Option<String>,
+    /// The finished handshake of the mesh leg.
+    pub tls: Option<TlsRecord>,
+    /// The address that the proxy dialled.
+    pub upstream: Option<SocketAddr>,
+    /// Application bytes from the client to the server.
+    pub bytes_to_server: u64,
+    /// Application bytes from the server to the client.
+    pub bytes_to_client: u64,
+    /// From accept to end, or to now for an open connection, in microseconds.
+    pub duration_micros: u64,
+    /// How it ended; absent while it is open.
+    pub reason: Option<Reason>,
+    /// What exactly was expected and seen, where the reason alone does not say it.
+    pub detail: Option<String>,
+}
+
+/// What the first bytes of an inbound connection were.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "class")]
+pub enum FirstBytes {
+    /// Not looked at: the port is DISABLE.
+    Unseen,
+    /// None before the detection timeout, or an end at once.
+    Silent,
+    /// Bytes that cannot begin a TLS ClientHello.
+    Plaintext,
+    /// A ClientHello.
+    #[serde(rename_all = "camelCase")]
+    Tls {
+        /// Server name asked for.
+        sni: Option<String>,
+        /// Protocols offered, lossily as text.
+        alpn: Vec<String>,
+        /// Whether one of them is the mesh's mark.
+        mesh: bool,
+    },
+}
+
+/// A mode and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModeRecord {
+    /// What the port accepts.
+    pub mode: Mode,
+    /// The policy that decided, in words.
+    pub because: String,
+}
+
+/// The mesh leg's handshake as it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsRecord {
+    /// The peer's verified SPIFFE ID.
+    pub peer: String,
+    /// Our own SPIFFE ID.
+    pub local: String,
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub version: String,
+    /// The cipher suite by its IANA name.
+    pub cipher_suite: String,
+    /// The key-exchange group by its IANA name.
+    pub group: String,
+    /// Whether the session was resumed.
+    pub resumed: bool,
+    /// From the first handshake byte to the last, in microseconds.
+    pub handshake_micros: u64,
+    /// The peer certificate's serial number in hexadecimal.
+    pub peer_serial: String,
+    /// The end of the peer certificate's validity, RFC 3339 in UTC.
+    #[serde(with = "rfc3339")]
+    pub peer_not_after: SystemTime,
+}
+
+/// An error answer of the CA and the admin API: `application/problem+json`, RFC 9457.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: u16,
+    /// What kind of problem, the same for each occurrence.
+    pub title: String,
+    /// What was expected and seen this time, and the likely cure. Never a secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// Times as RFC 3339 text in UTC with milliseconds.
+pub mod rfc3339 {
+    use std::time::SystemTime;
+
+    use serde::{Deserialize, Deserializer, Serializer, de};
+    use time::OffsetDateTime;
+    use time::format_description::well_known::Rfc3339;
+
+    /// `2026-11-20T12:00:00.000Z`; times before the epoch or past year 9999 print as the epoch.
+    #[must_use]
+    pub fn print(at: SystemTime) -> String {
+        let at = OffsetDateTime::from(at);
+        let millis = at.millisecond();
+        at.replace_millisecond(millis)
+            .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+            .format(time::macros::format_description!(
+                "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
+            ))
+            .unwrap_or_else(|_| "1970-01-01T00:00:00.000Z".to_owned())
+    }
+
+    /// Serde's `serialize_with`.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&print(*at))
+    }
+
+    /// Serde's `deserialize_with`.
+    ///
+    /// # Errors
+    /// When the text is not an RFC 3339 time.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        OffsetDateTime::parse(&text, &Rfc3339).map(SystemTime::from).map_err(de::Error::custom)
+    }
+}
