@@ -1,1 +1,24 @@
-//! Placeholder until this room is furnished.
+//! The sidecar: captures TCP beside a service, terminates and originates mutual TLS between SPIFFE identities, and
+//! applies the mesh's policies.
+//!
+//! The I/O shell. What is decided is decided in `pillion_mesh`; `ARCHITECTURE.md` draws the life of a connection
+//! with the names used here.
+
+mod admin;
+mod app;
+mod connections;
+mod drain;
+mod entry;
+mod identity;
+mod inbound;
+mod listener;
+mod live;
+mod net;
+mod outbound;
+mod reload;
+mod resolver;
+mod settings;
+mod telemetry;
+mod tls;
+
+pub use entry::main_with;

@@ -1,0 +1,313 @@
+//! From checked settings to a running proxy, and to its end.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::admin::{self, AdminState, BoundAddresses};
+use crate::connections::ConnectionTable;
+use crate::entry::LogLevel;
+use crate::identity::{self, Identity};
+use crate::listener::{self, Bound, Role};
+use crate::live::{LiveSnapshot, Publisher};
+use crate::net::dial::{DialOptions, OwnDials};
+use crate::resolver::Resolver;
+use crate::settings::Settings;
+use crate::telemetry::Telemetry;
+use crate::tls::LiveCredentials;
+use crate::{drain, reload};
+
+/// Longest wait for the first DNS answers before connections are accepted.
+const FIRST_NAMES: Duration = Duration::from_secs(3);
+
+/// Why the proxy did not start or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AppError {
+    /// Exit code 2.
+    #[error(transparent)]
+    Resources(#[from] reload::ReloadError),
+    /// Exit code 2.
+    #[error("the workload has no SPIFFE ID: {0}")]
+    WorkloadId(#[from] pillion_mesh::spiffe::SpiffeIdError),
+    #[error("cannot listen on {address} ({what}): {fault}")]
+    Listen { what: &'static str, address: SocketAddr, fault: io::Error },
+    #[error("cannot watch for signals: {0}")]
+    Signals(io::Error),
+}
+
+/// What every connection needs.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) snapshot: LiveSnapshot,
+    pub(crate) credentials: LiveCredentials,
+    pub(crate) connections: Arc<ConnectionTable>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) drain: drain::Trigger,
+    pub(crate) resolver: Arc<Resolver>,
+    pub(crate) own_dials: OwnDials,
+    pub(crate) own_ports: BTreeSet<u16>,
+    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) tasks: TaskTracker,
+    turn: AtomicUsize,
+}
+
+impl Shared {
+    /// How the proxy dials where nothing special is asked for.
+    pub(crate) fn dial_options(&self) -> DialOptions {
+        DialOptions {
+            source: None,
+            transparent: false,
+            mark: self.settings.interception.mark,
+            keepalive: self.settings.limits.keepalive,
+            timeout: self.settings.limits.connect_timeout,
+        }
+    }
+
+    /// Counts look-ups, so that the endpoints of a service take turns.
+    pub(crate) fn next_turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Runs the proxy until a signal, `/drain` or `/quitquitquit` ends it.
+///
+/// # Errors
+/// [`AppError`]; nothing is left running then.
+pub(crate) async fn run(settings: Settings, log_level: LogLevel) -> Result<(), AppError> {
+    raise_file_limit();
+    let settings = Arc::new(settings);
+    let id = settings.workload.id()?;
+    let snapshot = reload::load(&settings)?;
+    reload::report_findings(&snapshot);
+    let (publisher, snapshot) = Publisher::new(snapshot, SystemTime::now());
+    let bound = bind_all(&settings)?;
+    let servers = Servers::bind(&settings).await?;
+    warn_of_loops(&settings);
+
+    let drain = drain::Trigger::default();
+    let telemetry = Arc::new(Telemetry::new(&settings.workload));
+    let identity = Arc::new(identity::spawn(
+        id,
+        settings.identity.clone(),
+        settings.tls,
+        settings.interception.mark,
+        drain.quit_token(),
+    ));
+    let resolver = Resolver::new(publisher.clone());
+    if timeout(FIRST_NAMES, resolver.refresh()).await.is_err() {
+        warn!("DNS is slow; services known by name have no endpoints yet");
+    }
+    let shared = Arc::new(Shared {
+        snapshot,
+        credentials: identity.credentials.clone(),
+        connections: Arc::default(),
+        telemetry: telemetry.clone(),
+        drain: drain.clone(),
+        resolver: resolver.clone(),
+        own_dials: OwnDials::default(),
+        own_ports: own_ports(&settings, &bound, &servers),
+        slots: Arc::new(Semaphore::new(settings.limits.max_connections)),
+        tasks: TaskTracker::new(),
+        turn: AtomicUsize::new(0),
+        settings: settings.clone(),
+    });
+    let addresses = Arc::new(servers.addresses(&bound));
+    announce(&addresses);
+
+    tokio::spawn(resolver.run(settings.dns_refresh, drain.quit_token()));
+    tokio::spawn({
+        let (settings, stop) = (settings.clone(), drain.quit_token());
+        async move { reload::run(&settings, &publisher, &telemetry, stop).await }
+    });
+    servers.spawn(AdminState {
+        settings: settings.clone(),
+        snapshot: shared.snapshot.clone(),
+        identity: identity.clone(),
+        connections: shared.connections.clone(),
+        telemetry: shared.telemetry.clone(),
+        drain: drain.clone(),
+        log_level,
+        bound: addresses,
+    });
+    tokio::spawn(announce_certificate(identity));
+    for listener in bound {
+        shared.tasks.spawn(listener::run(listener, shared.clone()));
+    }
+
+    until_stopped(&drain).await?;
+    stop(&shared).await;
+    Ok(())
+}
+
+/// Waits for the first SIGTERM, SIGINT, `/drain` or `/quitquitquit`.
+async fn until_stopped(drain: &drain::Trigger) -> Result<(), AppError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
+    tokio::select! {
+        _ = terminate.recv() => info!("SIGTERM: draining"),
+        _ = interrupt.recv() => info!("SIGINT: draining"),
+        () = drain.started() => info!("draining as asked through the admin API"),
+    }
+    Ok(())
+}
+
+/// Takes no new connections, lets open ones finish until the deadline, then cuts them.
+async fn stop(shared: &Shared) {
+    let limit = shared.settings.drain_timeout;
+    shared.drain.start();
+    shared.tasks.close();
+    let quit = tokio::select! {
+        () = shared.tasks.wait() => false,
+        () = tokio::time::sleep(limit) => true,
+        () = shared.drain.quitted() => true,
+    };
+    if quit {
+        warn!(open = shared.connections.len(), ?limit, "cutting the connections that are still open");
+    }
+    shared.drain.quit();
+    // Cut connections end at their next poll; this wait is only for their log lines.
+    let _ = timeout(Duration::from_secs(1), shared.tasks.wait()).await;
+    info!("stopped");
+}
+
+fn bind_all(settings: &Settings) -> Result<Vec<Bound>, AppError> {
+    let inbound = settings.inbound.capture.map(|address| ("inbound capture", Role::InboundCapture, address));
+    let outbound =
+        settings.outbound.capture.map(|address| ("outbound capture", Role::OutboundCapture, address));
+    let explicit_in = settings
+        .inbound
+        .listeners
+        .iter()
+        .map(|listener| ("inbound listener", Role::Inbound(listener.clone()), listener.address));
+    let explicit_out = settings
+        .outbound
+        .listeners
+        .iter()
+        .map(|listener| ("outbound listener", Role::Outbound(listener.clone()), listener.address));
+    let mut bound = Vec::new();
+    for (what, role, address) in inbound.into_iter().chain(explicit_in).chain(outbound).chain(explicit_out) {
+        bound.extend(
+            listener::bind(&role, address, settings.interception.mode).map_err(|fault| AppError::Listen {
+                what,
+                address,
+                fault,
+            })?,
+        );
+    }
+    Ok(bound)
+}
+
+/// The admin, readiness and metrics servers.
+struct Servers {
+    admin: TcpListener,
+    readiness: TcpListener,
+    metrics: TcpListener,
+}
+
+impl Servers {
+    async fn bind(settings: &Settings) -> Result<Self, AppError> {
+        async fn one(what: &'static str, address: SocketAddr) -> Result<TcpListener, AppError> {
+            TcpListener::bind(address).await.map_err(|fault| AppError::Listen { what, address, fault })
+        }
+        Ok(Self {
+            admin: one("admin", settings.admin).await?,
+            readiness: one("readiness", settings.readiness).await?,
+            metrics: one("metrics", settings.metrics).await?,
+        })
+    }
+
+    fn addresses(&self, bound: &[Bound]) -> BoundAddresses {
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let of = |inbound: bool| {
+            bound
+                .iter()
+                .filter(|listener| {
+                    (listener.role.direction() == pillion_mesh::wire::Direction::Inbound) == inbound
+                })
+                .map(|listener| (listener.address, listener.role.describe()))
+                .collect()
+        };
+        BoundAddresses {
+            admin: self.admin.local_addr().unwrap_or(unknown),
+            readiness: self.readiness.local_addr().unwrap_or(unknown),
+            metrics: self.metrics.local_addr().unwrap_or(unknown),
+            inbound: of(true),
+            outbound: of(false),
+        }
+    }
+
+    fn spawn(self, state: AdminState) {
+        let stop = state.drain.quit_token();
+        let state = Arc::new(state);
+        tokio::spawn(admin::serve(self.admin, state.clone(), stop.clone()));
+        tokio::spawn(admin::serve_readiness(self.readiness, state.clone(), stop.clone()));
+        tokio::spawn(admin::serve_metrics(self.metrics, state, stop));
+    }
+}
+
+/// Every port that this proxy itself listens on: no peer may be forwarded to one.
+fn own_ports(settings: &Settings, bound: &[Bound], servers: &Servers) -> BTreeSet<u16> {
+    let servers = [&servers.admin, &servers.readiness, &servers.metrics];
+    let bound = bound.iter().map(|listener| listener.address.port());
+    let servers = servers.iter().filter_map(|server| server.local_addr().ok()).map(|address| address.port());
+    settings.own_ports().into_iter().chain(bound).chain(servers).collect()
+}
+
+fn announce(addresses: &BoundAddresses) {
+    for (address, what) in &addresses.inbound {
+        info!("listening on {address} (inbound, {what})");
+    }
+    for (address, what) in &addresses.outbound {
+        info!("listening on {address} (outbound, {what})");
+    }
+    info!("listening on {} (admin)", addresses.admin);
+    info!("listening on {} (readiness)", addresses.readiness);
+    info!("listening on {} (metrics)", addresses.metrics);
+}
+
+async fn announce_certificate(identity: Arc<Identity>) {
+    let mut credentials = identity.credentials.clone();
+    if let Ok(current) = credentials.wait_for(Option::is_some).await
+        && let Some(current) = current.as_ref()
+    {
+        info!(
+            "ready as {} (certificate valid until {})",
+            current.svid.id,
+            pillion_mesh::wire::rfc3339::print(current.svid.not_after)
+        );
+    }
+}
+
+/// Interception exempts a uid or a mark; a proxy that is neither captures its own connections.
+fn warn_of_loops(settings: &Settings) {
+    const EXEMPT: u32 = 1337;
+    let uid = rustix::process::getuid().as_raw();
+    if settings.outbound.capture.is_some() && settings.interception.mark.is_none() && uid != EXEMPT {
+        warn!(
+            uid,
+            "outbound capture is on, but this process is not uid {EXEMPT}, which the interception rules exempt; \
+             unless they exempt this uid, its own connections will be captured and refused (self_loop)"
+        );
+    }
+}
+
+/// Raises the soft limit of open files to the hard one: each connection takes two.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!(%error, "cannot raise the limit of open files");
+    }
+}

@@ -1,0 +1,141 @@
+//! The table of open connections. One record per connection; when it ends, the record is logged and counted once.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use pillion_mesh::reason::Reason;
+use pillion_mesh::wire::{ConnectionRecord, Direction};
+
+use crate::net::relay::{End, Moved};
+use crate::telemetry::Telemetry;
+
+/// All connections that are open now.
+#[derive(Debug, Default)]
+pub(crate) struct ConnectionTable {
+    open: Mutex<HashMap<u64, Arc<Entry>>>,
+    last_id: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    record: Mutex<ConnectionRecord>,
+    moved: Moved,
+    begun: Instant,
+}
+
+impl ConnectionTable {
+    /// The records of all open connections, oldest first.
+    pub(crate) fn list(&self) -> Vec<ConnectionRecord> {
+        let entries: Vec<_> = lock(&self.open).values().cloned().collect();
+        let mut records: Vec<_> = entries.iter().map(|entry| entry.now()).collect();
+        records.sort_by_key(|record| record.id);
+        records
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.open).len()
+    }
+}
+
+impl Entry {
+    fn now(&self) -> ConnectionRecord {
+        let mut record = lock(&self.record).clone();
+        record.bytes_to_server = self.moved.to_server.load(Ordering::Relaxed);
+        record.bytes_to_client = self.moved.to_client.load(Ordering::Relaxed);
+        record.duration_micros = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        record
+    }
+}
+
+/// One open connection. Dropped without [`Connection::end`], as by a panic, it ends with [`Reason::Internal`].
+#[derive(Debug)]
+pub(crate) struct Connection {
+    entry: Arc<Entry>,
+    table: Arc<ConnectionTable>,
+    telemetry: Arc<Telemetry>,
+    opened: bool,
+    ended: bool,
+}
+
+impl Connection {
+    /// Enters a connection that was just accepted.
+    pub(crate) fn begin(
+        table: &Arc<ConnectionTable>,
+        telemetry: &Arc<Telemetry>,
+        direction: Direction,
+        client: SocketAddr,
+    ) -> Self {
+        let id = table.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let record = ConnectionRecord {
+            id,
+            direction,
+            accepted: SystemTime::now(),
+            client,
+            original_destination: None,
+            first_bytes: None,
+            mode: None,
+            service: None,
+            plan: None,
+            tls: None,
+            upstream: None,
+            bytes_to_server: 0,
+            bytes_to_client: 0,
+            duration_micros: 0,
+            reason: None,
+            detail: None,
+        };
+        let entry =
+            Arc::new(Entry { record: Mutex::new(record), moved: Moved::default(), begun: Instant::now() });
+        lock(&table.open).insert(id, entry.clone());
+        Self { entry, table: table.clone(), telemetry: telemetry.clone(), opened: false, ended: false }
+    }
+
+    /// Notes what was learnt.
+    pub(crate) fn note(&self, note: impl FnOnce(&mut ConnectionRecord)) {
+        note(&mut lock(&self.entry.record));
+    }
+
+    /// The byte counters of the relay.
+    pub(crate) fn moved(&self) -> &Moved {
+        &self.entry.moved
+    }
+
+    /// The connection was admitted and both legs stand: it counts as opened.
+    pub(crate) fn opened(&mut self) {
+        self.opened = true;
+        self.telemetry.opened(&self.entry.now());
+    }
+
+    /// The connection has ended: logs and counts it.
+    pub(crate) fn end(mut self, end: End) {
+        self.close(end);
+    }
+
+    fn close(&mut self, end: End) {
+        self.ended = true;
+        lock(&self.table.open).remove(&lock(&self.entry.record).id);
+        let mut record = self.entry.now();
+        record.reason = Some(end.reason);
+        record.detail = end.detail;
+        self.telemetry.closed(&record, self.opened);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        if std::thread::panicking() {
+            self.telemetry.panicked();
+        }
+        self.close(End { reason: Reason::Internal, detail: Some("its task ended early".to_owned()) });
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

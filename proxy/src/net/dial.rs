@@ -1,0 +1,179 @@
+//! Dials a TCP connection that stays out of our own interception.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::{Keepalive, Leg};
+
+/// How to dial.
+#[derive(Debug, Clone)]
+pub(crate) struct DialOptions {
+    /// Source address; `127.0.0.6` (`::6`) towards the app, so that the rules let the connection pass.
+    pub(crate) source: Option<IpAddr>,
+    /// Whether `source` is not an address of this host (TPROXY keeps the client's); needs `CAP_NET_ADMIN`.
+    pub(crate) transparent: bool,
+    /// `SO_MARK`, by which rules may know the proxy's own packets; needs `CAP_NET_ADMIN`.
+    pub(crate) mark: Option<u32>,
+    /// TCP keepalive.
+    pub(crate) keepalive: Keepalive,
+    /// How long the connection may take.
+    pub(crate) timeout: Duration,
+}
+
+/// Local addresses of the connections that this proxy has dialled: one of them that shows up as a client of our
+/// outbound capture is a loop.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OwnDials(Arc<Mutex<HashSet<SocketAddr>>>);
+
+impl OwnDials {
+    pub(crate) fn contains(&self, client: SocketAddr) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&client)
+    }
+
+    fn enter(&self, local: SocketAddr) -> OwnDial {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(local);
+        OwnDial { dials: self.clone(), local }
+    }
+}
+
+/// Keeps a dialled connection's address in [`OwnDials`] until it is dropped.
+#[derive(Debug)]
+pub(crate) struct OwnDial {
+    dials: OwnDials,
+    local: SocketAddr,
+}
+
+impl Drop for OwnDial {
+    fn drop(&mut self) {
+        self.dials.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.local);
+    }
+}
+
+/// Connects. The socket closes by reset until told otherwise.
+///
+/// # Errors
+/// `TimedOut` after `options.timeout`; else what the kernel says, with the setting that caused it where it is ours.
+pub(crate) async fn connect(address: SocketAddr, options: &DialOptions) -> io::Result<TcpStream> {
+    let stream = begin(address, options)?;
+    finish(stream, options.timeout).await
+}
+
+/// Connects and remembers the connection's local address from before its first packet can come back.
+///
+/// # Errors
+/// Those of [`connect`].
+pub(crate) async fn connect_remembered(
+    address: SocketAddr,
+    options: &DialOptions,
+    dials: &OwnDials,
+) -> io::Result<(TcpStream, OwnDial)> {
+    let stream = begin(address, options)?;
+    let own = dials.enter(stream.local_addr()?);
+    Ok((finish(stream, options.timeout).await?, own))
+}
+
+fn begin(address: SocketAddr, options: &DialOptions) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    options.keepalive.apply(&SockRef::from(&socket))?;
+    if let Some(mark) = options.mark {
+        socket
+            .set_mark(mark)
+            .map_err(|e| because(&e, &format!("setting SO_MARK {mark} needs CAP_NET_ADMIN")))?;
+    }
+    if let Some(source) = options.source {
+        if options.transparent {
+            let set = if source.is_ipv4() {
+                socket.set_ip_transparent_v4(true)
+            } else {
+                socket.set_ip_transparent_v6(true)
+            };
+            set.map_err(|e| because(&e, "keeping the client's address (TPROXY) needs CAP_NET_ADMIN"))?;
+        }
+        socket.bind(&SocketAddr::new(source, 0).into()).map_err(|e| {
+            because(
+                &e,
+                &format!("source address {source} cannot be used; pillion-iptables apply adds ::6 to lo"),
+            )
+        })?;
+    }
+    match socket.connect(&address.into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
+        Err(error) => return Err(error),
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    stream.close_by_reset();
+    Ok(stream)
+}
+
+async fn finish(stream: TcpStream, limit: Duration) -> io::Result<TcpStream> {
+    timeout(limit, stream.writable()).await.map_err(|_elapsed| {
+        io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"))
+    })??;
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(stream),
+    }
+}
+
+fn because(error: &io::Error, what: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn options() -> DialOptions {
+        DialOptions {
+            source: None,
+            transparent: false,
+            mark: None,
+            keepalive: Keepalive {
+                time: Duration::from_secs(60),
+                interval: Duration::from_secs(10),
+                retries: 3,
+            },
+            timeout: Duration::from_secs(5),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_source_address_is_the_one_asked_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let options = DialOptions { source: Some("127.0.0.6".parse().unwrap()), ..options() };
+        let stream = connect(listener.local_addr().unwrap(), &options).await.unwrap();
+        let (_accepted, client) = listener.accept().await.unwrap();
+        assert_eq!(client.ip(), "127.0.0.6".parse::<IpAddr>().unwrap());
+        assert!(SockRef::from(&stream).keepalive().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_an_error() {
+        let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let error = connect(address, &options()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn a_dial_is_remembered_until_it_is_dropped() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dials = OwnDials::default();
+        let (stream, own) =
+            connect_remembered(listener.local_addr().unwrap(), &options(), &dials).await.unwrap();
+        assert!(dials.contains(stream.local_addr().unwrap()));
+        drop(own);
+        assert!(!dials.contains(stream.local_addr().unwrap()));
+    }
+}

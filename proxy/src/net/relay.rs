@@ -1,0 +1,227 @@
+//! Copies bytes both ways between two legs until both directions have ended or one of them broke.
+//!
+//! Each direction closes on its own (half-close). An idle connection holds no buffer: bytes are read into the worker
+//! thread's scratch space and written from there; only what the other side does not take at once is kept, and
+//! nothing more is read meanwhile (backpressure).
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use pillion_mesh::reason::Reason;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Leg;
+
+/// One read at most; two TLS records of the largest size.
+const SCRATCH: usize = 32 * 1024;
+
+/// Reads before the task lets others run, so that a flood on one connection starves nobody.
+const TURNS: usize = 16;
+
+thread_local! {
+    static SPACE: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// Application bytes moved so far, readable while the relay runs.
+#[derive(Debug, Default)]
+pub(crate) struct Moved {
+    pub(crate) to_server: AtomicU64,
+    pub(crate) to_client: AtomicU64,
+}
+
+/// How the relay ended.
+#[derive(Debug)]
+pub(crate) struct End {
+    pub(crate) reason: Reason,
+    pub(crate) detail: Option<String>,
+}
+
+/// Relays until the end. After [`Reason::Completed`] both legs close cleanly when dropped; after any other reason
+/// they are reset, so that neither side takes a cut stream for a whole one.
+pub(crate) async fn relay<C, S>(client: &mut C, server: &mut S, moved: &Moved) -> End
+where
+    C: AsyncRead + AsyncWrite + Leg + Unpin,
+    S: AsyncRead + AsyncWrite + Leg + Unpin,
+{
+    let (mut up, mut down) = (Pump::default(), Pump::default());
+    let end = poll_fn(|cx| {
+        let up = up.poll(cx, client, server, &moved.to_server).map_err(|fault| fault.seen_from(Side::Client));
+        if let Poll::Ready(Err(end)) = up {
+            return Poll::Ready(end);
+        }
+        let down =
+            down.poll(cx, server, client, &moved.to_client).map_err(|fault| fault.seen_from(Side::Server));
+        match (up, down) {
+            (_, Poll::Ready(Err(end))) => Poll::Ready(end),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
+                Poll::Ready(End { reason: Reason::Completed, detail: None })
+            }
+            _ => Poll::Pending,
+        }
+    })
+    .await;
+    if end.reason == Reason::Completed {
+        client.close_cleanly();
+        server.close_cleanly();
+    }
+    end
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Pump {
+    /// Read but not yet taken by the writer: `kept[given..]`.
+    kept: Vec<u8>,
+    given: usize,
+    unflushed: bool,
+    ended: bool,
+    done: bool,
+}
+
+/// Which end of a direction broke.
+enum Fault {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+impl Pump {
+    fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        moved: &AtomicU64,
+    ) -> Poll<Result<(), Fault>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        if self.done {
+            return Poll::Ready(Ok(()));
+        }
+        for _ in 0..TURNS {
+            ready!(self.write_kept(cx, writer))?;
+            if self.ended {
+                ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Fault::Writing)?;
+                self.done = true;
+                return Poll::Ready(Ok(()));
+            }
+            match self.read_and_write(cx, reader, writer, moved) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => {
+                    if self.unflushed {
+                        ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(Fault::Writing)?;
+                        self.unflushed = false;
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// One read, and one write of what it brought; the rest is kept.
+    fn read_and_write<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        moved: &AtomicU64,
+    ) -> Poll<Result<(), Fault>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        SPACE.with_borrow_mut(|space| {
+            let mut buffer = ReadBuf::new(space);
+            ready!(Pin::new(&mut *reader).poll_read(cx, &mut buffer)).map_err(Fault::Reading)?;
+            let read = buffer.filled();
+            if read.is_empty() {
+                self.ended = true;
+                return Poll::Ready(Ok(()));
+            }
+            moved.fetch_add(read.len() as u64, Ordering::Relaxed);
+            self.unflushed = true;
+            let written = match Pin::new(&mut *writer).poll_write(cx, read) {
+                Poll::Ready(result) => result.map_err(Fault::Writing)?,
+                Poll::Pending => 0,
+            };
+            self.kept.extend_from_slice(read.get(written..).unwrap_or_default());
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    fn write_kept<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+    ) -> Poll<Result<(), Fault>> {
+        loop {
+            let rest = self.kept.get(self.given..).unwrap_or_default();
+            if rest.is_empty() {
+                if self.given > 0 {
+                    (self.kept, self.given) = (Vec::new(), 0);
+                }
+                return Poll::Ready(Ok(()));
+            }
+            let written = ready!(Pin::new(&mut *writer).poll_write(cx, rest)).map_err(Fault::Writing)?;
+            if written == 0 {
+                return Poll::Ready(Err(Fault::Writing(io::ErrorKind::WriteZero.into())));
+            }
+            self.given += written;
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Client,
+    Server,
+}
+
+impl Side {
+    fn name(self) -> &'static str {
+        if self == Side::Client { "client" } else { "server" }
+    }
+
+    fn reset(self) -> Reason {
+        if self == Side::Client { Reason::ClientReset } else { Reason::ServerReset }
+    }
+
+    fn other(self) -> Side {
+        if self == Side::Client { Side::Server } else { Side::Client }
+    }
+}
+
+impl Fault {
+    /// The end of the connection, where this direction reads from `reader`.
+    fn seen_from(self, reader: Side) -> End {
+        let (side, error, reading) = match self {
+            Fault::Reading(error) => (reader, error, true),
+            Fault::Writing(error) => (reader.other(), error, false),
+        };
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let (reason, detail) = match (error.kind(), tls) {
+            (io::ErrorKind::UnexpectedEof, _) if reading => {
+                (Reason::TlsTruncated, Some(format!("the {} ended without close_notify", side.name())))
+            }
+            (_, Some(rustls::Error::AlertReceived(alert))) => {
+                (Reason::PeerRefused, Some(format!("the {} sent the TLS alert {alert:?}", side.name())))
+            }
+            (_, Some(fault)) => {
+                (Reason::TlsTruncated, Some(format!("the {}'s TLS stream broke: {fault}", side.name())))
+            }
+            (io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe, None) => (side.reset(), None),
+            (_, None) => (side.reset(), Some(format!("{}: {error}", side.name()))),
+        };
+        End { reason, detail }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// A client and a server app with the relay between them, over real sockets.
+struct Between {
+    client: TcpStream,
+    server: TcpStream,
+    moved: Arc<Moved>,
+    relay: JoinHandle<End>,
+}
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    (near.unwrap(), far.unwrap().0)
+}
+
+async fn between() -> Between {
+    let ((client, mut accepted), (mut dialled, server)) = (pair().await, pair().await);
+    let moved = Arc::new(Moved::default());
+    let counters = moved.clone();
+    let relay = tokio::spawn(async move {
+        accepted.close_by_reset();
+        dialled.close_by_reset();
+        relay(&mut accepted, &mut dialled, &counters).await
+    });
+    Between { client, server, moved, relay }
+}
+
+/// Requirement 29: each direction closes by itself.
+#[tokio::test]
+async fn req_29_half_close_leaves_the_other_direction_open() {
+    let mut between = between().await;
+    between.client.write_all(b"question").await.unwrap();
+    between.client.shutdown().await.unwrap();
+    let mut question = String::new();
+    timeout(LONG, between.server.read_to_string(&mut question)).await.unwrap().unwrap();
+    assert_eq!(question, "question");
+    between.server.write_all(b"late answer").await.unwrap();
+    drop(between.server);
+    let mut answer = String::new();
+    timeout(LONG, between.client.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, "late answer");
+    assert_eq!(between.relay.await.unwrap().reason, Reason::Completed);
+    assert_eq!(between.moved.to_server.load(Ordering::Relaxed), 8);
+    assert_eq!(between.moved.to_client.load(Ordering::Relaxed), 11);
+}
+
+/// Requirement 29: reset in is reset out, both ways.
+#[tokio::test]
+async fn req_29_a_reset_is_passed_on_as_a_reset() {
+    for client_resets in [true, false] {
+        let between = between().await;
+        let (gone, mut stays) =
+            if client_resets { (between.client, between.server) } else { (between.server, between.client) };
+        gone.close_by_reset();
+        drop(gone);
+        let error = timeout(LONG, stays.read(&mut [0; 1])).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        let expected = if client_resets { Reason::ClientReset } else { Reason::ServerReset };
+        assert_eq!(between.relay.await.unwrap().reason, expected);
+    }
+}
+
+/// Requirement 30: a reader that does not read stops the writer; memory does not grow with what waits.
+#[tokio::test]
+async fn req_30_backpressure_reaches_the_writer() {
+    let mut between = between().await;
+    let block = vec![7; 1 << 20];
+    let mut sent = 0u64;
+    // Stops when the kernel's buffers of two connections and one kept read are full.
+    while let Ok(written) = timeout(Duration::from_millis(300), between.client.write(&block)).await {
+        sent += written.unwrap() as u64;
+        assert!(sent < 256 << 20, "the writer is never stopped");
+    }
+    between.client.shutdown().await.unwrap();
+    let mut received = Vec::new();
+    timeout(LONG, between.server.read_to_end(&mut received)).await.unwrap().unwrap();
+    assert_eq!(received.len() as u64, sent);
+    assert!(received.iter().all(|byte| *byte == 7));
+}
+
+#[tokio::test]
+async fn bytes_arrive_whole_and_in_order_both_ways_at_once() {
+    let between = between().await;
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|n| (n * 31 % 251) as u8).collect();
+    let exchange = |stream: TcpStream, bytes: Vec<u8>| async move {
+        let (mut read, mut write) = stream.into_split();
+        let writing = tokio::spawn(async move {
+            write.write_all(&bytes).await.unwrap();
+            write.shutdown().await.unwrap();
+        });
+        let mut all = Vec::new();
+        read.read_to_end(&mut all).await.unwrap();
+        writing.await.unwrap();
+        all
+    };
+    let (at_client, at_server) = timeout(LONG, async {
+        tokio::join!(exchange(between.client, bytes.clone()), exchange(between.server, bytes.clone()))
+    })
+    .await
+    .unwrap();
+    assert_eq!(at_client, bytes);
+    assert_eq!(at_server, bytes);
+}
