@@ -1,39 +1,27 @@
 //! Istio's resources as files hold them: checked when parsed, so that decisions need not check again.
 //!
-//! One file per kind. What they mean together is [`crate::policy`]'s and [`crate::registry`]'s.
+//! A document is read twice: for `apiVersion` and `kind`, then as what these say. One file per kind; what resources
+//! mean together is [`crate::policy`]'s and [`crate::registry`]'s.
 
+mod host;
+mod kind;
+mod meta;
 mod peer_authentication;
+mod port_number;
 mod service_entry;
 mod workload_entry;
 
+pub use meta::Meta;
 pub use peer_authentication::{PeerAuthentication, PortMode};
 pub use service_entry::{Location, Port, Protocol, Resolution, ServiceEntry};
 pub use workload_entry::WorkloadEntry;
 
-use crate::yaml::YamlError;
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer};
 
-/// Where a resource stands and what it is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Meta {
-    /// `metadata.name`.
-    pub name: String,
-    /// `metadata.namespace`, `default` where absent.
-    pub namespace: String,
-    /// `metadata.creationTimestamp` as seconds since the epoch; decides between policies of one scope.
-    pub created: Option<i64>,
-    /// `file:line` of the document's first line.
-    pub place: String,
-    /// Position among all documents read, in file name order.
-    pub position: usize,
-}
-
-impl Meta {
-    /// `namespace/name`, as istioctl prints it.
-    #[must_use]
-    pub fn full_name(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
-    }
-}
+use crate::yaml::{At, Document, YamlError, documents};
+use kind::{Head, Kind};
+use meta::Envelope;
 
 /// All resources of a mesh folder, in reading order.
 #[derive(Debug, Clone, Default)]
@@ -47,11 +35,93 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Reads every document of one file and adds its resources. Empty documents are skipped.
+    /// Reads every document of one file and adds its resources. Empty documents are skipped; a `List`, as
+    /// `kubectl get -o yaml` prints it, counts as its items.
     ///
     /// # Errors
     /// At the first fault; nothing is added then. An unknown kind, apiVersion, field or value is a fault.
-    pub fn read(&mut self, _source_name: &str, _text: &str) -> Result<(), YamlError> {
-        todo!()
+    pub fn read(&mut self, source_name: &str, text: &str) -> Result<(), YamlError> {
+        let mut read = Resources::default();
+        for document in documents(source_name, text) {
+            for (head, written) in read_document(&document)? {
+                read.check(&document, &head, written, self.len() + read.len())?;
+            }
+        }
+        self.peer_authentications.append(&mut read.peer_authentications);
+        self.service_entries.append(&mut read.service_entries);
+        self.workload_entries.append(&mut read.workload_entries);
+        Ok(())
     }
+
+    /// The name and place of every resource, with its kind, in reading order.
+    pub(crate) fn metas(&self) -> Vec<(&'static str, &Meta)> {
+        let policies = self.peer_authentications.iter().map(|policy| ("PeerAuthentication", &policy.meta));
+        let services = self.service_entries.iter().map(|entry| ("ServiceEntry", &entry.meta));
+        let workloads = self.workload_entries.iter().map(|entry| ("WorkloadEntry", &entry.meta));
+        let mut metas: Vec<_> = policies.chain(services).chain(workloads).collect();
+        metas.sort_by_key(|(_, meta)| meta.position);
+        metas
+    }
+
+    fn len(&self) -> usize {
+        self.peer_authentications.len() + self.service_entries.len() + self.workload_entries.len()
+    }
+
+    fn check(
+        &mut self,
+        document: &Document<'_>,
+        head: &At<Head>,
+        written: Written,
+        position: usize,
+    ) -> Result<(), YamlError> {
+        let place = document.place(head);
+        match written {
+            Written::PeerAuthentication(written) => {
+                let meta = written.metadata.check(document, place, position)?;
+                self.peer_authentications.push(peer_authentication::check(document, meta, written.spec)?);
+            }
+            Written::ServiceEntry(written) => {
+                let meta = written.metadata.check(document, place, position)?;
+                self.service_entries.push(service_entry::check(document, meta, written.spec)?);
+            }
+            Written::WorkloadEntry(written) => {
+                let labels = written.metadata.value.labels.clone();
+                let meta = written.metadata.check(document, place, position)?;
+                self.workload_entries.push(workload_entry::check(document, meta, written.spec, labels)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A resource as it stands in the file, not yet checked.
+enum Written {
+    PeerAuthentication(Envelope<Option<peer_authentication::Spec>>),
+    ServiceEntry(Envelope<At<service_entry::Spec>>),
+    WorkloadEntry(Envelope<At<workload_entry::Spec>>),
+}
+
+/// A kind reads its own struct.
+impl<'de> DeserializeSeed<'de> for Kind {
+    type Value = Written;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Written, D::Error> {
+        Ok(match self {
+            Kind::PeerAuthentication => Written::PeerAuthentication(Envelope::deserialize(deserializer)?),
+            Kind::ServiceEntry => Written::ServiceEntry(Envelope::deserialize(deserializer)?),
+            Kind::WorkloadEntry => Written::WorkloadEntry(Envelope::deserialize(deserializer)?),
+        })
+    }
+}
+
+/// The resources of one document: none, one, or the items of a `List`.
+fn read_document(document: &Document<'_>) -> Result<Vec<(At<Head>, Written)>, YamlError> {
+    let Some(head) = document.read::<Option<At<Head>>>()? else { return Ok(Vec::new()) };
+    if !head.value.is_list() {
+        let written = document.read_seed(kind::of(document, &head)?)?;
+        return Ok(vec![(head, written)]);
+    }
+    let heads = head.value.items.unwrap_or_default();
+    let kinds = heads.iter().map(|head| kind::of(document, head)).collect::<Result<Vec<_>, _>>()?;
+    Ok(heads.into_iter().zip(document.read_items(kinds)?).collect())
 }
