@@ -41,6 +41,12 @@ impl TrustDomain {
         self.0.as_str()
     }
 
+    /// The ID of a signing certificate of this trust domain: `spiffe://<trust domain>` without a path (X509-SVID 3.2).
+    #[must_use]
+    pub fn uri(&self) -> String {
+        self.0.id_string()
+    }
+
     /// The trust domain that a signing certificate's ID names: `spiffe://<trust domain>` without a path (X509-SVID 3.2).
     pub(crate) fn of_signer(id: &str) -> Result<Self, SpiffeIdError> {
         let error = |fault| SpiffeIdError::new(id, "SPIFFE ID of a signing certificate", fault);
