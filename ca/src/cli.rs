@@ -1,0 +1,232 @@
+//! Arguments to action: the commands of `pillion-ca` and their exit codes.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use pillion_mesh::spiffe::SpiffeId;
+use pillion_mesh::wire::rfc3339;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::attest::Attestor;
+use crate::authority::Authority;
+use crate::duration;
+use crate::files::{self, PUBLIC_FILE};
+use crate::server::Server;
+use crate::settings::{Overrides, Settings};
+use crate::slots::Slots;
+use crate::store::{self, State};
+
+/// The certificate authority of the mesh: signs the CSRs of workloads it can identify
+#[derive(Parser)]
+#[command(name = "pillion-ca", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the CA until SIGTERM or SIGINT
+    Serve {
+        #[command(flatten)]
+        configuration: Configuration,
+        /// Check the configuration, touch nothing, and exit
+        #[arg(long)]
+        check: bool,
+        /// How log lines look on stderr; what is logged is chosen by RUST_LOG [default level: info]
+        #[arg(long, env = "PILLION_CA_LOG_FORMAT", default_value = "text")]
+        log_format: LogFormat,
+    },
+    /// Tokens, by which a workload proves its identity the first time
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// The root certificate
+    #[command(subcommand)]
+    Root(RootCommand),
+}
+
+#[derive(Subcommand)]
+enum TokenCommand {
+    /// Print a new token for a registered identity; it counts at once, also with a CA that is running
+    Create {
+        #[command(flatten)]
+        configuration: Configuration,
+        /// The identity that the token stands for
+        #[arg(long, value_name = "SPIFFE_ID")]
+        id: SpiffeId,
+        /// How long the token counts
+        #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration::parse)]
+        ttl: Duration,
+    },
+}
+
+#[derive(Subcommand)]
+enum RootCommand {
+    /// Print the fingerprint and the validity of the root
+    Status {
+        #[command(flatten)]
+        configuration: Configuration,
+    },
+}
+
+#[derive(Args)]
+struct Configuration {
+    /// The configuration file (YAML)
+    #[arg(long, env = "PILLION_CA_CONFIG", value_name = "FILE")]
+    config: PathBuf,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+impl Configuration {
+    fn load(self) -> Result<Settings, Failure> {
+        Settings::load(&self.config, self.overrides).map_err(|error| Failure::Configuration(error.into()))
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Whose fault it is decides on the exit code.
+enum Failure {
+    /// Arguments or configuration: 2.
+    Configuration(anyhow::Error),
+    /// Everything after them: 1.
+    Runtime(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure::Runtime(error.into())
+    }
+}
+
+pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors and go to stdout.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let done = match cli.command {
+        Command::Serve { configuration, check: true, .. } => check(configuration),
+        Command::Serve { configuration, log_format, .. } => serve(configuration, log_format),
+        Command::Token(TokenCommand::Create { configuration, id, ttl }) => {
+            create_token(configuration, &id, ttl)
+        }
+        Command::Root(RootCommand::Status { configuration }) => root_status(configuration),
+    };
+    let (error, code) = match done {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Configuration(error)) => (error, 2),
+        Err(Failure::Runtime(error)) => (error, 1),
+    };
+    let _ = writeln!(std::io::stderr(), "pillion-ca: {error:#}");
+    ExitCode::from(code)
+}
+
+fn check(configuration: Configuration) -> Result<(), Failure> {
+    let file = configuration.config.display().to_string();
+    configuration.load()?;
+    print(&format!("{file}: ok"))
+}
+
+fn serve(configuration: Configuration, log_format: LogFormat) -> Result<(), Failure> {
+    let settings = configuration.load()?;
+    start_logging(log_format)?;
+    tracing::info!(settings = ?settings, "starting");
+    let now = SystemTime::now();
+    let state = State::open(&settings.state)?;
+    let slots = Slots::new(state.signer(&settings.trust_domain, now)?);
+    let tokens = state.tokens()?;
+    if let Some(path) = &settings.bundle_file {
+        std::fs::create_dir_all(files::parent_of(path)).with_context(|| format!("bundleFile: {path:?}"))?;
+        files::write_atomic(path, slots.bundle_pem().as_bytes(), PUBLIC_FILE, None)?;
+    }
+    tokens.deliver(&settings.registrations, now)?;
+    let Settings { trust_domain, listen, monitoring, dns_names, workload_ttl, registrations, limits, .. } =
+        settings;
+    let ids = registrations.into_iter().map(|registration| registration.id);
+    let attestor = Attestor::new(trust_domain, ids, tokens);
+    let authority = Authority::new(slots, workload_ttl);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let stop = stop_on_signals()?;
+        let server = Server::bind(listen, monitoring, dns_names, limits, authority, attestor).await?;
+        server.run(stop).await;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+fn create_token(configuration: Configuration, id: &SpiffeId, ttl: Duration) -> Result<(), Failure> {
+    let settings = configuration.load()?;
+    if !settings.registrations.iter().any(|registration| registration.id == *id) {
+        let fault = anyhow::anyhow!("{id} is not in registrations; add it there and restart the CA");
+        return Err(Failure::Configuration(fault));
+    }
+    let not_after = SystemTime::now().checked_add(ttl).context("--ttl is too long")?;
+    let token = store::tokens_beside(&settings.state)?.create(id, Some(not_after))?;
+    print(token.reveal())
+}
+
+fn root_status(configuration: Configuration) -> Result<(), Failure> {
+    let settings = configuration.load()?;
+    let root = store::summary_beside(&settings.state)?;
+    print(&format!(
+        "trust domain  {}\nsubject       {}\nnot before    {}\nnot after     {}\nSHA-256       {}",
+        settings.trust_domain,
+        root.subject,
+        rfc3339::print(root.not_before),
+        rfc3339::print(root.not_after),
+        root.sha256,
+    ))
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    Ok(writeln!(std::io::stdout(), "{text}")?)
+}
+
+/// Logs to stderr. Where a program that holds this library has set up logging already, that stays.
+fn start_logging(format: LogFormat) -> Result<(), Failure> {
+    let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
+        Ok(text) => EnvFilter::try_new(text)
+            .context("RUST_LOG is not a filter such as info or pillion_ca=debug")
+            .map_err(Failure::Configuration)?,
+        Err(_) => EnvFilter::new("info"),
+    };
+    let colour = std::io::stderr().is_terminal();
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    let _ = match format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    Ok(())
+}
+
+/// Cancelled by SIGTERM and by SIGINT.
+fn stop_on_signals() -> std::io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind)?;
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            signals.recv().await;
+            stop.cancel();
+        });
+    }
+    Ok(stop)
+}

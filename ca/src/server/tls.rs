@@ -1,0 +1,103 @@
+//! The TLS of the API: the CA's own certificate, renewed in good time, and the verifier of client certificates.
+//!
+//! The only room here that knows rustls. A client certificate is optional; one that is shown must have a valid chain
+//! to our root and be fit for clients, else the handshake fails. Whose it is, `attest` says.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::ServerName;
+
+use crate::authority::{Authority, IssueError, SERVER_VALIDITY};
+
+/// Pause after a failed renewal of the server certificate.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// Why there is no TLS to serve with.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EndpointError {
+    #[error("the CA's own server certificate: {0}")]
+    Issue(#[from] IssueError),
+    #[error("the CA's own server certificate: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("the verifier of client certificates: {0}")]
+    Verifier(#[from] VerifierBuilderError),
+}
+
+/// The TLS configuration in force, and what the next one is made of.
+pub(super) struct Endpoint {
+    authority: Arc<Authority>,
+    names: Vec<ServerName<'static>>,
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<dyn ClientCertVerifier>,
+    config: Arc<ServerConfig>,
+    renew_at: SystemTime,
+}
+
+impl Endpoint {
+    /// Makes the first certificate.
+    pub(super) fn new(
+        authority: Arc<Authority>,
+        names: Vec<ServerName<'static>>,
+        now: SystemTime,
+    ) -> Result<Self, EndpointError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        for root in authority.slots().roots() {
+            roots.add(root.clone())?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()?;
+        let config = configure(&authority, &names, &provider, &verifier, now)?;
+        let renew_at = now + SERVER_VALIDITY / 2;
+        Ok(Endpoint { authority, names, provider, verifier, config, renew_at })
+    }
+
+    /// The configuration for a connection accepted now. From half of its life on, the certificate is replaced first.
+    pub(super) fn config(&mut self, now: SystemTime) -> Arc<ServerConfig> {
+        if now >= self.renew_at {
+            match configure(&self.authority, &self.names, &self.provider, &self.verifier, now) {
+                Ok(config) => {
+                    tracing::info!("renewed the CA's own server certificate");
+                    self.config = config;
+                    self.renew_at = now + SERVER_VALIDITY / 2;
+                }
+                Err(error) => {
+                    tracing::error!(error = %error, "keeping the old server certificate");
+                    self.renew_at = now + RETRY;
+                }
+            }
+        }
+        Arc::clone(&self.config)
+    }
+}
+
+fn configure(
+    authority: &Authority,
+    names: &[ServerName<'static>],
+    provider: &Arc<CryptoProvider>,
+    verifier: &Arc<dyn ClientCertVerifier>,
+    now: SystemTime,
+) -> Result<Arc<ServerConfig>, EndpointError> {
+    let certificate = authority.issue_server(names, now)?;
+    let key = aws_lc_rs::sign::any_supported_type(&certificate.key())?;
+    let certified = SingleCertAndKey::from(CertifiedKey::new(certificate.chain, key));
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(Arc::clone(verifier))
+        .with_cert_resolver(Arc::new(certified));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // No session outlives its handshake: a resumed one would carry an old proof of identity.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,290 @@
+//! Settings as typed (`Document`, and `Overrides` from flags and environment) and as checked ([`Settings`]).
+//!
+//! Checking reads nothing but what it is given; whether folders and files are as they should be shows at start.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
+use pillion_mesh::yaml::{self, YamlError};
+use rustls_pki_types::ServerName;
+use serde::{Deserialize, Deserializer, de};
+
+use crate::authority::WorkloadTtl;
+use crate::duration;
+use crate::files::Owner;
+
+const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
+const DEFAULT_STATE: &str = "/var/lib/pillion-ca";
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15012);
+const DEFAULT_MONITORING: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15014);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What the CA runs by, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) trust_domain: TrustDomain,
+    /// The HTTPS API.
+    pub(crate) listen: SocketAddr,
+    /// The names and addresses in the CA's own server certificate.
+    pub(crate) dns_names: Vec<ServerName<'static>>,
+    /// The state folder.
+    pub(crate) state: PathBuf,
+    /// Metrics and readiness, plain HTTP.
+    pub(crate) monitoring: SocketAddr,
+    pub(crate) workload_ttl: WorkloadTtl,
+    /// Where the trust bundle is written for others to mount.
+    pub(crate) bundle_file: Option<PathBuf>,
+    pub(crate) registrations: Vec<Registration>,
+    pub(crate) limits: Limits,
+}
+
+/// Who may have an identity, and where its token is delivered.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Registration {
+    pub(crate) id: SpiffeId,
+    /// Absent: tokens are handed out by `pillion-ca token create` alone.
+    #[serde(default)]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The user, and group, that the token file is given to; absent: the one the CA runs as.
+    #[serde(default, deserialize_with = "owner")]
+    pub(crate) owner: Option<Owner>,
+}
+
+/// Bounds of the HTTPS API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Connections served at the same time; more wait in the kernel's backlog.
+    pub(crate) connections: usize,
+    /// From accept to the last byte of the answer, TLS handshake included.
+    pub(crate) request_timeout: Duration,
+}
+
+/// Settings that cannot be.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SettingsError {
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Yaml(#[from] YamlError),
+    #[error("{0}: {1}")]
+    Field(&'static str, String),
+    #[error(
+        "signer: an external signing certificate is not supported yet; leave it out, and the CA signs with its own root"
+    )]
+    ExternalSigner,
+}
+
+/// The file.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Document {
+    trust_domain: Option<TrustDomain>,
+    listen: Option<SocketAddr>,
+    dns_names: Option<Vec<String>>,
+    state: Option<PathBuf>,
+    monitoring: Option<SocketAddr>,
+    workload_ttl: TtlDocument,
+    bundle_file: Option<PathBuf>,
+    registrations: Vec<Registration>,
+    limits: LimitsDocument,
+    signer: Option<de::IgnoredAny>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct TtlDocument {
+    #[serde(deserialize_with = "duration::deserialize")]
+    default: Option<Duration>,
+    #[serde(deserialize_with = "duration::deserialize")]
+    max: Option<Duration>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct LimitsDocument {
+    connections: Option<usize>,
+    #[serde(deserialize_with = "duration::deserialize")]
+    request_timeout: Option<Duration>,
+}
+
+/// Single settings that a flag or an environment variable gives in the place of the file.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Settings in place of the file's")]
+pub(crate) struct Overrides {
+    /// trustDomain: the trust domain whose identities are signed [default: cluster.local]
+    #[arg(long, env = "PILLION_CA_TRUST_DOMAIN", value_name = "NAME")]
+    trust_domain: Option<TrustDomain>,
+    /// listen: address of the HTTPS API [default: 0.0.0.0:15012]
+    #[arg(long, env = "PILLION_CA_LISTEN", value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// dnsNames: names and addresses in the CA's own server certificate [default: localhost]
+    #[arg(long, env = "PILLION_CA_DNS_NAMES", value_name = "NAME,…", value_delimiter = ',')]
+    dns_names: Option<Vec<String>>,
+    /// state: the folder of keys and records [default: /var/lib/pillion-ca]
+    #[arg(long, env = "PILLION_CA_STATE", value_name = "FOLDER")]
+    state: Option<PathBuf>,
+    /// monitoring: address of metrics and readiness [default: 0.0.0.0:15014]
+    #[arg(long, env = "PILLION_CA_MONITORING", value_name = "ADDRESS:PORT")]
+    monitoring: Option<SocketAddr>,
+    /// workloadTtl.default: lifetime of a certificate where the request asks for none [default: 24h]
+    #[arg(long, env = "PILLION_CA_WORKLOAD_TTL_DEFAULT", value_name = "DURATION", value_parser = duration::parse)]
+    workload_ttl_default: Option<Duration>,
+    /// workloadTtl.max: longest lifetime of a certificate [default: 90d]
+    #[arg(long, env = "PILLION_CA_WORKLOAD_TTL_MAX", value_name = "DURATION", value_parser = duration::parse)]
+    workload_ttl_max: Option<Duration>,
+    /// bundleFile: where the trust bundle is written [default: nowhere]
+    #[arg(long, env = "PILLION_CA_BUNDLE_FILE", value_name = "FILE")]
+    bundle_file: Option<PathBuf>,
+    /// limits.connections: connections served at the same time [default: 512]
+    #[arg(long, env = "PILLION_CA_LIMITS_CONNECTIONS", value_name = "NUMBER")]
+    limits_connections: Option<usize>,
+    /// limits.requestTimeout: from accept to the last byte of the answer [default: 10s]
+    #[arg(long, env = "PILLION_CA_LIMITS_REQUEST_TIMEOUT", value_name = "DURATION", value_parser = duration::parse)]
+    limits_request_timeout: Option<Duration>,
+}
+
+impl Settings {
+    /// Reads the file, lets the overrides have their say, and checks the whole.
+    pub(crate) fn load(path: &Path, overrides: Overrides) -> Result<Self, SettingsError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| SettingsError::Unreadable { path: path.to_owned(), source })?;
+        Settings::parse(&path.display().to_string(), &text, overrides)
+    }
+
+    fn parse(source_name: &str, text: &str, overrides: Overrides) -> Result<Self, SettingsError> {
+        Settings::check(yaml::read(source_name, text)?, overrides)
+    }
+
+    fn check(document: Document, overrides: Overrides) -> Result<Self, SettingsError> {
+        if document.signer.is_some() {
+            return Err(SettingsError::ExternalSigner);
+        }
+        let trust_domain = match overrides.trust_domain.or(document.trust_domain) {
+            Some(trust_domain) => trust_domain,
+            None => DEFAULT_TRUST_DOMAIN.parse().map_err(|error| field("trustDomain", error))?,
+        };
+        let bundle_file = overrides.bundle_file.or(document.bundle_file);
+        check_registrations(&document.registrations, &trust_domain, bundle_file.as_deref())?;
+        Ok(Settings {
+            trust_domain,
+            listen: overrides.listen.or(document.listen).unwrap_or(DEFAULT_LISTEN),
+            dns_names: check_names(overrides.dns_names.or(document.dns_names))?,
+            state: overrides.state.or(document.state).unwrap_or_else(|| DEFAULT_STATE.into()),
+            monitoring: overrides.monitoring.or(document.monitoring).unwrap_or(DEFAULT_MONITORING),
+            workload_ttl: check_ttl(
+                overrides.workload_ttl_default.or(document.workload_ttl.default),
+                overrides.workload_ttl_max.or(document.workload_ttl.max),
+            )?,
+            bundle_file,
+            registrations: document.registrations,
+            limits: check_limits(
+                overrides.limits_connections.or(document.limits.connections),
+                overrides.limits_request_timeout.or(document.limits.request_timeout),
+            )?,
+        })
+    }
+}
+
+fn check_names(names: Option<Vec<String>>) -> Result<Vec<ServerName<'static>>, SettingsError> {
+    let names = names.unwrap_or_else(|| vec!["localhost".to_owned()]);
+    if names.is_empty() {
+        return Err(field("dnsNames", "expected at least one name, by which workloads dial the CA"));
+    }
+    let parse = |name: String| {
+        ServerName::try_from(name.clone())
+            .map_err(|_| field("dnsNames", format_args!("{name:?} is neither a DNS name nor an IP address")))
+    };
+    names.into_iter().map(parse).collect()
+}
+
+fn check_ttl(default: Option<Duration>, max: Option<Duration>) -> Result<WorkloadTtl, SettingsError> {
+    let max = max.unwrap_or(90 * DAY);
+    let default = default.unwrap_or_else(|| DAY.min(max));
+    if default < Duration::from_secs(1) {
+        return Err(field("workloadTtl.default", "expected at least 1s"));
+    }
+    if default > max {
+        return Err(field("workloadTtl.default", "is longer than workloadTtl.max"));
+    }
+    Ok(WorkloadTtl { default, max })
+}
+
+fn check_limits(connections: Option<usize>, timeout: Option<Duration>) -> Result<Limits, SettingsError> {
+    let connections = connections.unwrap_or(512);
+    let request_timeout = timeout.unwrap_or(Duration::from_secs(10));
+    if !(1..=100_000).contains(&connections) {
+        return Err(field("limits.connections", "expected 1 to 100000"));
+    }
+    if request_timeout < Duration::from_millis(10) || request_timeout > Duration::from_secs(300) {
+        return Err(field("limits.requestTimeout", "expected 10ms to 5m"));
+    }
+    Ok(Limits { connections, request_timeout })
+}
+
+fn check_registrations(
+    registrations: &[Registration],
+    trust_domain: &TrustDomain,
+    bundle_file: Option<&Path>,
+) -> Result<(), SettingsError> {
+    let mut ids = BTreeSet::new();
+    let mut files: BTreeSet<&Path> = bundle_file.into_iter().collect();
+    for Registration { id, token_file, .. } in registrations {
+        if id.trust_domain() != *trust_domain {
+            return Err(field(
+                "registrations",
+                format_args!("{id} is not of the trust domain {trust_domain}"),
+            ));
+        }
+        if !ids.insert(id) {
+            return Err(field("registrations", format_args!("{id} is registered twice")));
+        }
+        if let Some(path) = token_file
+            && !files.insert(path)
+        {
+            let path = path.display();
+            return Err(field("registrations", format_args!("two files would be written to {path}")));
+        }
+    }
+    Ok(())
+}
+
+fn field(name: &'static str, fault: impl fmt::Display) -> SettingsError {
+    SettingsError::Field(name, fault.to_string())
+}
+
+/// `UID`, as a number or a text, or `UID:GID`.
+fn owner<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Owner>, D::Error> {
+    struct OwnerVisitor;
+    impl de::Visitor<'_> for OwnerVisitor {
+        type Value = Owner;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a user ID, or a user and a group ID such as 1337:1337")
+        }
+
+        fn visit_u64<E: de::Error>(self, uid: u64) -> Result<Owner, E> {
+            let uid = uid.try_into().map_err(|_| E::invalid_value(de::Unexpected::Unsigned(uid), &self))?;
+            Ok(Owner { uid, gid: None })
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Owner, E> {
+            let (uid, gid) = match text.split_once(':') {
+                Some((uid, gid)) => (uid.parse(), Some(gid.parse()).transpose()),
+                None => (text.parse(), Ok(None)),
+            };
+            match (uid, gid) {
+                (Ok(uid), Ok(gid)) => Ok(Owner { uid, gid }),
+                _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+            }
+        }
+    }
+    deserializer.deserialize_any(OwnerVisitor).map(Some)
+}
+
+#[cfg(test)]
+mod tests;
