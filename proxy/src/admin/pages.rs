@@ -1,0 +1,291 @@
+//! The pages and buttons. Each is a view of the state, made when it is asked for.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use hyper::StatusCode;
+use hyper::http::request::Parts;
+use pillion_mesh::policy::dial::{DialTls, plan};
+use pillion_mesh::policy::mode::PortDecision;
+use pillion_mesh::registry::Destination;
+use pillion_mesh::resource::{Location, Protocol};
+use pillion_mesh::wire::{Direction, rfc3339};
+use serde_json::{Value, json};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use super::AdminState;
+use super::readiness::{self, Readiness};
+use super::server::Answer;
+use crate::telemetry::{OPENMETRICS, Scraped};
+use crate::tls::Credentials;
+
+/// `/ready`.
+pub(super) fn ready(state: &AdminState, _: &Parts) -> Answer {
+    let Readiness { ready, because } = readiness_of(state);
+    Answer::json(&json!({ "ready": ready, "because": because })).with_status(status_of(ready))
+}
+
+/// `/healthz/ready`.
+pub(super) fn healthz(state: &AdminState, _: &Parts) -> Answer {
+    let Readiness { ready, because } = readiness_of(state);
+    let word = if ready { "ready" } else { "not ready" };
+    Answer::text(format!("{word}: {because}")).with_status(status_of(ready))
+}
+
+fn readiness_of(state: &AdminState) -> Readiness {
+    let last_error = state.identity.status().last_error;
+    readiness::judge(
+        credentials(state).as_deref(),
+        last_error.as_deref(),
+        state.drain.is_draining(),
+        SystemTime::now(),
+    )
+}
+
+fn status_of(ready: bool) -> StatusCode {
+    if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+fn credentials(state: &AdminState) -> Option<Arc<Credentials>> {
+    state.identity.credentials.borrow().clone()
+}
+
+/// `/config_dump`.
+pub(super) fn config_dump(state: &AdminState, _: &Parts) -> Answer {
+    let published = state.snapshot.borrow().clone();
+    let findings: Vec<_> = published
+        .snapshot
+        .findings
+        .iter()
+        .map(|finding| json!({ "place": finding.place, "message": finding.message }))
+        .collect();
+    Answer::json(&json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "settings": state.settings.to_json(),
+        "policy": {
+            "version": published.version,
+            "loaded": rfc3339::print(published.loaded),
+            "lastError": published.last_error,
+            "findings": findings,
+        },
+    }))
+}
+
+/// `/certs`.
+pub(super) fn certs(state: &AdminState, _: &Parts) -> Answer {
+    let credentials = credentials(state);
+    let now = SystemTime::now();
+    let bundles: serde_json::Map<_, _> = credentials
+        .iter()
+        .flat_map(|credentials| credentials.bundles().iter())
+        .map(|(trust_domain, roots)| {
+            let roots: Vec<_> = roots
+                .iter()
+                .map(|root| {
+                    json!({
+                        "subject": root.subject,
+                        "serial": root.serial,
+                        "notBefore": rfc3339::print(root.not_before),
+                        "notAfter": rfc3339::print(root.not_after),
+                        "valid": root.is_valid_at(now),
+                    })
+                })
+                .collect();
+            (trust_domain.as_str().to_owned(), Value::from(roots))
+        })
+        .collect();
+    let status = state.identity.status();
+    Answer::json(&json!({
+        "now": rfc3339::print(now),
+        "identity": credentials.as_ref().map(|credentials| credentials.svid.id.as_str()),
+        "valid": credentials.as_ref().is_some_and(|credentials| credentials.is_valid_at(now)),
+        "chain": credentials.as_deref().map(chain).unwrap_or_default(),
+        "bundles": bundles,
+        "renewals": {
+            "succeeded": status.succeeded,
+            "failed": status.failed,
+            "lastError": status.last_error,
+            "next": status.next_attempt.map(rfc3339::print),
+        },
+    }))
+}
+
+/// The certificates that peers are shown, leaf first.
+fn chain(credentials: &Credentials) -> Vec<Value> {
+    credentials.chain.iter().map(|der| certificate(der)).collect()
+}
+
+fn certificate(der: &[u8]) -> Value {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else {
+        return json!({ "subject": "unreadable" });
+    };
+    let validity = certificate.validity();
+    let serial: String = certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect();
+    json!({
+        "subject": certificate.subject().to_string(),
+        "issuer": certificate.issuer().to_string(),
+        "serial": serial,
+        "notBefore": rfc3339::print(validity.not_before.to_datetime().into()),
+        "notAfter": rfc3339::print(validity.not_after.to_datetime().into()),
+    })
+}
+
+/// `/listeners`.
+pub(super) fn listeners(state: &AdminState, _: &Parts) -> Answer {
+    let snapshot = state.snapshot.borrow().snapshot.clone();
+    let bound = &state.bound;
+    let listener = |direction: &str, address: &_, what: &str| json!({ "direction": direction, "address": address, "kind": what });
+    let listeners: Vec<_> = (bound.inbound.iter().map(|(address, what)| listener("inbound", address, what)))
+        .chain(bound.outbound.iter().map(|(address, what)| listener("outbound", address, what)))
+        .chain([
+            listener("own", &bound.admin, "admin"),
+            listener("own", &bound.readiness, "readiness"),
+            listener("own", &bound.metrics, "metrics"),
+        ])
+        .collect();
+    let decision = |decision: &PortDecision| json!({ "mode": decision.mode, "because": decision.because });
+    let ports: Vec<_> = ports_of_interest(state)
+        .into_iter()
+        .map(|port| {
+            let mut entry = decision(snapshot.modes.for_port(port));
+            entry["port"] = port.into();
+            entry["protocol"] = protocol(snapshot.protocol(port)).into();
+            entry
+        })
+        .collect();
+    Answer::json(&json!({
+        "listeners": listeners,
+        "ports": ports,
+        "otherPorts": decision(snapshot.modes.for_other_ports()),
+    }))
+}
+
+/// The app's ports that settings, policies or open connections name.
+fn ports_of_interest(state: &AdminState) -> BTreeSet<u16> {
+    let forwards = state.settings.inbound.listeners.iter().map(|listener| listener.forward.port());
+    let snapshot = state.snapshot.borrow();
+    let named = snapshot.snapshot.modes.ports().map(|(port, _)| port);
+    let open = state.connections.list();
+    let in_use = open
+        .iter()
+        .filter(|record| record.direction == Direction::Inbound)
+        .filter_map(|record| record.original_destination)
+        .map(|address| address.port());
+    forwards.chain(named).chain(in_use).collect()
+}
+
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Http => "HTTP",
+        Protocol::Tcp => "TCP",
+    }
+}
+
+/// `/endpoints`.
+pub(super) fn endpoints(state: &AdminState, _: &Parts) -> Answer {
+    let snapshot = state.snapshot.borrow().snapshot.clone();
+    let endpoints: Vec<_> = snapshot.registry.destinations().iter().map(endpoint).collect();
+    Answer::json(&json!({ "endpoints": endpoints }))
+}
+
+fn endpoint(destination: &Destination) -> Value {
+    let plan = plan(Some(destination));
+    let (tls, sni) = match &plan.tls {
+        DialTls::Plaintext => ("DISABLE", None),
+        DialTls::IstioMutual { sni, .. } => ("ISTIO_MUTUAL", Some(sni)),
+        DialTls::Refuse(_) => ("REFUSED", None),
+    };
+    json!({
+        "host": destination.host,
+        "port": destination.port,
+        "endpoint": destination.endpoint,
+        "protocol": protocol(destination.protocol),
+        "location": match destination.location {
+            Location::MeshExternal => "MESH_EXTERNAL",
+            Location::MeshInternal => "MESH_INTERNAL",
+        },
+        "serviceEntry": destination.service_entry,
+        "hasSidecar": destination.has_sidecar,
+        "mode": destination.endpoint_mode,
+        "tls": tls,
+        "sni": sni,
+        "because": plan.because,
+        "identities": destination.identities,
+    })
+}
+
+/// `/connections`.
+pub(super) fn connections(state: &AdminState, _: &Parts) -> Answer {
+    Answer::json(&json!({ "connections": state.connections.list() }))
+}
+
+/// `/stats/prometheus`.
+pub(super) fn metrics(state: &AdminState, _: &Parts) -> Answer {
+    let credentials = credentials(state);
+    let status = state.identity.status();
+    let root_not_after = credentials.as_ref().and_then(|credentials| {
+        let roots = credentials.bundles().roots(&state.settings.workload.trust_domain)?;
+        roots.iter().map(|root| root.not_after).min()
+    });
+    Answer::page(
+        OPENMETRICS,
+        state.telemetry.encode(&Scraped {
+            leaf_not_after: credentials.as_ref().map(|credentials| credentials.svid.not_after),
+            root_not_after,
+            renewals_succeeded: status.succeeded,
+            renewals_failed: status.failed,
+            open: state.connections.list(),
+        }),
+    )
+}
+
+/// `POST /logging?level=`.
+pub(super) fn logging(state: &AdminState, request: &Parts) -> Answer {
+    let query = request.uri.query().unwrap_or_default();
+    let level = query.split('&').find_map(|pair| pair.strip_prefix("level=")).map(percent_decoded);
+    let Some(Some(level)) = level else {
+        return Answer::problem(
+            StatusCode::BAD_REQUEST,
+            "expected ?level=debug, or by module ?level=warn,access=info",
+        );
+    };
+    if let Err(fault) = state.log_level.set(&level) {
+        return Answer::problem(StatusCode::BAD_REQUEST, fault.to_string());
+    }
+    tracing::info!(%level, "log level changed through the admin API");
+    Answer::json(&json!({ "level": state.log_level.current().unwrap_or(level) }))
+}
+
+/// A query's value with its escapes resolved; `None` where one is broken.
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let (byte, tail) = match first {
+            b'%' => {
+                let (digits, tail) = tail.split_at_checked(2)?;
+                digits.iter().all(u8::is_ascii_hexdigit).then_some(())?;
+                (u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?, tail)
+            }
+            byte => (*byte, tail),
+        };
+        decoded.push(byte);
+        rest = tail;
+    }
+    String::from_utf8(decoded).ok()
+}
+
+/// `POST /drain`.
+pub(super) fn drain(state: &AdminState, _: &Parts) -> Answer {
+    state.drain.start();
+    Answer::json(&json!({ "draining": true, "openConnections": state.connections.len() }))
+}
+
+/// `POST /quitquitquit`.
+pub(super) fn quit(state: &AdminState, _: &Parts) -> Answer {
+    let drain = state.drain.clone();
+    Answer::json(&json!({ "quitting": true, "openConnections": state.connections.len() }))
+        .and_then(move || drain.quit())
+}

@@ -1,0 +1,85 @@
+//! Method and path to page.
+
+use hyper::http::request::Parts;
+use hyper::{Method, StatusCode};
+use serde_json::json;
+
+use super::server::Answer;
+use super::{AdminState, pages};
+
+/// One page, or one button.
+pub(super) struct Route {
+    method: Method,
+    path: &'static str,
+    about: &'static str,
+    answer: fn(&AdminState, &Parts) -> Answer,
+}
+
+const fn get(path: &'static str, about: &'static str, answer: fn(&AdminState, &Parts) -> Answer) -> Route {
+    Route { method: Method::GET, path, about, answer }
+}
+
+const fn post(path: &'static str, about: &'static str, answer: fn(&AdminState, &Parts) -> Answer) -> Route {
+    Route { method: Method::POST, path, about, answer }
+}
+
+/// The admin API.
+pub(super) static ADMIN: [Route; 11] = [
+    get("/", "these pages", |_, _| index(&ADMIN)),
+    get("/ready", "whether connections are served, and why not", pages::ready),
+    get("/config_dump", "settings in force, mesh resources and their findings", pages::config_dump),
+    get("/certs", "own certificate chain, trust bundles, renewals", pages::certs),
+    get("/listeners", "addresses listened on, and what each port accepts", pages::listeners),
+    get("/endpoints", "known services, and how each is dialled", pages::endpoints),
+    get("/connections", "open connections", pages::connections),
+    get("/stats/prometheus", "metrics as OpenMetrics text", pages::metrics),
+    post("/logging", "?level=debug, or by module ?level=warn,access=info", pages::logging),
+    post("/drain", "take no new connections, end when the open ones have", pages::drain),
+    post("/quitquitquit", "end now", pages::quit),
+];
+
+/// The readiness port.
+pub(super) static READINESS: [Route; 1] =
+    [get("/healthz/ready", "200 when connections are served", pages::healthz)];
+
+/// The metrics port.
+pub(super) static METRICS: [Route; 1] =
+    [get("/stats/prometheus", "metrics as OpenMetrics text", pages::metrics)];
+
+/// Finds the page and answers. A panic in it costs this answer and is counted.
+pub(super) fn answer(routes: &'static [Route], state: &AdminState, request: &Parts) -> Answer {
+    let _watch = PanicWatch(state);
+    let Some(route) = routes.iter().find(|route| route.path == request.uri.path()) else {
+        let paths: Vec<_> = routes.iter().map(|route| route.path).collect();
+        return Answer::problem(StatusCode::NOT_FOUND, format!("there are {}", paths.join(", ")));
+    };
+    let (fits, allow) = if route.method == Method::POST {
+        (request.method == Method::POST, "POST")
+    } else {
+        (request.method == Method::GET || request.method == Method::HEAD, "GET, HEAD")
+    };
+    if fits {
+        (route.answer)(state, request)
+    } else {
+        Answer::problem(StatusCode::METHOD_NOT_ALLOWED, format!("{} answers {allow}", route.path))
+            .with_allow(allow)
+    }
+}
+
+fn index(routes: &[Route]) -> Answer {
+    let pages: Vec<_> = routes
+        .iter()
+        .map(|route| json!({ "method": route.method.as_str(), "path": route.path, "about": route.about }))
+        .collect();
+    Answer::json(&json!({ "pages": pages }))
+}
+
+struct PanicWatch<'a>(&'a AdminState);
+
+impl Drop for PanicWatch<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.telemetry.panicked();
+        }
+    }
+}

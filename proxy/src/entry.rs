@@ -1,0 +1,134 @@
+//! From the command line to a running proxy, and to its exit code.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use pillion_mesh::yaml::{self, YamlError};
+use tracing::{error, info};
+
+use crate::app::{self, AppError};
+use crate::reload::{self, ReloadError};
+use crate::settings::{Arguments, Faults, LogFormat, RawSettings, Settings};
+use crate::telemetry::log::{self, LogLevelError};
+
+pub(crate) use crate::telemetry::log::LogLevel;
+
+/// A file larger than this is no settings file.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// The proxy failed while it ran.
+const RUNTIME_FAILURE: u8 = 1;
+/// Arguments, settings or mesh resources are wrong.
+const WRONG_SETTINGS: u8 = 2;
+
+/// How long blocking work, such as a DNS look-up, may hold up the end of the process.
+const LAST_WORK: Duration = Duration::from_millis(200);
+
+/// Why there is nothing to run.
+#[derive(Debug, thiserror::Error)]
+enum SettingsError {
+    #[error("{path}: {fault}; --config names a readable YAML file")]
+    Unreadable { path: String, fault: String },
+    #[error(transparent)]
+    Yaml(#[from] YamlError),
+    #[error(transparent)]
+    Faults(#[from] Faults),
+    #[error(transparent)]
+    Resources(#[from] ReloadError),
+    #[error("RUST_LOG: {0}")]
+    LogLevel(#[from] LogLevelError),
+}
+
+/// Runs `pillion-proxy` with `args`, of which the first is the program's name, until it is told to stop.
+///
+/// Exit codes: 0 clean, 1 runtime failure, 2 wrong arguments, settings or mesh resources.
+pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(args) {
+        Ok(arguments) => arguments,
+        Err(message) => {
+            // Nothing is left to do when the terminal is gone.
+            let _ = message.print();
+            return if message.use_stderr() { ExitCode::from(WRONG_SETTINGS) } else { ExitCode::SUCCESS };
+        }
+    };
+    let check = arguments.check;
+    let done =
+        settings(arguments).and_then(|settings| if check { check_only(&settings) } else { start(settings) });
+    done.unwrap_or_else(|fault| {
+        eprintln!("pillion-proxy: {fault}");
+        ExitCode::from(WRONG_SETTINGS)
+    })
+}
+
+/// Flags over environment over file, then checked.
+fn settings(arguments: Arguments) -> Result<Settings, SettingsError> {
+    let file = match &arguments.config {
+        Some(path) => read(path)?,
+        None => RawSettings::default(),
+    };
+    Ok(Settings::try_from(arguments.settings.over(file))?)
+}
+
+fn read(path: &Path) -> Result<RawSettings, SettingsError> {
+    let unreadable = |fault: String| SettingsError::Unreadable { path: path.display().to_string(), fault };
+    let size = fs::metadata(path).map_err(|fault| unreadable(fault.to_string()))?.len();
+    if size > MAX_CONFIG_BYTES {
+        return Err(unreadable(format!("has {size} bytes, more than {MAX_CONFIG_BYTES}")));
+    }
+    let text = fs::read_to_string(path).map_err(|fault| unreadable(fault.to_string()))?;
+    Ok(yaml::read(&path.display().to_string(), &text)?)
+}
+
+fn check_only(settings: &Settings) -> Result<ExitCode, SettingsError> {
+    let snapshot = reload::load(settings)?;
+    for finding in &snapshot.findings {
+        eprintln!("pillion-proxy: {}: {}", finding.place, finding.message);
+    }
+    for line in settings.to_lines() {
+        println!("{line}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start(settings: Settings) -> Result<ExitCode, SettingsError> {
+    let level = log::init(settings.log_format, &std::env::var("RUST_LOG").unwrap_or_default())?;
+    announce(&settings);
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("pillion-proxy").build() {
+            Ok(runtime) => runtime,
+            Err(fault) => {
+                error!(%fault, "cannot start threads");
+                return Ok(ExitCode::from(RUNTIME_FAILURE));
+            }
+        };
+    let ended = runtime.block_on(app::run(settings, level));
+    runtime.shutdown_timeout(LAST_WORK);
+    Ok(match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            error!("{fault}");
+            ExitCode::from(exit_code(&fault))
+        }
+    })
+}
+
+fn exit_code(fault: &AppError) -> u8 {
+    match fault {
+        AppError::Resources(_) | AppError::WorkloadId(_) => WRONG_SETTINGS,
+        AppError::Listen { .. } | AppError::Signals(_) => RUNTIME_FAILURE,
+    }
+}
+
+/// The settings in force: a line each for people, one object for machines.
+fn announce(settings: &Settings) {
+    info!(record = %settings.to_json(), "pillion-proxy {}, settings in force:", env!("CARGO_PKG_VERSION"));
+    if settings.log_format == LogFormat::Text {
+        for line in settings.to_lines() {
+            info!("  {line}");
+        }
+    }
+}

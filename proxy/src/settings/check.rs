@@ -1,0 +1,399 @@
+//! Settings as typed to settings that the proxy can run with: defaults are filled in, and what cannot work is refused
+//! with the path of the setting, what was seen and the likely cure.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pillion_mesh::workload::Workload;
+
+use super::raw::{
+    CaSection, FilesSection, IdentitySection, InboundSection, InterceptionSection, KeepaliveSection,
+    KeyTypeWord, LimitsSection, OutboundSection, RawSettings, WorkloadSection,
+};
+use super::value::Period;
+use super::{
+    Inbound, InboundListener, Interception, InterceptionMode, Limits, LogFormat, Outbound, OutboundListener,
+    PolicyChange, Settings, TrafficPolicy,
+};
+use crate::identity::{CaSource, FileSource, KeyType, Source};
+use crate::net::Keepalive;
+use crate::tls::TlsSettings;
+
+/// One setting that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {message}")]
+pub(crate) struct Fault {
+    /// Where it stands in the file, `inbound.listeners[0].forward`.
+    pub(crate) path: String,
+    /// What was seen, what was expected, the likely cure.
+    pub(crate) message: String,
+}
+
+impl Fault {
+    fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { path: path.into(), message: message.into() }
+    }
+}
+
+/// All settings that cannot work; at least one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) struct Faults(pub(crate) Vec<Fault>);
+
+impl fmt::Display for Faults {
+    /// One line each.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, fault) in self.0.iter().enumerate() {
+            write!(f, "{}{fault}", if n == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}
+
+/// SO_MARK of the proxy's own sockets where TPROXY rules look for it (Istio's number).
+const TPROXY_MARK: u32 = 1337;
+
+/// Linux takes no more unanswered keepalive probes, and no more seconds between them.
+const MAX_KEEPALIVE_RETRIES: u32 = 127;
+const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
+
+const MAX_HELLO_SIZE: u32 = 64 * 1024;
+const MIN_HELLO_SIZE: u32 = 1024;
+
+impl TryFrom<RawSettings> for Settings {
+    type Error = Faults;
+
+    /// Judges each section by itself, then what only shows between sections. All faults are told at once.
+    fn try_from(raw: RawSettings) -> Result<Self, Faults> {
+        let mut faults = Vec::new();
+        let workload = kept(workload(raw.workload), &mut faults);
+        let root_namespace = kept(root_namespace(raw.root_namespace), &mut faults);
+        let identity = kept(identity(raw.identity), &mut faults);
+        let mesh = kept(raw.mesh.map(|mesh| path("mesh", mesh)).transpose(), &mut faults);
+        let inbound = kept(inbound(raw.inbound), &mut faults);
+        let interception = kept(interception(&raw.interception), &mut faults);
+        let limits = kept(limits(&raw.limits), &mut faults);
+        let (Some(workload), Some(root_namespace), Some(identity), Some(mesh), Some(inbound)) =
+            (workload, root_namespace, identity, mesh, inbound)
+        else {
+            return Err(Faults(faults));
+        };
+        let (Some(interception), Some(limits)) = (interception, limits) else {
+            return Err(Faults(faults));
+        };
+
+        let settings = Settings {
+            workload,
+            root_namespace,
+            identity,
+            mesh,
+            inbound,
+            outbound: outbound(raw.outbound),
+            interception,
+            admin: raw.admin.address.map_or(at(Ipv4Addr::LOCALHOST, 15000), |address| address.0),
+            readiness: raw.readiness.address.map_or(at(Ipv4Addr::UNSPECIFIED, 15021), |address| address.0),
+            metrics: raw.metrics.address.map_or(at(Ipv4Addr::UNSPECIFIED, 15090), |address| address.0),
+            tls: raw
+                .tls
+                .min_version
+                .map_or_else(TlsSettings::default, |min| TlsSettings { min_version: min.0 }),
+            detection_timeout: or_seconds(raw.detection.timeout, 5),
+            drain_timeout: or_seconds(raw.drain.timeout, 5),
+            limits,
+            dns_refresh: or_seconds(raw.dns.refresh, 5),
+            policy_change: raw.policy_change.unwrap_or(PolicyChange::Close),
+            log_format: raw.log.format.unwrap_or(LogFormat::Text),
+        };
+        faults.extend(between_sections(&settings));
+        if faults.is_empty() { Ok(settings) } else { Err(Faults(faults)) }
+    }
+}
+
+fn kept<T>(checked: Result<T, Fault>, faults: &mut Vec<Fault>) -> Option<T> {
+    checked.map_err(|fault| faults.push(fault)).ok()
+}
+
+fn at(ip: Ipv4Addr, port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(ip), port)
+}
+
+fn or_seconds(period: Option<Period>, default: u64) -> Duration {
+    period.map_or(Duration::from_secs(default), |period| period.0)
+}
+
+fn path(name: &str, path: PathBuf) -> Result<PathBuf, Fault> {
+    if path.as_os_str().is_empty() {
+        return Err(Fault::new(name, "is an empty path; name a file, or leave the setting out"));
+    }
+    Ok(path)
+}
+
+fn workload(raw: WorkloadSection) -> Result<Workload, Fault> {
+    let Some(service_account) = raw.service_account else {
+        return Err(Fault::new(
+            "workload.serviceAccount",
+            "is missing; name the service account of the certificate, such as backend",
+        ));
+    };
+    let mut labels = raw.labels;
+    labels.extend(raw.label_flags.into_iter().map(|label| (label.name, label.value)));
+    let trust_domain = match raw.trust_domain {
+        Some(trust_domain) => trust_domain,
+        None => "cluster.local".parse().map_err(|e| Fault::new("workload.trustDomain", format!("{e}")))?,
+    };
+    let name = raw.name.or_else(|| labels.get("app").cloned()).unwrap_or_else(|| service_account.clone());
+    if name.is_empty() {
+        return Err(Fault::new("workload.name", "is empty; name the workload, or leave the setting out"));
+    }
+    let namespace = raw.namespace.unwrap_or_else(|| "default".to_owned());
+    let workload = Workload { name, trust_domain, namespace, service_account, labels };
+    workload.id().map_err(|fault| {
+        Fault::new("workload", format!("makes no SPIFFE ID: {fault}; mend its namespace or serviceAccount"))
+    })?;
+    Ok(workload)
+}
+
+fn root_namespace(raw: Option<String>) -> Result<String, Fault> {
+    match raw {
+        Some(name) if name.is_empty() => Err(Fault::new(
+            "rootNamespace",
+            "is empty; name a namespace, or leave the setting out for istio-system",
+        )),
+        Some(name) => Ok(name),
+        None => Ok("istio-system".to_owned()),
+    }
+}
+
+fn identity(raw: IdentitySection) -> Result<Source, Fault> {
+    if raw.workload_api.is_some() {
+        return Err(Fault::new(
+            "identity.workloadApi",
+            "is not supported by this version; use identity.ca or identity.files",
+        ));
+    }
+    match (raw.ca == CaSection::default(), raw.files == FilesSection::default()) {
+        (false, true) => Ok(Source::Ca(ca(raw.ca)?)),
+        (true, false) => Ok(Source::Files(files(raw.files)?)),
+        (true, true) => Err(Fault::new(
+            "identity",
+            "is missing; say where the certificate comes from, by identity.ca or identity.files",
+        )),
+        (false, false) => Err(Fault::new(
+            "identity",
+            "has both ca and files (a flag or variable may have added one); keep exactly one of them",
+        )),
+    }
+}
+
+fn ca(raw: CaSection) -> Result<CaSource, Fault> {
+    let missing =
+        |name: &str, cure: &str| Fault::new(format!("identity.ca.{name}"), format!("is missing; {cure}"));
+    let address = raw.address.ok_or_else(|| missing("address", "name the CA, such as https://ca:15012"))?;
+    let token_file = raw
+        .token_file
+        .ok_or_else(|| missing("tokenFile", "name the file with the token that `pillion-ca token` made"))?;
+    let bundle_file = raw.bundle_file.ok_or_else(|| {
+        missing("bundleFile", "name the file with the CA's roots; the proxy trusts no CA unseen")
+    })?;
+    Ok(CaSource {
+        host: address.host,
+        port: address.port,
+        token_file: path("identity.ca.tokenFile", token_file)?,
+        bundle_file: path("identity.ca.bundleFile", bundle_file)?,
+        key_type: key_type(raw.key_type.unwrap_or(KeyTypeWord::EcdsaP256)),
+        ttl: or_seconds(raw.ttl, 24 * 60 * 60),
+    })
+}
+
+fn key_type(word: KeyTypeWord) -> KeyType {
+    match word {
+        KeyTypeWord::EcdsaP256 => KeyType::EcdsaP256,
+        KeyTypeWord::EcdsaP384 => KeyType::EcdsaP384,
+        KeyTypeWord::Rsa2048 => KeyType::Rsa2048,
+        KeyTypeWord::Rsa4096 => KeyType::Rsa4096,
+        KeyTypeWord::Ed25519 => KeyType::Ed25519,
+    }
+}
+
+fn files(raw: FilesSection) -> Result<FileSource, Fault> {
+    let file = |name: &str, value: Option<PathBuf>| {
+        let name = format!("identity.files.{name}");
+        let value = value.ok_or_else(|| {
+            Fault::new(&name, "is missing; identity.files needs certificate, key and bundle, each a PEM file")
+        })?;
+        path(&name, value)
+    };
+    Ok(FileSource {
+        certificate: file("certificate", raw.certificate)?,
+        key: file("key", raw.key)?,
+        bundle: file("bundle", raw.bundle)?,
+    })
+}
+
+fn inbound(raw: InboundSection) -> Result<Inbound, Fault> {
+    if raw.tunnel.is_some() {
+        return Err(Fault::new("inbound.tunnel", "is not supported by this version (HBONE); leave it out"));
+    }
+    let listeners: Vec<_> = raw
+        .listeners
+        .into_iter()
+        .map(|item| InboundListener { address: item.address.0, forward: item.forward.0 })
+        .collect();
+    for (n, listener) in listeners.iter().enumerate() {
+        if listener.forward.port() == 0 {
+            return Err(Fault::new(
+                format!("inbound.listeners[{n}].forward"),
+                format!("{} has no port; name the one that the app listens on", listener.forward),
+            ));
+        }
+    }
+    Ok(Inbound {
+        capture: raw.capture.map(|address| address.0),
+        listeners,
+        traffic_policy: raw.traffic_policy.unwrap_or(TrafficPolicy::Passthrough),
+    })
+}
+
+fn outbound(raw: OutboundSection) -> Outbound {
+    let listeners = raw
+        .listeners
+        .into_iter()
+        .map(|item| OutboundListener {
+            address: item.address.0,
+            host: item.destination.host,
+            port: item.destination.port,
+        })
+        .collect();
+    Outbound { capture: raw.capture.map(|address| address.0), listeners }
+}
+
+fn interception(raw: &InterceptionSection) -> Result<Interception, Fault> {
+    let mode = raw.mode.unwrap_or(InterceptionMode::Redirect);
+    let mark = match (raw.mark, mode) {
+        (Some(0), _) => {
+            return Err(Fault::new(
+                "interception.mark",
+                "0 marks nothing; write another number, or leave it out",
+            ));
+        }
+        (None, InterceptionMode::Tproxy) => Some(TPROXY_MARK),
+        (mark, _) => mark,
+    };
+    Ok(Interception { mode, mark })
+}
+
+fn limits(raw: &LimitsSection) -> Result<Limits, Fault> {
+    let max_connections = raw.max_connections.unwrap_or(10_000);
+    if max_connections == 0 {
+        return Err(Fault::new("limits.maxConnections", "0 would refuse every connection; write 1 or more"));
+    }
+    let hello_size = raw.hello_size.unwrap_or(MAX_HELLO_SIZE);
+    if !(MIN_HELLO_SIZE..=MAX_HELLO_SIZE).contains(&hello_size) {
+        return Err(Fault::new(
+            "limits.helloSize",
+            format!("{hello_size} is out of range; write {MIN_HELLO_SIZE} to {MAX_HELLO_SIZE} bytes"),
+        ));
+    }
+    Ok(Limits {
+        max_connections: count(max_connections),
+        handshake_timeout: or_seconds(raw.handshake_timeout, 10),
+        hello_size: count(hello_size),
+        connect_timeout: or_seconds(raw.connect_timeout, 10),
+        keepalive: keepalive(&raw.keepalive)?,
+    })
+}
+
+/// A `u32` as a count; where a `usize` is smaller, as many as there can be.
+fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn keepalive(raw: &KeepaliveSection) -> Result<Keepalive, Fault> {
+    let period = |name: &str, period: Option<Period>| {
+        let duration = or_seconds(period, 180);
+        if duration < Duration::from_secs(1) || duration > MAX_KEEPALIVE || duration.subsec_nanos() != 0 {
+            return Err(Fault::new(
+                format!("limits.keepalive.{name}"),
+                format!("{} is out of range; TCP counts whole seconds, 1s to 32767s", Period(duration)),
+            ));
+        }
+        Ok(duration)
+    };
+    let retries = raw.retries.unwrap_or(9);
+    if !(1..=MAX_KEEPALIVE_RETRIES).contains(&retries) {
+        return Err(Fault::new(
+            "limits.keepalive.retries",
+            format!("{retries} is out of range; write 1 to {MAX_KEEPALIVE_RETRIES}"),
+        ));
+    }
+    Ok(Keepalive { time: period("time", raw.time)?, interval: period("interval", raw.interval)?, retries })
+}
+
+/// What only shows when all sections are known.
+fn between_sections(settings: &Settings) -> Vec<Fault> {
+    let mut faults = clashes(&settings.bound_addresses());
+    faults.extend(loops(settings));
+    let captures = settings.inbound.capture.is_some() || settings.outbound.capture.is_some();
+    if settings.interception.mode == InterceptionMode::Tproxy && settings.inbound.capture.is_none() {
+        faults.push(Fault::new(
+            "interception.mode",
+            "TPROXY needs inbound.capture, which is off; add inbound.capture: 0.0.0.0:15006, or leave the mode out",
+        ));
+    }
+    let listens =
+        captures || !settings.inbound.listeners.is_empty() || !settings.outbound.listeners.is_empty();
+    if !listens {
+        faults.push(Fault::new(
+            "inbound",
+            "takes in no connection and neither does outbound; set a capture or list a listener",
+        ));
+    }
+    faults
+}
+
+/// Two listeners on one address.
+fn clashes(bound: &[(String, SocketAddr)]) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for (n, (path, address)) in bound.iter().enumerate() {
+        let earlier = bound.iter().take(n).find(|(_, other)| overlap(*address, *other));
+        if let Some((other_path, other)) = earlier {
+            faults.push(Fault::new(
+                path,
+                format!("{address} is taken by {other_path} ({other}); give it another port"),
+            ));
+        }
+    }
+    faults
+}
+
+/// Whether the kernel would refuse the second of two listeners. `[::]` takes in IPv4 as well.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |wide: IpAddr, narrow: IpAddr| {
+        wide.is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4()) || wide == narrow
+    };
+    a.port() == b.port() && a.port() != 0 && (covers(a.ip(), b.ip()) || covers(b.ip(), a.ip()))
+}
+
+/// An explicit listener that would forward to the proxy itself, past what it shall enforce. An address of this host
+/// that the settings do not name is caught when the connection is made.
+fn loops(settings: &Settings) -> Vec<Fault> {
+    let bound = settings.bound_addresses();
+    let mut faults = Vec::new();
+    for (n, listener) in settings.inbound.listeners.iter().enumerate() {
+        let forward = listener.forward;
+        let own = bound.iter().find(|(_, address)| {
+            address.port() == forward.port()
+                && (forward.ip().is_loopback()
+                    || forward.ip().is_unspecified()
+                    || forward.ip() == address.ip())
+        });
+        if let Some((path, _)) = own {
+            faults.push(Fault::new(
+                format!("inbound.listeners[{n}].forward"),
+                format!("{forward} is the proxy's own {path}; forward to the port that the app listens on"),
+            ));
+        }
+    }
+    faults
+}

@@ -1,0 +1,128 @@
+//! The settings in force, in the shape of the file: for the log at start and for `/config_dump`. No secret is among
+//! them; of tokens and keys only the paths are known here.
+
+use serde_json::{Map, Value, json};
+
+use super::value::{HttpsOrigin, MinVersion, Period};
+use super::{InterceptionMode, LogFormat, PolicyChange, Settings, TrafficPolicy};
+use crate::identity::{KeyType, Source};
+
+impl Settings {
+    /// All settings, defaults filled in, as the file would say them.
+    pub(crate) fn to_json(&self) -> Value {
+        let duration = |duration| Period(duration).to_string();
+        json!({
+            "workload": {
+                "name": self.workload.name,
+                "trustDomain": self.workload.trust_domain.as_str(),
+                "namespace": self.workload.namespace,
+                "serviceAccount": self.workload.service_account,
+                "labels": self.workload.labels,
+            },
+            "rootNamespace": self.root_namespace,
+            "identity": identity(&self.identity),
+            "mesh": self.mesh,
+            "policyChange": match self.policy_change {
+                PolicyChange::Close => "close",
+                PolicyChange::Keep => "keep",
+            },
+            "inbound": {
+                "capture": self.inbound.capture,
+                "trafficPolicy": match self.inbound.traffic_policy {
+                    TrafficPolicy::Passthrough => "PASSTHROUGH",
+                    TrafficPolicy::Localhost => "LOCALHOST",
+                },
+                "listeners": self.inbound.listeners.iter()
+                    .map(|listener| json!({ "address": listener.address, "forward": listener.forward }))
+                    .collect::<Vec<_>>(),
+            },
+            "outbound": {
+                "capture": self.outbound.capture,
+                "listeners": self.outbound.listeners.iter()
+                    .map(|listener| json!({
+                        "address": listener.address,
+                        "destination": format!("{}:{}", listener.host, listener.port),
+                    }))
+                    .collect::<Vec<_>>(),
+            },
+            "interception": {
+                "mode": match self.interception.mode {
+                    InterceptionMode::Redirect => "REDIRECT",
+                    InterceptionMode::Tproxy => "TPROXY",
+                },
+                "mark": self.interception.mark,
+            },
+            "admin": { "address": self.admin },
+            "readiness": { "address": self.readiness },
+            "metrics": { "address": self.metrics },
+            "tls": { "minVersion": MinVersion(self.tls.min_version).to_string() },
+            "detection": { "timeout": duration(self.detection_timeout) },
+            "drain": { "timeout": duration(self.drain_timeout) },
+            "limits": {
+                "maxConnections": self.limits.max_connections,
+                "handshakeTimeout": duration(self.limits.handshake_timeout),
+                "helloSize": self.limits.hello_size,
+                "connectTimeout": duration(self.limits.connect_timeout),
+                "keepalive": {
+                    "time": duration(self.limits.keepalive.time),
+                    "interval": duration(self.limits.keepalive.interval),
+                    "retries": self.limits.keepalive.retries,
+                },
+            },
+            "dns": { "refresh": duration(self.dns_refresh) },
+            "log": { "format": match self.log_format { LogFormat::Text => "text", LogFormat::Json => "json" } },
+        })
+    }
+
+    /// The same as aligned lines, `inbound.capture  0.0.0.0:15006`; what is off is left out.
+    pub(crate) fn to_lines(&self) -> Vec<String> {
+        let mut pairs = Vec::new();
+        flatten(String::new(), &self.to_json(), &mut pairs);
+        let width = pairs.iter().map(|(path, _)| path.len()).max().unwrap_or(0);
+        pairs.into_iter().map(|(path, value)| format!("{path:width$}  {value}")).collect()
+    }
+}
+
+fn identity(source: &Source) -> Value {
+    match source {
+        Source::Ca(ca) => json!({ "ca": {
+            "address": HttpsOrigin { host: ca.host.clone(), port: ca.port }.to_string(),
+            "tokenFile": ca.token_file,
+            "bundleFile": ca.bundle_file,
+            "keyType": match ca.key_type {
+                KeyType::EcdsaP256 => "ecdsa-p256",
+                KeyType::EcdsaP384 => "ecdsa-p384",
+                KeyType::Rsa2048 => "rsa-2048",
+                KeyType::Rsa4096 => "rsa-4096",
+                KeyType::Ed25519 => "ed25519",
+            },
+            "ttl": Period(ca.ttl).to_string(),
+        }}),
+        Source::Files(files) => json!({ "files": {
+            "certificate": files.certificate,
+            "key": files.key,
+            "bundle": files.bundle,
+        }}),
+    }
+}
+
+fn flatten(path: String, value: &Value, pairs: &mut Vec<(String, String)>) {
+    match value {
+        Value::Null => {}
+        Value::Object(fields) => flatten_fields(&path, fields, pairs),
+        Value::Array(items) => {
+            for (n, item) in items.iter().enumerate() {
+                flatten(format!("{path}[{n}]"), item, pairs);
+            }
+        }
+        Value::String(text) => pairs.push((path, text.clone())),
+        Value::Bool(_) | Value::Number(_) => pairs.push((path, value.to_string())),
+    }
+}
+
+fn flatten_fields(path: &str, fields: &Map<String, Value>, pairs: &mut Vec<(String, String)>) {
+    for (name, value) in fields {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        flatten(path, value, pairs);
+    }
+}

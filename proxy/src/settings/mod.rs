@@ -1,0 +1,198 @@
+//! What the proxy is told: as typed in the file, the environment and the flags ([`raw`]), then checked ([`check`]).
+//!
+//! Building [`Settings`] reads nothing but what it is given; the file is read by [`crate::entry`], the environment by
+//! clap alone.
+
+mod arguments;
+mod check;
+mod describe;
+mod raw;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use pillion_mesh::workload::Workload;
+use serde::Deserialize;
+
+pub(crate) use arguments::Arguments;
+pub(crate) use check::Faults;
+pub(crate) use raw::RawSettings;
+
+use crate::identity;
+use crate::net::Keepalive;
+use crate::tls::TlsSettings;
+
+/// Checked settings: every value is one that the proxy can run with.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Who this sidecar stands for. Its SPIFFE ID can be built.
+    pub(crate) workload: Workload,
+    /// The namespace whose policies apply to the whole mesh.
+    pub(crate) root_namespace: String,
+    /// Where the certificate comes from.
+    pub(crate) identity: identity::Source,
+    /// A file or folder of Istio resources; without it there are no policies.
+    pub(crate) mesh: Option<PathBuf>,
+    /// Towards the app.
+    pub(crate) inbound: Inbound,
+    /// From the app.
+    pub(crate) outbound: Outbound,
+    /// How the kernel hands connections over.
+    pub(crate) interception: Interception,
+    /// Where the admin API listens.
+    pub(crate) admin: SocketAddr,
+    /// Where `GET /healthz/ready` is answered.
+    pub(crate) readiness: SocketAddr,
+    /// Where `GET /stats/prometheus` is answered.
+    pub(crate) metrics: SocketAddr,
+    /// TLS of the mesh legs.
+    pub(crate) tls: TlsSettings,
+    /// How long the first bytes of an inbound connection may take.
+    pub(crate) detection_timeout: Duration,
+    /// How long open connections may finish after a signal to stop.
+    pub(crate) drain_timeout: Duration,
+    /// What one peer, or all together, may take.
+    pub(crate) limits: Limits,
+    /// How often names in the registry are looked up again.
+    pub(crate) dns_refresh: Duration,
+    /// What happens to open connections that a changed policy no longer allows.
+    pub(crate) policy_change: PolicyChange,
+    /// The form of log lines.
+    pub(crate) log_format: LogFormat,
+}
+
+/// What is taken in for the app.
+#[derive(Debug, Clone)]
+pub(crate) struct Inbound {
+    /// Where interception rules send inbound connections; `None` is off.
+    pub(crate) capture: Option<SocketAddr>,
+    /// Listeners that need no rules.
+    pub(crate) listeners: Vec<InboundListener>,
+    /// Where captured connections go.
+    pub(crate) traffic_policy: TrafficPolicy,
+}
+
+/// An explicit inbound listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InboundListener {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// The app; its port is the one that policies speak of.
+    pub(crate) forward: SocketAddr,
+}
+
+/// What is taken from the app.
+#[derive(Debug, Clone)]
+pub(crate) struct Outbound {
+    /// Where interception rules send outbound connections; `None` is off.
+    pub(crate) capture: Option<SocketAddr>,
+    /// Listeners that need no rules.
+    pub(crate) listeners: Vec<OutboundListener>,
+}
+
+/// An explicit outbound listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OutboundListener {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// The host to look up in the registry, lower-case.
+    pub(crate) host: String,
+    /// The service's port.
+    pub(crate) port: u16,
+}
+
+/// How the kernel hands connections over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Interception {
+    /// By NAT or by transparent sockets.
+    pub(crate) mode: InterceptionMode,
+    /// `SO_MARK` of the proxy's own sockets, by which rules may know them.
+    pub(crate) mark: Option<u32>,
+}
+
+/// What one peer, or all together, may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Connections at the same time, both directions together.
+    pub(crate) max_connections: usize,
+    /// A TLS handshake, from its first byte to its last.
+    pub(crate) handshake_timeout: Duration,
+    /// Bytes of a ClientHello.
+    pub(crate) hello_size: usize,
+    /// A connection to the app or to the peer.
+    pub(crate) connect_timeout: Duration,
+    /// TCP keepalive of every connection.
+    pub(crate) keepalive: Keepalive,
+}
+
+/// Istio's `inboundTrafficPolicy`: where captured connections go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "UPPERCASE")]
+#[value(rename_all = "UPPER")]
+pub(crate) enum TrafficPolicy {
+    /// To the address that the client dialled.
+    Passthrough,
+    /// To 127.0.0.1 (::1), for apps that listen on loopback only.
+    Localhost,
+}
+
+/// Which rules intercept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "UPPERCASE")]
+#[value(rename_all = "UPPER")]
+pub(crate) enum InterceptionMode {
+    /// NAT: the app sees 127.0.0.6 as its client.
+    Redirect,
+    /// Transparent sockets: the app sees its client's own address; needs CAP_NET_ADMIN.
+    Tproxy,
+}
+
+/// What happens to open connections that a changed policy no longer allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PolicyChange {
+    /// They are cut.
+    Close,
+    /// They stay; only new ones are judged by the new policy (as Envoy does).
+    Keep,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for machines.
+    Json,
+}
+
+impl Settings {
+    /// Every address that the proxy listens on, with the path of its setting, in the order of the file.
+    pub(crate) fn bound_addresses(&self) -> Vec<(String, SocketAddr)> {
+        let mut bound = Vec::new();
+        bound.extend(self.inbound.capture.map(|address| ("inbound.capture".to_owned(), address)));
+        for (n, listener) in self.inbound.listeners.iter().enumerate() {
+            bound.push((format!("inbound.listeners[{n}].address"), listener.address));
+        }
+        bound.extend(self.outbound.capture.map(|address| ("outbound.capture".to_owned(), address)));
+        for (n, listener) in self.outbound.listeners.iter().enumerate() {
+            bound.push((format!("outbound.listeners[{n}].address"), listener.address));
+        }
+        bound.push(("admin.address".to_owned(), self.admin));
+        bound.push(("readiness.address".to_owned(), self.readiness));
+        bound.push(("metrics.address".to_owned(), self.metrics));
+        bound
+    }
+
+    /// The ports of [`Settings::bound_addresses`]; port 0, which the kernel chooses, is not among them.
+    pub(crate) fn own_ports(&self) -> BTreeSet<u16> {
+        self.bound_addresses().iter().map(|(_, address)| address.port()).filter(|port| *port != 0).collect()
+    }
+}

@@ -1,0 +1,161 @@
+//! The access log: one line for each connection when it has ended, on the target `access`.
+
+use std::fmt::{self, Write};
+use std::time::Duration;
+
+use pillion_mesh::reason::{Kind, Reason};
+use pillion_mesh::wire::{ConnectionRecord, Direction, FirstBytes};
+use tracing::{info, warn};
+
+/// Writes the line: a warning where something is wrong. In the JSON form the whole record goes along.
+pub(super) fn log(record: &ConnectionRecord) {
+    let line = Line(record);
+    let whole = WholeRecord(record);
+    if record.reason.is_some_and(|reason| reason.kind() == Kind::Ended) {
+        info!(target: "access", record = %whole, "{line}");
+    } else {
+        warn!(target: "access", record = %whole, "{line}");
+    }
+}
+
+/// The record as JSON, made only when a line in the JSON form asks for it.
+struct WholeRecord<'a>(&'a ConnectionRecord);
+
+impl fmt::Display for WholeRecord<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self.0).map_err(|_unserializable| fmt::Error)?)
+    }
+}
+
+/// The record as a line for people.
+pub(super) struct Line<'a>(pub(super) &'a ConnectionRecord);
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let record = self.0;
+        write!(f, "{:<8}  {} -> {}  ", record.direction.as_str(), record.client, Target(record))?;
+        write_security(f, record)?;
+        write!(
+            f,
+            "  {} to server, {} to client",
+            Bytes(record.bytes_to_server),
+            Bytes(record.bytes_to_client)
+        )?;
+        write!(f, "  {}  ", Elapsed(Duration::from_micros(record.duration_micros)))?;
+        write_end(f, record)
+    }
+}
+
+/// Where the connection was going: the address dialled, the service there, the address that we dialled if another.
+struct Target<'a>(&'a ConnectionRecord);
+
+impl fmt::Display for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let record = self.0;
+        match (record.original_destination, record.upstream) {
+            (Some(dialled), Some(upstream)) if dialled != upstream => {
+                write!(f, "{dialled}")?;
+                write_service(f, record)?;
+                write!(f, " at {upstream}")
+            }
+            (Some(address), _) | (None, Some(address)) => {
+                write!(f, "{address}")?;
+                write_service(f, record)
+            }
+            (None, None) => {
+                f.write_str("?")?;
+                write_service(f, record)
+            }
+        }
+    }
+}
+
+fn write_service(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt::Result {
+    match &record.service {
+        Some(service) => write!(f, " ({})", Escaped(service)),
+        None => Ok(()),
+    }
+}
+
+fn write_security(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt::Result {
+    match (&record.tls, &record.first_bytes, record.direction) {
+        (Some(tls), _, _) => {
+            write!(f, "mTLS {}  {} {}", Escaped(&tls.peer), Escaped(&tls.version), Escaped(&tls.group))
+        }
+        (None, Some(FirstBytes::Tls { mesh: true, .. }), _) => f.write_str("mTLS unfinished"),
+        (None, Some(FirstBytes::Tls { mesh: false, .. }), _) => f.write_str("TLS of the app"),
+        (None, Some(FirstBytes::Silent), _) => f.write_str("silent"),
+        (None, Some(FirstBytes::Unseen) | None, Direction::Inbound) => f.write_str("unseen"),
+        (None, Some(FirstBytes::Plaintext), _) | (None, _, Direction::Outbound) => f.write_str("plaintext"),
+    }
+}
+
+/// The reason; where something is wrong also what it means, what was seen, which policy decided, and the cure.
+fn write_end(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt::Result {
+    let reason = record.reason.unwrap_or(Reason::Internal);
+    write!(f, "{reason}")?;
+    if reason == Reason::Completed {
+        return Ok(());
+    }
+    write!(f, ": {}", reason.sentence())?;
+    if let Some(detail) = &record.detail {
+        write!(f, " {}.", Escaped(detail.trim_end_matches('.')))?;
+    }
+    if reason.kind() == Kind::Ended {
+        return Ok(());
+    }
+    if let Some(mode) = &record.mode {
+        write!(f, " {} by {}.", mode.mode, Escaped(&mode.because))?;
+    }
+    write!(f, " Cure: {}", reason.cure())
+}
+
+/// Text from outside on its way to a terminal: control characters are shown as `\n`, `\u{1b}`, never sent, and so are
+/// those that turn the direction of writing.
+pub(super) struct Escaped<'a>(pub(super) &'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            let turns =
+                matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            let breaks = matches!(c, '\u{2028}' | '\u{2029}');
+            if c.is_control() || turns || breaks {
+                write!(f, "{}", c.escape_default())?;
+            } else {
+                f.write_char(c)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `120 B`, `4.1 kB`: thousands, as networks count.
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(u64, &str); 4] =
+            [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+        match UNITS.iter().find(|(size, _)| self.0 >= *size) {
+            Some((size, name)) => write!(f, "{}.{} {name}", self.0 / size, self.0 % size * 10 / size),
+            None => write!(f, "{} B", self.0),
+        }
+    }
+}
+
+/// `0.8 ms`, `12 ms`, `3.4 s`, `2 m 5 s`.
+struct Elapsed(Duration);
+
+impl fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seconds, micros) = (self.0.as_secs(), self.0.as_micros());
+        match (seconds, micros) {
+            (0, ..10_000) => write!(f, "{}.{} ms", micros / 1000, micros % 1000 / 100),
+            (0, _) => write!(f, "{} ms", micros / 1000),
+            (..60, _) => write!(f, "{seconds}.{} s", micros % 1_000_000 / 100_000),
+            (..3600, _) => write!(f, "{} m {} s", seconds / 60, seconds % 60),
+            _ => write!(f, "{} h {} m", seconds / 3600, seconds % 3600 / 60),
+        }
+    }
+}

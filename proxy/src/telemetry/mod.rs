@@ -1,0 +1,290 @@
+//! What can be seen of the proxy from outside: the access log and the metrics. Both come from the one record of a
+//! connection.
+
+mod access;
+mod edges;
+pub(crate) mod log;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pillion_mesh::reason::{Kind, Reason};
+use pillion_mesh::wire::{ConnectionRecord, Direction};
+use pillion_mesh::workload::Workload;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use edges::{Counts, Edges};
+
+/// The content type of [`Telemetry::encode`].
+pub(crate) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Seconds that a handshake takes: a resumed one on loopback, a full one, one over an ocean, one that is stuck.
+const HANDSHAKE_BUCKETS: [f64; 14] =
+    [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// Counts and logs. Shared by every task; each call is short and never waits for I/O but the log line's.
+#[derive(Debug)]
+pub(crate) struct Telemetry {
+    registry: Registry,
+    edges: Arc<Edges>,
+    /// What was counted so far of each open connection's bytes, by its id.
+    open: Mutex<HashMap<u64, Reported>>,
+    connections_open: Family<DirectionLabel, Gauge>,
+    refused: Family<ReasonLabels, Counter>,
+    ended: Family<ReasonLabels, Counter>,
+    handshakes: Family<HandshakeLabels, Histogram>,
+    reloads: Family<ResultLabel, Counter>,
+    renewals: Family<ResultLabel, Counter>,
+    expiry: Family<KindLabel, Gauge>,
+    panics: Counter,
+    accept_failures: Counter,
+}
+
+/// What [`Telemetry::encode`] reads at the moment of the scrape rather than as it happens.
+#[derive(Debug, Default)]
+pub(crate) struct Scraped {
+    /// The end of our leaf's validity.
+    pub(crate) leaf_not_after: Option<SystemTime>,
+    /// The end of validity of that root of our own trust domain which ends first.
+    pub(crate) root_not_after: Option<SystemTime>,
+    /// Certificates received since the start.
+    pub(crate) renewals_succeeded: u64,
+    /// Failed tries to get one since the start.
+    pub(crate) renewals_failed: u64,
+    /// The connections that are open now: their bytes move the counters before they end.
+    pub(crate) open: Vec<ConnectionRecord>,
+}
+
+#[derive(Debug)]
+struct Reported {
+    counts: Arc<Counts>,
+    to_server: u64,
+    to_client: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabel {
+    direction: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+    direction: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HandshakeLabels {
+    direction: &'static str,
+    resumed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+impl Telemetry {
+    /// All counters at zero. `workload` names this side of every connection.
+    pub(crate) fn new(workload: &Workload) -> Self {
+        let mut telemetry = Self {
+            registry: Registry::default(),
+            edges: Arc::new(Edges::new(workload)),
+            open: Mutex::default(),
+            connections_open: Family::default(),
+            refused: Family::default(),
+            ended: Family::default(),
+            handshakes: Family::new_with_constructor(|| Histogram::new(HANDSHAKE_BUCKETS)),
+            reloads: Family::default(),
+            renewals: Family::default(),
+            expiry: Family::default(),
+            panics: Counter::default(),
+            accept_failures: Counter::default(),
+        };
+        telemetry.register();
+        telemetry
+    }
+
+    /// A connection was admitted and both its legs stand. [`Telemetry::closed`] follows exactly once.
+    pub(crate) fn opened(&self, record: &ConnectionRecord) {
+        let counts = self.edges.of(record);
+        counts.opened();
+        self.gauge(record.direction).inc();
+        self.handshake(record);
+        let reported = Reported { counts, to_server: 0, to_client: 0 };
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(record.id, reported);
+    }
+
+    /// A connection has ended; `opened` says whether [`Telemetry::opened`] was called for it. Writes its line in the
+    /// access log.
+    pub(crate) fn closed(&self, record: &ConnectionRecord, opened: bool) {
+        access::log(record);
+        let reason = record.reason.unwrap_or(Reason::Internal);
+        let labels = ReasonLabels { reason: reason.id(), direction: record.direction.as_str() };
+        let counts = self.edges.of(record);
+        if !opened {
+            self.handshake(record);
+            if reason.kind() != Kind::Ended {
+                counts.failed();
+            }
+            if reason.kind() == Kind::Refused {
+                self.refused.get_or_create(&labels).inc();
+            }
+            return;
+        }
+        let reported = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&record.id);
+        let (to_server, to_client) =
+            reported.map_or((0, 0), |reported| (reported.to_server, reported.to_client));
+        counts.moved(
+            record.bytes_to_server.saturating_sub(to_server),
+            record.bytes_to_client.saturating_sub(to_client),
+        );
+        counts.closed();
+        self.ended.get_or_create(&labels).inc();
+        self.gauge(record.direction).dec();
+    }
+
+    /// The mesh resources had changed; `taken` says whether the new ones are in force.
+    pub(crate) fn policy_reloaded(&self, taken: bool) {
+        self.reloads.get_or_create(&result(taken)).inc();
+    }
+
+    /// A task of ours panicked.
+    pub(crate) fn panicked(&self) {
+        self.panics.inc();
+    }
+
+    /// The kernel did not hand over a connection, as when descriptors run out.
+    pub(crate) fn accept_failed(&self) {
+        self.accept_failures.inc();
+    }
+
+    /// All metrics as OpenMetrics text, see [`OPENMETRICS`].
+    pub(crate) fn encode(&self, scraped: &Scraped) -> String {
+        self.count_moved(&scraped.open);
+        self.renewals
+            .get_or_create(&result(true))
+            .inner()
+            .store(scraped.renewals_succeeded, Ordering::Relaxed);
+        self.renewals.get_or_create(&result(false)).inner().store(scraped.renewals_failed, Ordering::Relaxed);
+        for (kind, not_after) in [("leaf", scraped.leaf_not_after), ("root", scraped.root_not_after)] {
+            match not_after {
+                Some(at) => _ = self.expiry.get_or_create(&KindLabel { kind }).set(epoch_seconds(at)),
+                None => _ = self.expiry.remove(&KindLabel { kind }),
+            }
+        }
+        let mut page = String::new();
+        if text::encode(&mut page, &self.registry).is_err() {
+            // Writing to a String does not fail; a page without its end is refused by every reader.
+            page.clear();
+        }
+        page
+    }
+
+    /// Counts what open connections have moved since they were last looked at.
+    fn count_moved(&self, records: &[ConnectionRecord]) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        for record in records {
+            // One that has just ended is no longer there, and counted whole.
+            let Some(reported) = open.get_mut(&record.id) else { continue };
+            let to_server = record.bytes_to_server.saturating_sub(reported.to_server);
+            let to_client = record.bytes_to_client.saturating_sub(reported.to_client);
+            reported.counts.moved(to_server, to_client);
+            reported.to_server += to_server;
+            reported.to_client += to_client;
+        }
+    }
+
+    fn gauge(&self, direction: Direction) -> Gauge {
+        self.connections_open.get_or_create_owned(&DirectionLabel { direction: direction.as_str() })
+    }
+
+    fn handshake(&self, record: &ConnectionRecord) {
+        if let Some(tls) = &record.tls {
+            let labels = HandshakeLabels { direction: record.direction.as_str(), resumed: tls.resumed };
+            let seconds = std::time::Duration::from_micros(tls.handshake_micros).as_secs_f64();
+            self.handshakes.get_or_create(&labels).observe(seconds);
+        }
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register_collector(Box::new(self.edges.clone()));
+        registry.register(
+            "pillion_connections_open",
+            "Connections that are open now",
+            self.connections_open.clone(),
+        );
+        registry.register(
+            "pillion_connections_refused",
+            "Connections that were not let in, or for which nothing could be reached",
+            self.refused.clone(),
+        );
+        registry.register(
+            "pillion_connections_ended",
+            "Connections that were open, by how they ended",
+            self.ended.clone(),
+        );
+        registry.register(
+            "pillion_handshake_duration_seconds",
+            "TLS handshakes between sidecars, from the first byte to the last",
+            self.handshakes.clone(),
+        );
+        registry.register(
+            "pillion_certificate_expiry_timestamp_seconds",
+            "When our certificate, and the first root of our trust domain, end",
+            self.expiry.clone(),
+        );
+        registry.register(
+            "pillion_certificate_renewals",
+            "Tries to get a certificate",
+            self.renewals.clone(),
+        );
+        registry.register(
+            "pillion_policy_reload",
+            "Changes of the mesh resources that were seen",
+            self.reloads.clone(),
+        );
+        registry.register(
+            "pillion_panics",
+            "Faults of the proxy that cost one connection",
+            self.panics.clone(),
+        );
+        registry.register(
+            "pillion_accept_failures",
+            "Connections that the kernel did not hand over",
+            self.accept_failures.clone(),
+        );
+        registry.register(
+            "pillion_build",
+            "The version that runs",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+    }
+}
+
+fn result(ok: bool) -> ResultLabel {
+    ResultLabel { result: if ok { "success" } else { "failure" } }
+}
+
+/// Whole seconds since 1970; what was before is 0.
+fn epoch_seconds(at: SystemTime) -> i64 {
+    let seconds = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
