@@ -90,6 +90,9 @@ reasons! {
     IdentityUnexpected = "identity_unexpected", Refused,
         "The server proved an identity that may not serve the wanted host.",
         "If the server is right, name its service account in the ServiceEntry; if not, something answers in its place.";
+    NoExpectedIdentity = "no_expected_identity", Refused,
+        "The destination has a sidecar, but no identity is known that may serve its host.",
+        "Name the endpoint's serviceAccount in the ServiceEntry or WorkloadEntry, or the identities in subjectAltNames.";
     PeerRefused = "peer_refused", Refused,
         "The peer refused our certificate or our TLS offer with an alert.", "Read the peer's log: its sidecar names the reason.";
     NoCertificate = "no_certificate", Refused,

@@ -1,13 +1,24 @@
 //! Services and their endpoints: what lies behind an address that an app dialled.
 //!
-//! Names are resolved by the caller and handed in as [`Addresses`]; this file asks no DNS.
+//! Names are resolved by the caller and handed in as [`Addresses`]; this file asks no DNS. [`services`] makes the
+//! services from the resources, once for each reload; [`index`] finds them by address and by name, and is made anew
+//! with fresh addresses.
+
+mod index;
+mod services;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use crate::policy::Finding;
 use crate::policy::mode::Mode;
-use crate::resource::{Location, Protocol};
+use crate::resource::{Location, Protocol, Resolution, Resources};
 use crate::spiffe::SpiffeId;
+use crate::workload::Workload;
+use index::{Claim, Endpoint, Index};
+use services::Services;
+pub(crate) use services::endpoints_of;
 
 /// What DNS said of each name last.
 pub type Addresses = HashMap<String, Vec<IpAddr>>;
@@ -15,13 +26,14 @@ pub type Addresses = HashMap<String, Vec<IpAddr>>;
 /// All services of the mesh folder, indexed for constant-time look-up.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
-    // private index
+    services: Arc<Services>,
+    index: Index,
 }
 
 /// A known service port with the endpoint to dial.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
-    /// The service's host name (its first).
+    /// The service's host name: its first; where DNS looks up the hosts themselves, the one that leads here.
     pub host: String,
     /// The `ServiceEntry`, `namespace/name`.
     pub service_entry: String,
@@ -33,7 +45,8 @@ pub struct Destination {
     pub location: Location,
     /// Where to connect; with several endpoints the choice turns with each look-up (`turn`).
     pub endpoint: SocketAddr,
-    /// Whether that endpoint is known to have a sidecar.
+    /// Whether that endpoint is known to have a sidecar. Never, where the client's own choice of address is kept
+    /// without an endpoint (resolution NONE).
     pub has_sidecar: bool,
     /// What the endpoint's port accepts by the PeerAuthentications known here.
     pub endpoint_mode: Mode,
@@ -51,45 +64,104 @@ pub enum Miss {
 }
 
 impl Registry {
+    /// The services that `workload` sees. Names have no addresses yet. The second value tells what is legal but
+    /// probably not meant.
+    ///
+    /// Where two services claim an address and port, the first in reading order has it. A service's own port comes
+    /// before an endpoint's: who dials an endpoint at the port of a service means that service.
+    #[must_use]
+    pub fn build(resources: &Resources, workload: &Workload, root_namespace: &str) -> (Self, Vec<Finding>) {
+        let (services, findings) = Services::build(resources, workload, root_namespace);
+        let index = Index::build(&services, &Addresses::new());
+        (Self { services: Arc::new(services), index }, findings)
+    }
+
     /// By the address that an app dialled: a virtual address and service port, or an endpoint's address with the
     /// service port or the endpoint's own port. A dialled endpoint is kept; behind a virtual address `turn` picks one.
+    /// An IPv4 address in IPv6 clothing (`::ffff:…`) is the IPv4 address.
     ///
     /// # Errors
     /// [`Miss`].
-    pub fn lookup(&self, _original: SocketAddr, _turn: usize) -> Result<Destination, Miss> {
-        todo!()
+    pub fn lookup(&self, original: SocketAddr, turn: usize) -> Result<Destination, Miss> {
+        let original = SocketAddr::new(original.ip().to_canonical(), original.port());
+        match self.index.claim(original).ok_or(Miss::Unknown)? {
+            Claim::Endpoint(service, endpoint) => self.destination(service, endpoint).ok_or(Miss::Unknown),
+            Claim::Virtual(service) => self.behind(service, Some(original), turn),
+        }
     }
 
     /// By host and port, for explicit listeners: the full name, or the name before `.<namespace>.svc.cluster.local`
-    /// in the caller's own namespace.
+    /// in the caller's own namespace. As in a cluster, `name.namespace` and `name.namespace.svc` do as well. An IP
+    /// address in place of the name is looked up as [`lookup`](Self::lookup) does.
     ///
     /// # Errors
     /// [`Miss`].
-    pub fn lookup_host(&self, _host: &str, _port: u16, _turn: usize) -> Result<Destination, Miss> {
-        todo!()
+    pub fn lookup_host(&self, host: &str, port: u16, turn: usize) -> Result<Destination, Miss> {
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return self.lookup(SocketAddr::new(address, port), turn);
+        }
+        let service = self.index.host(host, &self.services.namespace, port).ok_or(Miss::Unknown)?;
+        self.behind(service, None, turn)
     }
 
     /// The names that the caller shall resolve.
     #[must_use]
     pub fn names_to_resolve(&self) -> &[String] {
-        todo!()
+        &self.services.names
     }
 
     /// Whether a service whose names DNS resolves has this port, so that an unknown address on it may be a fresh one.
     #[must_use]
-    pub fn may_be_stale(&self, _port: u16) -> bool {
-        todo!()
+    pub fn may_be_stale(&self, port: u16) -> bool {
+        self.services.ports_by_name.contains(&port)
     }
 
     /// The same services with fresh addresses.
     #[must_use]
-    pub fn with_addresses(&self, _addresses: &Addresses) -> Registry {
-        todo!()
+    pub fn with_addresses(&self, addresses: &Addresses) -> Registry {
+        Self { services: Arc::clone(&self.services), index: Index::build(&self.services, addresses) }
     }
 
     /// All service ports with their endpoints, for `/endpoints`, in file order.
     #[must_use]
     pub fn destinations(&self) -> Vec<Destination> {
-        todo!()
+        self.index.endpoints().filter_map(|(service, endpoint)| self.destination(service, endpoint)).collect()
+    }
+
+    /// Which service lost an address and port to which.
+    pub(crate) fn conflicts(&self) -> &[Finding] {
+        self.index.conflicts()
+    }
+
+    /// An endpoint of a service; `original` is kept where the service has resolution NONE.
+    fn behind(&self, service: usize, original: Option<SocketAddr>, turn: usize) -> Result<Destination, Miss> {
+        let known = self.services.all.get(service).ok_or(Miss::Unknown)?;
+        let endpoint = match (known.resolution, original) {
+            (Resolution::None, Some(address)) => {
+                Some(Endpoint { address, has_sidecar: false, mode: Mode::Permissive })
+            }
+            _ => self.index.endpoint(service, turn),
+        };
+        endpoint
+            .and_then(|endpoint| self.destination(service, endpoint))
+            .ok_or_else(|| Miss::NoEndpoint(known.host.clone()))
+    }
+
+    fn destination(&self, service: usize, endpoint: Endpoint) -> Option<Destination> {
+        let known = self.services.all.get(service)?;
+        Some(Destination {
+            host: known.host.clone(),
+            service_entry: known.service_entry.clone(),
+            port: known.port,
+            protocol: known.protocol,
+            location: known.location,
+            endpoint: endpoint.address,
+            has_sidecar: endpoint.has_sidecar,
+            endpoint_mode: endpoint.mode,
+            identities: known.identities.to_vec(),
+        })
     }
 }
+
+#[cfg(test)]
+mod tests;

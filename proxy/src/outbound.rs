@@ -50,6 +50,7 @@ pub(crate) async fn serve(
 
     let credentials = match &plan.tls {
         DialTls::Plaintext => None,
+        DialTls::Refuse(reason) => return refuse(*reason, plan.because.clone()),
         DialTls::IstioMutual { .. } => {
             match shared.credentials.borrow().clone().filter(|current| current.is_valid_at(SystemTime::now()))
             {

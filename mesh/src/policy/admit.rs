@@ -30,14 +30,212 @@ pub enum Admission {
     Refuse(Reason),
 }
 
+const TCP: &[Protocol] = &[Protocol::Tcp];
+const HTTP: &[Protocol] = &[Protocol::Http];
+const ANY: &[Protocol] = &[Protocol::Tcp, Protocol::Http];
+
+/// Mode, declared protocol, first bytes: what is done. Each case stands in exactly one row.
+///
+/// The mesh's mark under PERMISSIVE is never forwarded: a client that asks for mesh mTLS gets it or is refused.
+/// A declared HTTP port differs in one case only, since the bytes of a plaintext connection are the app's to judge.
+const TABLE: &[(Mode, &[Protocol], Observed, Admission)] = &[
+    (Mode::Disable, ANY, Observed::MeshTls, Admission::Forward),
+    (Mode::Disable, ANY, Observed::OtherTls, Admission::Forward),
+    (Mode::Disable, ANY, Observed::Plaintext, Admission::Forward),
+    (Mode::Disable, ANY, Observed::Silent, Admission::Forward),
+    (Mode::Permissive, ANY, Observed::MeshTls, Admission::Terminate),
+    (Mode::Permissive, TCP, Observed::OtherTls, Admission::Forward),
+    (Mode::Permissive, HTTP, Observed::OtherTls, Admission::Refuse(Reason::TlsToHttpPort)),
+    (Mode::Permissive, ANY, Observed::Plaintext, Admission::Forward),
+    (Mode::Permissive, ANY, Observed::Silent, Admission::Forward),
+    (Mode::Strict, ANY, Observed::MeshTls, Admission::Terminate),
+    (Mode::Strict, ANY, Observed::OtherTls, Admission::Terminate),
+    (Mode::Strict, ANY, Observed::Plaintext, Admission::Refuse(Reason::StrictPlaintext)),
+    (Mode::Strict, ANY, Observed::Silent, Admission::Refuse(Reason::StrictSilent)),
+];
+
 /// Looks the decision up. For DISABLE nothing is observed and this is not called: see [`needs_sniff`].
 #[must_use]
-pub fn admit(_mode: Mode, _protocol: Protocol, _observed: Observed) -> Admission {
-    todo!()
+pub fn admit(mode: Mode, protocol: Protocol, observed: Observed) -> Admission {
+    let row = TABLE.iter().find(|(row_mode, protocols, seen, _)| {
+        *row_mode == mode && protocols.contains(&protocol) && *seen == observed
+    });
+    // A test holds the table total; were it not, nothing would be let in.
+    row.map_or(Admission::Refuse(Reason::Internal), |(.., admission)| *admission)
 }
 
 /// Whether the mode asks for a look at the first bytes. DISABLE does not: a server-first protocol works there.
 #[must_use]
 pub fn needs_sniff(mode: Mode) -> bool {
     mode != Mode::Disable
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const MODES: [Mode; 3] = [Mode::Strict, Mode::Permissive, Mode::Disable];
+    const OBSERVED: [Observed; 4] =
+        [Observed::MeshTls, Observed::OtherTls, Observed::Plaintext, Observed::Silent];
+
+    #[test]
+    fn the_table_has_each_case_exactly_once() {
+        for mode in MODES {
+            for protocol in [Protocol::Tcp, Protocol::Http] {
+                for observed in OBSERVED {
+                    let rows = TABLE.iter().filter(|(row_mode, protocols, seen, _)| {
+                        *row_mode == mode && protocols.contains(&protocol) && *seen == observed
+                    });
+                    assert_eq!(rows.count(), 1, "{mode} {protocol:?} {observed:?}");
+                }
+            }
+        }
+    }
+
+    // The rows of Istio's table as its simulation tests have them. Under DISABLE an HTTP port's protocol errors are
+    // the app's own.
+    #[rstest]
+    #[case::disable_forwards_plaintext(Mode::Disable, Protocol::Tcp, Observed::Plaintext, Admission::Forward)]
+    #[case::disable_forwards_the_apps_tls(
+        Mode::Disable,
+        Protocol::Tcp,
+        Observed::OtherTls,
+        Admission::Forward
+    )]
+    #[case::disable_does_not_terminate_mesh_tls(
+        Mode::Disable,
+        Protocol::Tcp,
+        Observed::MeshTls,
+        Admission::Forward
+    )]
+    #[case::disable_leaves_tls_to_an_http_port_to_the_app(
+        Mode::Disable,
+        Protocol::Http,
+        Observed::OtherTls,
+        Admission::Forward
+    )]
+    #[case::disable_leaves_mesh_tls_to_an_http_port_to_the_app(
+        Mode::Disable,
+        Protocol::Http,
+        Observed::MeshTls,
+        Admission::Forward
+    )]
+    #[case::disable_leaves_any_bytes_on_an_http_port_to_the_app(
+        Mode::Disable,
+        Protocol::Http,
+        Observed::Plaintext,
+        Admission::Forward
+    )]
+    #[case::permissive_forwards_plaintext(
+        Mode::Permissive,
+        Protocol::Tcp,
+        Observed::Plaintext,
+        Admission::Forward
+    )]
+    #[case::permissive_passes_the_apps_own_tls_through(
+        Mode::Permissive,
+        Protocol::Tcp,
+        Observed::OtherTls,
+        Admission::Forward
+    )]
+    #[case::permissive_terminates_mesh_tls(
+        Mode::Permissive,
+        Protocol::Tcp,
+        Observed::MeshTls,
+        Admission::Terminate
+    )]
+    #[case::permissive_has_no_chain_for_tls_to_an_http_port(
+        Mode::Permissive,
+        Protocol::Http,
+        Observed::OtherTls,
+        Admission::Refuse(Reason::TlsToHttpPort)
+    )]
+    #[case::permissive_terminates_mesh_tls_to_an_http_port(
+        Mode::Permissive,
+        Protocol::Http,
+        Observed::MeshTls,
+        Admission::Terminate
+    )]
+    #[case::permissive_leaves_any_bytes_on_an_http_port_to_the_app(
+        Mode::Permissive,
+        Protocol::Http,
+        Observed::Plaintext,
+        Admission::Forward
+    )]
+    #[case::permissive_lets_a_server_speak_first(
+        Mode::Permissive,
+        Protocol::Tcp,
+        Observed::Silent,
+        Admission::Forward
+    )]
+    #[case::strict_refuses_plaintext(
+        Mode::Strict,
+        Protocol::Tcp,
+        Observed::Plaintext,
+        Admission::Refuse(Reason::StrictPlaintext)
+    )]
+    #[case::strict_fails_the_apps_tls_in_the_handshake(
+        Mode::Strict,
+        Protocol::Tcp,
+        Observed::OtherTls,
+        Admission::Terminate
+    )]
+    #[case::strict_terminates_mesh_tls(Mode::Strict, Protocol::Tcp, Observed::MeshTls, Admission::Terminate)]
+    #[case::strict_fails_tls_to_an_http_port_in_the_handshake(
+        Mode::Strict,
+        Protocol::Http,
+        Observed::OtherTls,
+        Admission::Terminate
+    )]
+    #[case::strict_terminates_mesh_tls_to_an_http_port(
+        Mode::Strict,
+        Protocol::Http,
+        Observed::MeshTls,
+        Admission::Terminate
+    )]
+    #[case::strict_refuses_any_bytes_on_an_http_port(
+        Mode::Strict,
+        Protocol::Http,
+        Observed::Plaintext,
+        Admission::Refuse(Reason::StrictPlaintext)
+    )]
+    #[case::strict_refuses_silence(
+        Mode::Strict,
+        Protocol::Tcp,
+        Observed::Silent,
+        Admission::Refuse(Reason::StrictSilent)
+    )]
+    fn admission_is_istios(
+        #[case] mode: Mode,
+        #[case] protocol: Protocol,
+        #[case] observed: Observed,
+        #[case] expected: Admission,
+    ) {
+        assert_eq!(admit(mode, protocol, observed), expected);
+    }
+
+    /// Requirement 19: only a handshake can lead into a STRICT port.
+    #[test]
+    fn req_19_strict_forwards_nothing() {
+        for (mode, _, observed, admission) in TABLE {
+            assert!(*mode != Mode::Strict || *admission != Admission::Forward, "{observed:?}");
+        }
+    }
+
+    /// Requirement 20: the mesh's mark is never answered by forwarding.
+    #[test]
+    fn req_20_permissive_never_forwards_what_bears_the_mesh_mark() {
+        for protocol in [Protocol::Tcp, Protocol::Http] {
+            assert_eq!(admit(Mode::Permissive, protocol, Observed::MeshTls), Admission::Terminate);
+        }
+    }
+
+    /// Requirement 23: DISABLE does not look at all.
+    #[test]
+    fn req_23_disable_needs_no_look_at_the_first_bytes() {
+        let looking: Vec<Mode> = MODES.into_iter().filter(|mode| needs_sniff(*mode)).collect();
+        assert_eq!(looking, [Mode::Strict, Mode::Permissive]);
+    }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Finding;
-use crate::resource::PeerAuthentication;
+use crate::resource::{Meta, PeerAuthentication};
 use crate::workload::Labels;
 
 /// What an inbound port accepts.
@@ -27,7 +27,8 @@ pub enum Mode {
 pub struct PortDecision {
     /// What the port accepts.
     pub mode: Mode,
-    /// In words: `PeerAuthentication default/strict (namespace)`, or `no PeerAuthentication: the default`.
+    /// In words, to follow "by": `PeerAuthentication default/strict (namespace)`, or
+    /// `the default: no PeerAuthentication applies`.
     pub because: String,
 }
 
@@ -41,14 +42,36 @@ pub struct Modes {
 impl Modes {
     /// Resolves the policies for a workload of `namespace` with `labels`. The second value names the policies that
     /// lost against another of the same scope.
+    ///
+    /// Of several policies of one scope the oldest by `creationTimestamp` applies whole, as in Istio; those of one
+    /// second in the order of their names. A file rarely has the timestamp: policies with one come before those
+    /// without, and among those without the first in reading order applies.
     #[must_use]
     pub fn resolve(
-        _policies: &[PeerAuthentication],
-        _root_namespace: &str,
-        _namespace: &str,
-        _labels: &Labels,
+        policies: &[PeerAuthentication],
+        root_namespace: &str,
+        namespace: &str,
+        labels: &Labels,
     ) -> (Self, Vec<Finding>) {
-        todo!()
+        let scope_of = |policy: &PeerAuthentication| Scope::of(policy, root_namespace, namespace, labels);
+        let mut findings = ineffective(policies, root_namespace);
+        let mut default = PortDecision {
+            mode: Mode::Permissive,
+            because: "the default: no PeerAuthentication applies".to_owned(),
+        };
+        let mut ports = BTreeMap::new();
+        for scope in [Scope::Mesh, Scope::Namespace, Scope::Workload] {
+            let mut candidates: Vec<_> =
+                policies.iter().filter(|policy| scope_of(policy) == Some(scope)).collect();
+            candidates.sort_by_key(|policy| age(&policy.meta));
+            let Some((winner, losers)) = candidates.split_first() else { continue };
+            findings.extend(losers.iter().map(|loser| lost(scope, winner, loser)));
+            default = inherit(default, winner.mode, &format!("{} ({scope})", winner.meta.full_name()));
+            if scope == Scope::Workload {
+                ports = port_decisions(winner, &default);
+            }
+        }
+        (Self { default, ports }, findings)
     }
 
     /// The decision for a port of the workload (not of the service).
@@ -56,6 +79,109 @@ impl Modes {
     pub fn for_port(&self, port: u16) -> &PortDecision {
         self.ports.get(&port).unwrap_or(&self.default)
     }
+
+    /// The decision for every port that has none of its own.
+    #[must_use]
+    pub fn for_other_ports(&self) -> &PortDecision {
+        &self.default
+    }
+
+    /// The ports with a decision of their own, in order.
+    pub fn ports(&self) -> impl Iterator<Item = (u16, &PortDecision)> {
+        self.ports.iter().map(|(port, decision)| (*port, decision))
+    }
+}
+
+/// How far a policy reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Mesh,
+    Namespace,
+    Workload,
+}
+
+impl Scope {
+    /// The scope in which a policy applies to a workload, if it does. A policy of the root namespace with a selector
+    /// applies nowhere.
+    fn of(
+        policy: &PeerAuthentication,
+        root_namespace: &str,
+        namespace: &str,
+        labels: &Labels,
+    ) -> Option<Self> {
+        let in_root = policy.meta.namespace == root_namespace;
+        let in_own = policy.meta.namespace == namespace;
+        match &policy.selector {
+            None if in_root => Some(Scope::Mesh),
+            None if in_own => Some(Scope::Namespace),
+            Some(selector) if in_own && !in_root && selector.matches(labels) => Some(Scope::Workload),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Scope::Mesh => "mesh",
+            Scope::Namespace => "namespace",
+            Scope::Workload => "workload",
+        })
+    }
+}
+
+/// Sorts the oldest first.
+fn age(meta: &Meta) -> (bool, Option<i64>, Option<(&str, &str)>, usize) {
+    let name = meta.created.map(|_| (meta.name.as_str(), meta.namespace.as_str()));
+    (meta.created.is_none(), meta.created, name, meta.position)
+}
+
+/// A mode goes over the parent's; UNSET keeps it and says so.
+fn inherit(parent: PortDecision, mode: Option<Mode>, whose: &str) -> PortDecision {
+    match mode {
+        Some(mode) => PortDecision { mode, because: format!("PeerAuthentication {whose}") },
+        None => PortDecision {
+            mode: parent.mode,
+            because: format!("{}, which {whose} inherits by UNSET", parent.because),
+        },
+    }
+}
+
+fn port_decisions(policy: &PeerAuthentication, workload: &PortDecision) -> BTreeMap<u16, PortDecision> {
+    let name = policy.meta.full_name();
+    let decide = |(port, mode): (&u16, &Option<Mode>)| {
+        (*port, inherit(workload.clone(), *mode, &format!("{name} (portLevelMtls {port})")))
+    };
+    policy.ports.iter().map(decide).collect()
+}
+
+fn lost(scope: Scope, winner: &PeerAuthentication, loser: &PeerAuthentication) -> Finding {
+    let (winner, loser) = (&winner.meta, &loser.meta);
+    let how = if winner.created.is_some() { "is older" } else { "comes first" };
+    Finding {
+        place: loser.place.clone(),
+        message: format!(
+            "PeerAuthentication {} is ignored: {} ({}) has the same scope ({scope}) and {how}; keep one of them",
+            loser.full_name(),
+            winner.full_name(),
+            winner.place,
+        ),
+    }
+}
+
+fn ineffective(policies: &[PeerAuthentication], root_namespace: &str) -> Vec<Finding> {
+    policies
+        .iter()
+        .filter(|policy| policy.selector.is_some() && policy.meta.namespace == root_namespace)
+        .map(|policy| Finding {
+            place: policy.meta.place.clone(),
+            message: format!(
+                "PeerAuthentication {} applies to no workload: with a selector it belongs in the workloads' own \
+                 namespace, not in the root namespace",
+                policy.meta.full_name(),
+            ),
+        })
+        .collect()
 }
 
 impl fmt::Display for Mode {
@@ -67,3 +193,6 @@ impl fmt::Display for Mode {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

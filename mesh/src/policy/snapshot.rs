@@ -1,8 +1,12 @@
 //! Everything resolved for one workload, immutable. A connection takes one snapshot and all its decisions come from it.
 
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+
 use super::mode::Modes;
-use crate::registry::{Addresses, Registry};
-use crate::resource::{Protocol, Resources};
+use crate::registry::{Addresses, Registry, endpoints_of};
+use crate::resource::{Port, Protocol, Resources, ServiceEntry, TLS_MODE_LABEL, WorkloadEntry};
 use crate::workload::Workload;
 
 /// Something legal that is probably not meant: a policy that lost, a port that is declared twice.
@@ -23,25 +27,124 @@ pub struct Snapshot {
     pub registry: Registry,
     /// What is legal but probably not meant.
     pub findings: Vec<Finding>,
+    protocols: BTreeMap<u16, Protocol>,
+    /// Those of `findings` that addresses do not change.
+    findings_of_resources: Vec<Finding>,
 }
 
 impl Snapshot {
     /// Resolves all resources for `workload`. Names in the registry have no addresses yet.
     #[must_use]
-    pub fn build(_resources: &Resources, _workload: &Workload, _root_namespace: &str) -> Self {
-        todo!()
+    pub fn build(resources: &Resources, workload: &Workload, root_namespace: &str) -> Self {
+        let mut findings = twins(resources);
+        let (modes, of_modes) = Modes::resolve(
+            &resources.peer_authentications,
+            root_namespace,
+            &workload.namespace,
+            &workload.labels,
+        );
+        let (registry, of_registry) = Registry::build(resources, workload, root_namespace);
+        let (protocols, of_protocols) = protocols(resources, workload);
+        findings.extend(of_modes.into_iter().chain(of_registry).chain(of_protocols));
+        Self { modes, findings: Vec::new(), registry, protocols, findings_of_resources: findings }
+            .with_findings()
     }
 
     /// The declared protocol of one of the workload's own ports: of a `ServiceEntry` whose selector, or one of whose
     /// endpoints by namespace, service account and labels, is this workload; otherwise TCP.
     #[must_use]
-    pub fn protocol(&self, _port: u16) -> Protocol {
-        todo!()
+    pub fn protocol(&self, port: u16) -> Protocol {
+        self.protocols.get(&port).copied().unwrap_or(Protocol::Tcp)
     }
 
     /// The same with fresh addresses of names.
     #[must_use]
-    pub fn with_addresses(&self, _addresses: &Addresses) -> Self {
-        todo!()
+    pub fn with_addresses(&self, addresses: &Addresses) -> Self {
+        Self { registry: self.registry.with_addresses(addresses), ..self.clone() }.with_findings()
+    }
+
+    fn with_findings(mut self) -> Self {
+        self.findings = [self.findings_of_resources.as_slice(), self.registry.conflicts()].concat();
+        self
     }
 }
+
+/// Resources of one kind and name; in a cluster the later would have replaced the earlier.
+fn twins(resources: &Resources) -> Vec<Finding> {
+    let mut first_places = HashMap::new();
+    let mut findings = Vec::new();
+    for (kind, meta) in resources.metas() {
+        if let Some(first) = first_places.get(&(kind, meta.full_name())) {
+            findings.push(Finding {
+                place: meta.place.clone(),
+                message: format!(
+                    "{kind} {} stands at {first} too, and both are read; in a cluster the later would have replaced \
+                     the earlier",
+                    meta.full_name()
+                ),
+            });
+        } else {
+            first_places.insert((kind, meta.full_name()), &meta.place);
+        }
+    }
+    findings
+}
+
+/// What the entries declare of the workload's own ports; the first in reading order is taken.
+fn protocols(resources: &Resources, workload: &Workload) -> (BTreeMap<u16, Protocol>, Vec<Finding>) {
+    let mut declared: BTreeMap<u16, (Protocol, &ServiceEntry)> = BTreeMap::new();
+    let mut findings = Vec::new();
+    for entry in &resources.service_entries {
+        for (port, protocol) in own_ports(entry, resources, workload) {
+            match declared.entry(port) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert((protocol, entry));
+                }
+                Entry::Occupied(first) if first.get().0 != protocol => {
+                    findings.push(declared_twice(port, first.get().1, entry));
+                }
+                Entry::Occupied(_) => {}
+            }
+        }
+    }
+    (declared.into_iter().map(|(port, (protocol, _))| (port, protocol)).collect(), findings)
+}
+
+/// The ports of the workload that an entry describes.
+fn own_ports(entry: &ServiceEntry, resources: &Resources, workload: &Workload) -> Vec<(u16, Protocol)> {
+    let own_endpoints =
+        endpoints_of(entry, resources).into_iter().filter(|endpoint| is_workload(endpoint, workload));
+    let by_endpoint = own_endpoints
+        .flat_map(|endpoint| entry.ports.iter().map(move |port: &Port| (port.at(endpoint), port.protocol)));
+    let is_selected = entry.meta.namespace == workload.namespace
+        && entry.workload_selector.as_ref().is_some_and(|selector| selector.matches(&workload.labels));
+    let by_selector = entry.ports.iter().filter(|_| is_selected).map(|port| (port.target(), port.protocol));
+    by_endpoint.chain(by_selector).collect()
+}
+
+/// Whether an endpoint is this workload, by all that an entry says of it but the address.
+fn is_workload(endpoint: &WorkloadEntry, workload: &Workload) -> bool {
+    endpoint.meta.namespace == workload.namespace
+        && endpoint.service_account.as_ref() == Some(&workload.service_account)
+        && endpoint
+            .labels
+            .iter()
+            .filter(|(name, _)| *name != TLS_MODE_LABEL)
+            .all(|(name, value)| workload.labels.get(name) == Some(value))
+}
+
+fn declared_twice(port: u16, first: &ServiceEntry, second: &ServiceEntry) -> Finding {
+    Finding {
+        place: second.meta.place.clone(),
+        message: format!(
+            "ServiceEntry {} declares another protocol for this workload's port {port} than {} ({}), which comes \
+             first and is taken",
+            second.meta.full_name(),
+            first.meta.full_name(),
+            first.meta.place,
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

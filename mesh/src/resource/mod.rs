@@ -14,6 +14,7 @@ mod workload_entry;
 pub use meta::Meta;
 pub use peer_authentication::{PeerAuthentication, PortMode};
 pub use service_entry::{Location, Port, Protocol, Resolution, ServiceEntry};
+pub(crate) use workload_entry::TLS_MODE_LABEL;
 pub use workload_entry::WorkloadEntry;
 
 use serde::Deserialize;

@@ -1,0 +1,252 @@
+//! From `ServiceEntry` and `WorkloadEntry` to services with their endpoints and identities.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::policy::Finding;
+use crate::policy::mode::{Mode, Modes};
+use crate::resource::{Location, Port, Protocol, Resolution, Resources, ServiceEntry, WorkloadEntry};
+use crate::spiffe::{SpiffeId, TrustDomain};
+use crate::workload::Workload;
+
+/// The services that one workload sees, in reading order.
+#[derive(Debug, Default)]
+pub(super) struct Services {
+    pub(super) all: Vec<Service>,
+    /// The names among the endpoints, each once.
+    pub(super) names: Vec<String>,
+    /// The ports, of service and endpoint, behind those names.
+    pub(super) ports_by_name: HashSet<u16>,
+    /// The workload's namespace, in which short names are looked up.
+    pub(super) namespace: String,
+}
+
+/// One port of a `ServiceEntry`.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) host: String,
+    pub(super) hosts: Vec<String>,
+    pub(super) service_entry: String,
+    pub(super) place: String,
+    pub(super) port: u16,
+    pub(super) protocol: Protocol,
+    pub(super) location: Location,
+    pub(super) resolution: Resolution,
+    pub(super) addresses: Vec<IpNet>,
+    pub(super) identities: Arc<[SpiffeId]>,
+    pub(super) backends: Vec<Backend>,
+}
+
+/// An endpoint before DNS.
+#[derive(Debug, Clone)]
+pub(super) struct Backend {
+    pub(super) address: Address,
+    pub(super) port: u16,
+    pub(super) has_sidecar: bool,
+    pub(super) mode: Mode,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Address {
+    Ip(IpAddr),
+    Name(String),
+}
+
+impl Services {
+    pub(super) fn build(
+        resources: &Resources,
+        workload: &Workload,
+        root_namespace: &str,
+    ) -> (Self, Vec<Finding>) {
+        let mut services = Self { namespace: workload.namespace.clone(), ..Self::default() };
+        let mut findings = Vec::new();
+        let visible =
+            resources.service_entries.iter().filter(|entry| entry.is_visible_in(&workload.namespace));
+        for entry in visible {
+            let members = members_of(entry, resources, root_namespace);
+            let identities = identities_of(entry, &members, &workload.trust_domain);
+            findings.extend(doubts(entry, &members, &identities));
+            for port in &entry.ports {
+                for hosts in host_groups(entry) {
+                    let backends = backends_of(entry, port, hosts, &members);
+                    services.add(entry, port, hosts, &identities, backends);
+                }
+            }
+        }
+        (services, findings)
+    }
+
+    fn add(
+        &mut self,
+        entry: &ServiceEntry,
+        port: &Port,
+        hosts: &[String],
+        identities: &Arc<[SpiffeId]>,
+        backends: Vec<Backend>,
+    ) {
+        for backend in &backends {
+            if let Address::Name(name) = &backend.address {
+                if !self.names.contains(name) {
+                    self.names.push(name.clone());
+                }
+                self.ports_by_name.extend([port.number, backend.port]);
+            }
+        }
+        self.all.push(Service {
+            host: hosts.first().cloned().unwrap_or_default(),
+            hosts: hosts.to_vec(),
+            service_entry: entry.meta.full_name(),
+            place: entry.meta.place.clone(),
+            port: port.number,
+            protocol: port.protocol,
+            location: entry.location,
+            resolution: entry.resolution,
+            addresses: entry.addresses.clone(),
+            identities: Arc::clone(identities),
+            backends,
+        });
+    }
+}
+
+/// The endpoints: written in the entry, or the `WorkloadEntry` resources of its namespace that it selects.
+pub(crate) fn endpoints_of<'r>(entry: &'r ServiceEntry, resources: &'r Resources) -> Vec<&'r WorkloadEntry> {
+    match &entry.workload_selector {
+        None => entry.endpoints.iter().collect(),
+        Some(selector) => resources
+            .workload_entries
+            .iter()
+            .filter(|workload| workload.meta.namespace == entry.meta.namespace)
+            .filter(|workload| selector.matches(&workload.labels))
+            .collect(),
+    }
+}
+
+/// Whether DNS looks up the hosts themselves, for want of endpoints.
+fn resolves_hosts(entry: &ServiceEntry) -> bool {
+    entry.resolution == Resolution::Dns && entry.endpoints.is_empty() && entry.workload_selector.is_none()
+}
+
+/// The hosts that share their endpoints. Where the hosts themselves are looked up, each has its own.
+fn host_groups(entry: &ServiceEntry) -> Vec<&[String]> {
+    if resolves_hosts(entry) { entry.hosts.chunks(1).collect() } else { vec![entry.hosts.as_slice()] }
+}
+
+/// An endpoint with what its ports accept by the policies known here.
+struct Member<'r> {
+    endpoint: &'r WorkloadEntry,
+    modes: Modes,
+}
+
+fn members_of<'r>(
+    entry: &'r ServiceEntry,
+    resources: &'r Resources,
+    root_namespace: &str,
+) -> Vec<Member<'r>> {
+    let modes = |endpoint: &WorkloadEntry| {
+        let policies = &resources.peer_authentications;
+        Modes::resolve(policies, root_namespace, &endpoint.meta.namespace, &endpoint.labels).0
+    };
+    let member = |endpoint| Member { modes: modes(endpoint), endpoint };
+    endpoints_of(entry, resources).into_iter().map(member).collect()
+}
+
+fn backends_of(entry: &ServiceEntry, port: &Port, hosts: &[String], members: &[Member<'_>]) -> Vec<Backend> {
+    if resolves_hosts(entry) {
+        let named = |host: &String| Backend {
+            address: Address::Name(host.clone()),
+            port: port.target(),
+            has_sidecar: false,
+            mode: Mode::Permissive,
+        };
+        return hosts.iter().map(named).collect();
+    }
+    let backend = |Member { endpoint, modes }: &Member<'_>| {
+        let target = port.at(endpoint);
+        Some(Backend {
+            address: address_of(entry, endpoint)?,
+            port: target,
+            has_sidecar: endpoint.has_sidecar(),
+            mode: modes.for_port(target).mode,
+        })
+    };
+    members.iter().filter_map(backend).collect()
+}
+
+/// A name is no address for resolution STATIC; only a selected `WorkloadEntry` can have one there.
+fn address_of(entry: &ServiceEntry, endpoint: &WorkloadEntry) -> Option<Address> {
+    match endpoint.ip() {
+        Some(ip) => Some(Address::Ip(ip)),
+        None => (entry.resolution == Resolution::Dns).then(|| Address::Name(endpoint.address.clone())),
+    }
+}
+
+/// Secure naming: the service accounts of all endpoints in the workload's own trust domain, and what the entry names
+/// besides.
+fn identities_of(
+    entry: &ServiceEntry,
+    members: &[Member<'_>],
+    trust_domain: &TrustDomain,
+) -> Arc<[SpiffeId]> {
+    let accounts = members.iter().filter_map(|Member { endpoint, .. }| {
+        let account = endpoint.service_account.as_ref()?;
+        SpiffeId::of_service_account(trust_domain, &endpoint.meta.namespace, account).ok()
+    });
+    let mut identities: Vec<SpiffeId> = Vec::new();
+    for identity in accounts.chain(entry.subject_alt_names.iter().cloned()) {
+        if !identities.contains(&identity) {
+            identities.push(identity);
+        }
+    }
+    identities.into()
+}
+
+/// What is legal in an entry but probably not meant.
+fn doubts(entry: &ServiceEntry, members: &[Member<'_>], identities: &[SpiffeId]) -> Vec<Finding> {
+    let name = entry.meta.full_name();
+    let finding = |place: &str, message: String| Finding { place: place.to_owned(), message };
+    let mut findings = Vec::new();
+    let with_sidecar = members.iter().find(|member| member.endpoint.has_sidecar());
+    if let Some(member) = with_sidecar.filter(|_| entry.location == Location::MeshExternal) {
+        let message = format!(
+            "ServiceEntry {name} is MESH_EXTERNAL, as it is without `location`, so its endpoint {} with a sidecar is \
+             dialled in plaintext; say `location: MESH_INTERNAL`",
+            member.endpoint.address
+        );
+        findings.push(finding(&entry.meta.place, message));
+    }
+    if let Some(member) = with_sidecar.filter(|_| identities.is_empty()) {
+        let message = format!(
+            "ServiceEntry {name} selects WorkloadEntry {} with a sidecar, and neither names who may serve: \
+             connections there are refused; give the WorkloadEntry a `serviceAccount`",
+            member.endpoint.meta.full_name()
+        );
+        findings.push(finding(&member.endpoint.meta.place, message));
+    }
+    for Member { endpoint, .. } in
+        members.iter().filter(|member| address_of(entry, member.endpoint).is_none())
+    {
+        let message = format!(
+            "WorkloadEntry {} has a name for an address and is left out of ServiceEntry {name}, whose resolution is \
+             STATIC; say `resolution: DNS` there",
+            endpoint.meta.full_name()
+        );
+        findings.push(finding(&endpoint.meta.place, message));
+    }
+    if entry.resolution == Resolution::None && entry.addresses.is_empty() {
+        let message = format!(
+            "ServiceEntry {name} has resolution NONE, as it has without `resolution`, and no `addresses`: no \
+             connection can be told to be its own; say `resolution: DNS`, or name the addresses"
+        );
+        findings.push(finding(&entry.meta.place, message));
+    }
+    if entry.workload_selector.as_ref().is_some_and(|selector| selector.match_labels.is_empty()) {
+        let message = format!(
+            "ServiceEntry {name} has an empty workloadSelector: every WorkloadEntry of its namespace serves it"
+        );
+        findings.push(finding(&entry.meta.place, message));
+    }
+    findings
+}
