@@ -1,1 +1,13 @@
-//! Placeholder until this room is furnished.
+//! The person's tool `pillion`: the demo, and in one file everything that a mesh runs.
+//!
+//! [`main_with`] is the binary. [`lab`] makes meshes of real processes for the demo and for end-to-end tests,
+//! [`wiretap`] listens in on them, [`http`] asks plain HTTP questions.
+
+mod commands;
+mod demo;
+pub mod http;
+pub mod lab;
+mod probe;
+pub mod wiretap;
+
+pub use commands::main_with;

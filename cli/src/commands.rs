@@ -1,0 +1,135 @@
+//! The command line of `pillion`, and the names by which the same file is the sidecar, the CA and the init step.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{demo, probe, wiretap};
+
+/// Mutual TLS between services by sidecars that they know nothing of.
+///
+/// Start with `pillion demo`.
+#[derive(Debug, Parser)]
+#[command(name = "pillion", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Builds a mesh of real processes on this machine and walks through it
+    Demo(demo::Options),
+    /// Asks an HTTP endpoint once; exit code 0 when it answers 2xx within two seconds
+    Probe {
+        /// http://HOST[:PORT][/PATH]
+        url: String,
+    },
+    /// The sidecar: pillion-proxy
+    #[command(disable_help_flag = true)]
+    Proxy(Rest),
+    /// The certificate authority: pillion-ca
+    #[command(disable_help_flag = true)]
+    Ca(Rest),
+    /// The interception rules: pillion-iptables
+    #[command(disable_help_flag = true)]
+    Iptables(Rest),
+    /// An app that knows no mesh: frontend, backend, echo or greeter
+    #[command(disable_help_flag = true)]
+    Example(Rest),
+    /// Shows the TCP payload that passes in this network namespace
+    #[command(hide = true)]
+    Tap {
+        /// Only connections from or to these ports
+        #[arg(long, value_name = "PORT", value_delimiter = ',')]
+        port: Vec<u16>,
+        /// Keep whole packets in a pcap file, for Wireshark
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Exit code 0 when namespaces and rules can be made here; says why where not
+    #[command(hide = true)]
+    CheckLab,
+}
+
+/// Arguments that the other tool reads.
+#[derive(Debug, clap::Args)]
+struct Rest {
+    /// Its arguments; try --help
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+    arguments: Vec<OsString>,
+}
+
+impl Rest {
+    /// The arguments behind the name that the other tool shows for itself.
+    fn after(self, name: &str) -> Vec<OsString> {
+        std::iter::once(OsString::from(name)).chain(self.arguments).collect()
+    }
+}
+
+/// Runs `pillion`, or the tool that the first argument (the name it was called by) says: `pillion-proxy`, `pillion-ca`,
+/// `pillion-iptables`.
+///
+/// Exit codes: 0 as it should be, 1 where something failed or differs, 2 wrong arguments; those of the other tools.
+pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let called = args.first().and_then(|name| Path::new(name).file_name()).and_then(OsStr::to_str);
+    match called {
+        Some("pillion-proxy") => pillion_proxy::main_with(args),
+        Some("pillion-ca") => pillion_ca::main_with(args),
+        Some("pillion-iptables") => pillion_iptables::main_with(args),
+        _ => match Arguments::try_parse_from(args) {
+            Ok(Arguments { command }) => run(command),
+            Err(usage) => {
+                // Nothing can be done where even the terminal is gone.
+                let _ = usage.print();
+                if usage.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
+            }
+        },
+    }
+}
+
+fn run(command: Command) -> ExitCode {
+    match command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Probe { url } => probe::run(&url),
+        Command::Proxy(rest) => pillion_proxy::main_with(rest.after("pillion proxy")),
+        Command::Ca(rest) => pillion_ca::main_with(rest.after("pillion ca")),
+        Command::Iptables(rest) => pillion_iptables::main_with(rest.after("pillion iptables")),
+        // The first of its arguments is the app's name.
+        Command::Example(rest) => pillion_example_services::main_with(rest.arguments),
+        Command::Tap { port, out } => wiretap::run(&port, out.as_deref()),
+        Command::CheckLab => match crate::lab::Way::here() {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn arguments_of_another_tool_reach_it_untouched() {
+        let words = ["pillion", "proxy", "--config", "a.yaml", "--check", "--help", "-x"];
+        let Command::Proxy(rest) = Arguments::try_parse_from(words).unwrap().command else {
+            panic!("`pillion proxy` is the proxy");
+        };
+        let words: Vec<OsString> =
+            ["pillion proxy", "--config", "a.yaml", "--check", "--help", "-x"].map(OsString::from).into();
+        assert_eq!(rest.after("pillion proxy"), words);
+    }
+}

@@ -1,0 +1,141 @@
+//! The lab itself: that its nodes are what they claim to be, and that nothing of it stays.
+
+// Tests assert by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use pillion_cli::lab::{Lab, wait_until};
+use pillion_cli::wiretap::payload;
+
+const PILLION: &str = env!("CARGO_BIN_EXE_pillion");
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn lab() -> Option<Lab> {
+    Lab::for_test(Path::new(PILLION)).unwrap()
+}
+
+#[test]
+fn nodes_reach_each_other_by_address_and_name_but_not_the_host() {
+    let Some(lab) = lab() else { return };
+    let (one, two) = (lab.node("one").unwrap(), lab.node("two").unwrap());
+    for (address, name) in [(one.v4(), "one"), (one.v6(), "one-v6")] {
+        let listen = SocketAddr::new(address, 7000);
+        let listener = one.listen(listen).unwrap();
+        let dialled = two.dial(listen).unwrap();
+        let (_, client) = listener.accept().unwrap();
+        assert_eq!(client, dialled.local_addr().unwrap());
+        let found = two.run("getent", &["ahosts", name]).unwrap();
+        assert!(found.contains(&address.to_string()), "{name}: {found}");
+    }
+    let host = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert_eq!(two.dial(host).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn a_process_is_told_from_its_output_and_ends_with_its_handle() {
+    let Some(lab) = lab() else { return };
+    let node = lab.node("node").unwrap();
+    let script = "echo ready; trap 'echo told; exit 7' TERM; while :; do sleep 0.05; done";
+    let mut process = node.start("loop", "sh", &["-c", script]).unwrap();
+    process.wait_for_line(SOON, "ready").unwrap();
+    process.terminate().unwrap();
+    assert_eq!(process.wait(SOON).unwrap().code(), Some(7));
+    assert!(process.output().contains("told"));
+
+    let mut process = node.start("other", "sleep", &["600"]).unwrap();
+    process.check_running().unwrap();
+    let folder = format!("/proc/{}", process.id());
+    drop(process);
+    assert!(!Path::new(&folder).exists(), "it outlives its handle");
+}
+
+#[test]
+fn a_process_that_ends_too_early_is_an_error_that_shows_its_log() {
+    let Some(lab) = lab() else { return };
+    let node = lab.node("node").unwrap();
+    let mut process = node.start("short", "sh", &["-c", "echo the reason; exit 3"]).unwrap();
+    let error = process.wait_for_line(SOON, "ready").unwrap_err().to_string();
+    assert!(error.contains("the reason") && error.contains('3'), "{error}");
+}
+
+#[test]
+fn a_tap_on_the_switch_hears_each_byte_once() {
+    let Some(lab) = lab() else { return };
+    let (one, two) = (lab.node("one").unwrap(), lab.node("two").unwrap());
+    let tap = lab.switch().tap(&[7000]).unwrap();
+    for address in [one.v4(), one.v6()] {
+        tap.clear();
+        let listen = SocketAddr::new(address, 7000);
+        let listener = one.listen(listen).unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 4];
+            stream.read_exact(&mut request).unwrap();
+            stream.write_all(b"pong").unwrap();
+        });
+        let mut client = two.dial(listen).unwrap();
+        client.write_all(b"ping").unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        server.join().unwrap();
+        wait_until(SOON, "ping and pong on the wire", || {
+            let heard = tap.segments();
+            let asked = payload(&heard, |segment| segment.to == listen);
+            let answered = payload(&heard, |segment| segment.from == listen);
+            assert!(asked.len() <= 4 && answered.len() <= 4, "heard twice: {heard:?}");
+            Ok((asked == b"ping" && answered == b"pong").then_some(()))
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn a_dropped_lab_leaves_nothing() {
+    let Some(lab) = lab() else { return };
+    let node = lab.node("node").unwrap();
+    // A grandchild that its parent lost.
+    let mut process = node.start("orphan", "sh", &["-c", "sleep 601 & echo $!; exec sleep 602"]).unwrap();
+    let orphan = process.wait_for(SOON, "a number", |p| p.output().trim().parse::<u32>().ok()).unwrap();
+    let (folder, namespace) = (lab.folder().to_owned(), Path::new("/run/netns").join(node.namespace()));
+    assert!(folder.exists() && namespace.exists());
+    drop((process, node, lab));
+    assert!(!folder.exists() && !namespace.exists());
+    wait_until(SOON, "the end of the orphan", || {
+        Ok((!Path::new(&format!("/proc/{orphan}")).exists()).then_some(()))
+    })
+    .unwrap();
+}
+
+#[test]
+fn what_a_killed_lab_left_behind_is_removed_by_the_next() {
+    let Some(first) = lab() else { return };
+    drop(first);
+    let mut dead = Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    let name = format!("pillion-{}-0-left", dead.id());
+    let folder = std::env::temp_dir().join(format!("{name}-x"));
+    std::fs::create_dir(&folder).unwrap();
+    assert!(Command::new("ip").args(["netns", "add", &name]).status().unwrap().success());
+    drop(lab().unwrap());
+    assert!(!folder.exists() && !Path::new("/run/netns").join(name).exists());
+}
+
+#[test]
+fn the_ca_delivers_tokens_and_survives_a_kill() {
+    let Some(lab) = lab() else { return };
+    let mut ca = lab.ca(&["frontend", "default/backend"], "").unwrap();
+    for account in ["frontend", "default/backend"] {
+        assert!(!std::fs::read(ca.token(account)).unwrap().is_empty());
+    }
+    let bundle = std::fs::read_to_string(ca.bundle()).unwrap();
+    ca.kill();
+    ca.start_again().unwrap();
+    assert_eq!(std::fs::read_to_string(ca.bundle()).unwrap(), bundle);
+}
