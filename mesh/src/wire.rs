@@ -1,6 +1,7 @@
 //! The JSON that processes share: what the CA answers, what the admin API and the access log show.
 //!
-//! Field names are camelCase and stable. A reader ignores fields it does not know.
+//! Field names are camelCase and stable. What is not known or does not apply is `null`; a reader takes an absent field
+//! for that, and ignores fields it does not know.
 
 use std::net::SocketAddr;
 use std::time::SystemTime;
@@ -32,7 +33,7 @@ impl Direction {
 }
 
 /// What is known of one connection. The access log, `/connections` and the metrics all come from it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionRecord {
     /// Unique while the proxy runs; counts up from 1.
@@ -64,7 +65,7 @@ pub struct ConnectionRecord {
     pub bytes_to_client: u64,
     /// From accept to end, or to now for an open connection, in microseconds.
     pub duration_micros: u64,
-    /// How it ended; absent while it is open.
+    /// How it ended; none while it is open.
     pub reason: Option<Reason>,
     /// What exactly was expected and seen, where the reason alone does not say it.
     pub detail: Option<String>,
@@ -144,20 +145,23 @@ pub mod rfc3339 {
     use std::time::SystemTime;
 
     use serde::{Deserialize, Deserializer, Serializer, de};
-    use time::OffsetDateTime;
     use time::format_description::well_known::Rfc3339;
+    use time::{Duration, OffsetDateTime};
 
-    /// `2026-11-20T12:00:00.000Z`; times before the epoch or past year 9999 print as the epoch.
+    /// `2026-11-20T12:00:00.000Z`, cut to the millisecond; times before the epoch or past year 9999 print as the epoch.
     #[must_use]
     pub fn print(at: SystemTime) -> String {
-        let at = OffsetDateTime::from(at);
-        let millis = at.millisecond();
-        at.replace_millisecond(millis)
+        since_epoch(at)
             .unwrap_or(OffsetDateTime::UNIX_EPOCH)
             .format(time::macros::format_description!(
                 "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
             ))
             .unwrap_or_else(|_| "1970-01-01T00:00:00.000Z".to_owned())
+    }
+
+    fn since_epoch(at: SystemTime) -> Option<OffsetDateTime> {
+        let since = Duration::try_from(at.duration_since(SystemTime::UNIX_EPOCH).ok()?).ok()?;
+        OffsetDateTime::UNIX_EPOCH.checked_add(since)
     }
 
     /// Serde's `serialize_with`.
@@ -177,3 +181,6 @@ pub mod rfc3339 {
         OffsetDateTime::parse(&text, &Rfc3339).map(SystemTime::from).map_err(de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests;

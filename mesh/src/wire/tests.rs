@@ -1,0 +1,145 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+use rstest::rstest;
+use serde_json::json;
+
+use super::*;
+
+fn at(seconds: u64, millis: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_millis(millis)
+}
+
+fn record() -> ConnectionRecord {
+    ConnectionRecord {
+        id: 7,
+        direction: Direction::Inbound,
+        accepted: at(1_795_176_000, 250),
+        client: "[2001:db8::1]:40000".parse().unwrap(),
+        original_destination: Some("10.0.0.1:8080".parse().unwrap()),
+        first_bytes: Some(FirstBytes::Tls {
+            sni: Some("backend".to_owned()),
+            alpn: vec!["istio".to_owned()],
+            mesh: true,
+        }),
+        mode: Some(ModeRecord { mode: Mode::Strict, because: "default/strict".to_owned() }),
+        service: None,
+        plan: None,
+        tls: Some(TlsRecord {
+            peer: "spiffe://cluster.local/ns/default/sa/frontend".to_owned(),
+            local: "spiffe://cluster.local/ns/default/sa/backend".to_owned(),
+            version: "TLSv1.3".to_owned(),
+            cipher_suite: "TLS_AES_256_GCM_SHA384".to_owned(),
+            group: "X25519MLKEM768".to_owned(),
+            resumed: false,
+            handshake_micros: 1_234,
+            peer_serial: "0aff00".to_owned(),
+            peer_not_after: at(1_795_262_400, 0),
+        }),
+        upstream: Some("127.0.0.1:8080".parse().unwrap()),
+        bytes_to_server: 1,
+        bytes_to_client: 2,
+        duration_micros: 3,
+        reason: Some(Reason::Completed),
+        detail: None,
+    }
+}
+
+#[test]
+fn a_connection_record_has_stable_names() {
+    assert_eq!(
+        serde_json::to_value(record()).unwrap(),
+        json!({
+            "id": 7,
+            "direction": "inbound",
+            "accepted": "2026-11-20T12:00:00.250Z",
+            "client": "[2001:db8::1]:40000",
+            "originalDestination": "10.0.0.1:8080",
+            "firstBytes": {"class": "tls", "sni": "backend", "alpn": ["istio"], "mesh": true},
+            "mode": {"mode": "STRICT", "because": "default/strict"},
+            "service": null,
+            "plan": null,
+            "tls": {
+                "peer": "spiffe://cluster.local/ns/default/sa/frontend",
+                "local": "spiffe://cluster.local/ns/default/sa/backend",
+                "version": "TLSv1.3",
+                "cipherSuite": "TLS_AES_256_GCM_SHA384",
+                "group": "X25519MLKEM768",
+                "resumed": false,
+                "handshakeMicros": 1234,
+                "peerSerial": "0aff00",
+                "peerNotAfter": "2026-11-21T12:00:00.000Z",
+            },
+            "upstream": "127.0.0.1:8080",
+            "bytesToServer": 1,
+            "bytesToClient": 2,
+            "durationMicros": 3,
+            "reason": "completed",
+            "detail": null,
+        })
+    );
+}
+
+#[test]
+fn a_connection_record_survives_the_wire() {
+    let json = serde_json::to_string(&record()).unwrap();
+    assert_eq!(serde_json::from_str::<ConnectionRecord>(&json).unwrap(), record());
+}
+
+#[test]
+fn a_reader_ignores_fields_it_does_not_know_and_takes_absent_ones_for_null() {
+    let json = json!({
+        "id": 1, "direction": "outbound", "accepted": "2026-11-20T12:00:00Z", "client": "10.0.0.2:1",
+        "bytesToServer": 0, "bytesToClient": 0, "durationMicros": 0, "invented": {"later": true},
+    });
+    let read: ConnectionRecord = serde_json::from_value(json).unwrap();
+    assert_eq!((read.id, read.direction, read.reason, read.tls), (1, Direction::Outbound, None, None));
+}
+
+#[rstest]
+#[case(FirstBytes::Unseen, json!({"class": "unseen"}))]
+#[case(FirstBytes::Silent, json!({"class": "silent"}))]
+#[case(FirstBytes::Plaintext, json!({"class": "plaintext"}))]
+#[case(FirstBytes::Tls { sni: None, alpn: vec![], mesh: false }, json!({"class": "tls", "sni": null, "alpn": [], "mesh": false}))]
+fn first_bytes_survive_the_wire(#[case] first: FirstBytes, #[case] json: serde_json::Value) {
+    assert_eq!(serde_json::to_value(&first).unwrap(), json);
+    assert_eq!(serde_json::from_value::<FirstBytes>(json).unwrap(), first);
+}
+
+#[test]
+fn a_direction_reads_the_same_in_json_and_in_labels() {
+    for direction in [Direction::Inbound, Direction::Outbound] {
+        assert_eq!(serde_json::to_value(direction).unwrap(), direction.as_str());
+    }
+}
+
+#[test]
+fn a_problem_without_detail_leaves_it_out() {
+    let problem = Problem { status: 401, title: "Unauthorized".to_owned(), detail: None };
+    let json = json!({"status": 401, "title": "Unauthorized"});
+    assert_eq!(serde_json::to_value(&problem).unwrap(), json);
+    assert_eq!(serde_json::from_value::<Problem>(json).unwrap(), problem);
+    // Others may add the rest of RFC 9457.
+    let full = json!({"type": "about:blank", "status": 401, "title": "Unauthorized", "detail": "no token", "instance": "/x"});
+    assert_eq!(serde_json::from_value::<Problem>(full).unwrap().detail.as_deref(), Some("no token"));
+}
+
+#[rstest]
+#[case::epoch(SystemTime::UNIX_EPOCH, "1970-01-01T00:00:00.000Z")]
+#[case::below_a_millisecond(SystemTime::UNIX_EPOCH + Duration::from_micros(1_999), "1970-01-01T00:00:00.001Z")]
+#[case::last_second(at(253_402_300_799, 0), "9999-12-31T23:59:59.000Z")]
+#[case::past_year_9999(at(253_402_300_800, 0), "1970-01-01T00:00:00.000Z")]
+#[case::far_past_year_9999(at(1 << 60, 0), "1970-01-01T00:00:00.000Z")]
+#[case::before_the_epoch(SystemTime::UNIX_EPOCH - Duration::from_secs(1), "1970-01-01T00:00:00.000Z")]
+fn a_time_is_printed_with_milliseconds(#[case] time: SystemTime, #[case] text: &str) {
+    assert_eq!(rfc3339::print(time), text);
+}
+
+proptest! {
+    #[test]
+    fn a_time_survives_the_wire_to_the_millisecond(seconds in 0u64..253_402_300_800, millis in 0u64..1_000) {
+        let record = ConnectionRecord { accepted: at(seconds, millis), ..record() };
+        let json = serde_json::to_string(&record).unwrap();
+        prop_assert_eq!(serde_json::from_str::<ConnectionRecord>(&json).unwrap(), record);
+    }
+}
