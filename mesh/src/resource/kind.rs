@@ -113,8 +113,8 @@ pub(super) fn of(document: &Document<'_>, head: &At<Head>) -> Result<Kind, YamlE
 fn refusal(kind: &str) -> String {
     if NOT_YET.contains(&kind) {
         return format!(
-            "{kind} is not supported by this version; it is refused and not skipped, for what it closes would stay \
-             open: take it out of the mesh folder"
+            "{kind} is not supported by this version; so that it is not taken to be in force, the file is refused: take it \
+             out of the mesh folder"
         );
     }
     if let Some((_, instead)) = KUBERNETES.iter().find(|(name, _)| *name == kind) {
