@@ -204,6 +204,13 @@ fn a_signers_id_has_no_path(#[case] text: &str, #[case] accepted: bool) {
     assert_eq!(TrustDomain::of_signer(text).is_ok(), accepted);
 }
 
+#[test]
+fn the_uri_of_a_trust_domain_is_a_signers_id() {
+    let td: TrustDomain = "cluster.local".parse().unwrap();
+    assert_eq!(td.uri(), "spiffe://cluster.local");
+    assert_eq!(TrustDomain::of_signer(&td.uri()), Ok(td));
+}
+
 /// The standard's grammar, written a second time and in another way.
 fn is_id_by_the_letter(text: &str) -> bool {
     let Some(rest) = text.strip_prefix("spiffe://") else { return false };
