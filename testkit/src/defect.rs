@@ -203,7 +203,7 @@ fn only(purpose: ExtendedKeyUsagePurpose) -> impl FnOnce(&mut rcgen::Certificate
 }
 
 /// A name constraint on URIs, which rcgen cannot write: `permittedSubtrees [0] { base [6] host }`.
-fn permit_uri(host: &'static str) -> impl FnOnce(&mut rcgen::CertificateParams) {
+pub fn permit_uri(host: &'static str) -> impl FnOnce(&mut rcgen::CertificateParams) {
     fn tagged(tag: u8, content: &[u8]) -> Vec<u8> {
         let length = u8::try_from(content.len()).ok().filter(|length| *length < 128).expect("a short length");
         [&[tag, length], content].concat()

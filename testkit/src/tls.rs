@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
 };
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
     SignatureScheme, SupportedProtocolVersion,
@@ -47,9 +49,7 @@ pub fn client_of_versions(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyNameUnderRoot { roots: mesh.root_store() }));
     let mut config = match held {
-        Some(held) => builder
-            .with_client_auth_cert(held.chain.clone(), held.key.clone_key())
-            .expect("a key that rustls can use"),
+        Some(held) => builder.with_client_cert_resolver(shown(held)),
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"istio".to_vec()];
@@ -76,10 +76,15 @@ pub fn server_of_versions(
         .with_protocol_versions(versions)
         .expect("versions that the provider has")
         .with_client_cert_verifier(verifier)
-        .with_single_cert(held.chain.clone(), held.key.clone_key())
-        .expect("a key that rustls can use");
+        .with_cert_resolver(shown(held));
     config.alpn_protocols = vec![b"istio".to_vec()];
     config
+}
+
+/// Shows whatever is held, also what rustls itself would find broken or not to fit its key.
+fn shown(held: &Held) -> Arc<SingleCertAndKey> {
+    let key = any_supported_type(&held.key).expect("a key that rustls can use");
+    Arc::new(SingleCertAndKey::from(CertifiedKey::new(held.chain.clone(), key)))
 }
 
 /// The name to hand to rustls where the server's name does not matter.

@@ -1,0 +1,124 @@
+//! Trust bundles: for each trust domain the roots that may vouch for its identities (SPIFFE Trust Domain and Bundle 3).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use pillion_mesh::spiffe::TrustDomain;
+use pillion_mesh::svid::{self, SvidError};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::{self, PemObject};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+/// Trust domain to roots. Cheap to clone; equal when the same roots stand in the same order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Bundles(Arc<BTreeMap<TrustDomain, Vec<Root>>>);
+
+/// A trust anchor, with the dates that webpki does not look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Root {
+    /// The certificate.
+    pub(crate) der: CertificateDer<'static>,
+    /// Its subject, for people.
+    pub(crate) subject: String,
+    /// Its serial number in lower-case hexadecimal.
+    pub(crate) serial: String,
+    /// Valid from.
+    pub(crate) not_before: SystemTime,
+    /// Valid until.
+    pub(crate) not_after: SystemTime,
+    /// How many intermediates may stand below it (RFC 5280 4.2.1.9); none = any number.
+    pub(super) path_length: Option<u32>,
+}
+
+/// Why a text is no trust bundle. The number counts the bundle's certificates from 1.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BundleError {
+    /// Nothing to trust.
+    #[error("expected one or more PEM certificates, found none")]
+    Empty,
+    /// Broken PEM.
+    #[error("certificate {number} is not PEM: {error}")]
+    Pem {
+        /// Which one.
+        number: usize,
+        /// What is wrong with it.
+        error: pem::Error,
+    },
+    /// Not a certificate that webpki or we can read.
+    #[error("certificate {number} is not an X.509 v3 certificate in DER: {error}")]
+    Der {
+        /// Which one.
+        number: usize,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// A certificate that may not sign.
+    #[error("certificate {number} cannot be a root: {error}")]
+    NotSigner {
+        /// Which one.
+        number: usize,
+        /// The broken clause.
+        error: SvidError,
+    },
+}
+
+impl Bundles {
+    /// The bundle of one trust domain: PEM certificates, other PEM sections are passed over.
+    ///
+    /// # Errors
+    /// When there is no certificate, or one that is no signing certificate: a bundle is taken whole or not at all.
+    pub(crate) fn from_pem(trust_domain: &TrustDomain, pem: &[u8]) -> Result<Bundles, BundleError> {
+        let mut roots: Vec<Root> = Vec::new();
+        for (number, der) in (1..).zip(CertificateDer::pem_slice_iter(pem)) {
+            let root = Root::new(number, der.map_err(|error| BundleError::Pem { number, error })?)?;
+            if !roots.iter().any(|known| known.der == root.der) {
+                roots.push(root);
+            }
+        }
+        if roots.is_empty() {
+            return Err(BundleError::Empty);
+        }
+        Ok(Bundles(Arc::new(BTreeMap::from([(trust_domain.clone(), roots)]))))
+    }
+
+    /// The roots that may vouch for identities of `trust_domain`; none when it is unknown.
+    pub(crate) fn roots(&self, trust_domain: &TrustDomain) -> Option<&[Root]> {
+        self.0.get(trust_domain).map(Vec::as_slice)
+    }
+
+    /// Every trust domain with its roots, in the order of their names.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&TrustDomain, &[Root])> {
+        self.0.iter().map(|(trust_domain, roots)| (trust_domain, roots.as_slice()))
+    }
+
+    /// The names of the trust domains, for messages.
+    pub(super) fn names(&self) -> String {
+        self.0.keys().map(TrustDomain::as_str).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Root {
+    fn new(number: usize, der: CertificateDer<'static>) -> Result<Root, BundleError> {
+        let unreadable = |error: &dyn ToString| BundleError::Der { number, error: error.to_string() };
+        svid::check_signer(&der).map_err(|error| BundleError::NotSigner { number, error })?;
+        webpki::anchor_from_trusted_cert(&der).map_err(|error| unreadable(&error))?;
+        let (not_before, not_after) = svid::validity(&der).map_err(|error| unreadable(&error))?;
+        let (_, parsed) = X509Certificate::from_der(&der).map_err(|error| unreadable(&error))?;
+        let constraints = parsed.basic_constraints().map_err(|error| unreadable(&error))?;
+        Ok(Root {
+            subject: parsed.subject().to_string(),
+            serial: parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
+            not_before,
+            not_after,
+            path_length: constraints.and_then(|extension| extension.value.path_len_constraint),
+            der,
+        })
+    }
+
+    /// Whether `now` lies in its validity, both ends included (RFC 5280 4.1.2.5).
+    pub(crate) fn is_valid_at(&self, now: SystemTime) -> bool {
+        self.not_before <= now && now <= self.not_after
+    }
+}

@@ -1,0 +1,58 @@
+//! The client's side of a mesh handshake.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use pillion_mesh::spiffe::SpiffeId;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::failure::{Role, attending, explain, farewell};
+use super::handshake::record;
+use super::{Credentials, Handshake, HandshakeError};
+
+/// Handshakes with a server that must prove one of `identities`, byte for byte. `sni` only helps the server to route.
+/// Puts no deadline on it: the caller's has to cover a farewell of at most 0.2 s after a failure.
+///
+/// In TLS 1.3 a server that refuses *our* certificate says so after this has returned: the first read fails with its
+/// alert.
+///
+/// # Errors
+/// Why there is no such server; with no `identities` there never is one.
+pub(crate) async fn connect<S>(
+    stream: S,
+    credentials: &Credentials,
+    sni: &str,
+    identities: &[SpiffeId],
+) -> Result<(TlsStream<S>, Handshake), HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let begun = Instant::now();
+    let local = &credentials.svid.id;
+    let mut config = credentials.client_config().clone();
+    config.dangerous().set_certificate_verifier(Arc::new(credentials.verifier().for_servers(identities)));
+    let connector = TlsConnector::from(Arc::new(config));
+    let stream = attending(async {
+        match connector.connect(server_name(sni), stream).into_fallible().await {
+            Ok(stream) => Ok(stream),
+            Err((error, rest)) => {
+                let error = explain(&error, Role::Server, local, credentials.settings());
+                farewell(rest).await;
+                Err(error)
+            }
+        }
+    })
+    .await?;
+    let handshake = record(stream.get_ref().1, local, begun.elapsed())?;
+    Ok((stream, handshake))
+}
+
+/// A name that DNS syntax does not allow is not sent; for an address rustls sends none either (RFC 6066 3).
+fn server_name(sni: &str) -> ServerName<'static> {
+    ServerName::try_from(sni.to_owned())
+        .unwrap_or_else(|_invalid| ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
+}

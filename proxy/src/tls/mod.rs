@@ -1,0 +1,94 @@
+//! Mutual TLS between sidecars: what this proxy proves of itself, and what it asks of a peer before it believes it.
+//!
+//! With `identity`'s connection to the CA the only room that names rustls. Leaves where certificates come from to
+//! `identity`, whether a connection is TLS at all to `inbound` and `outbound`, and what a good leaf is to
+//! `pillion_mesh::svid`.
+
+mod bundles;
+pub(crate) mod client;
+mod clock;
+mod credentials;
+mod failure;
+mod handshake;
+pub(crate) mod server;
+mod verify;
+
+use std::sync::Arc;
+
+use pillion_mesh::reason::Reason;
+use pillion_mesh::spiffe::SpiffeId;
+use pillion_mesh::wire::TlsRecord;
+use rustls::SupportedProtocolVersion;
+use rustls::crypto::CryptoProvider;
+use tokio::sync::watch;
+
+pub(crate) use bundles::{BundleError, Bundles, Root};
+pub(crate) use clock::Clock;
+pub(crate) use credentials::{Credentials, CredentialsError};
+
+/// How the mesh leg speaks TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct TlsSettings {
+    /// The oldest version that is spoken, as client and as server. The newest is always 1.3.
+    pub(crate) min_version: TlsVersion,
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum TlsVersion {
+    /// RFC 5246. rustls has of it only ECDHE with AEAD ciphers.
+    #[default]
+    Tls12,
+    /// RFC 8446.
+    Tls13,
+}
+
+/// The newest credentials; none before the first certificate arrived. Each change is a new value, never a mutation,
+/// so a connection keeps those that it began with.
+pub(crate) type LiveCredentials = watch::Receiver<Option<Arc<Credentials>>>;
+
+/// A finished handshake with a peer that is who it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Handshake {
+    /// The peer's verified SPIFFE ID.
+    pub(crate) peer: SpiffeId,
+    /// What was negotiated and proved, for the connection record.
+    pub(crate) record: TlsRecord,
+}
+
+/// Why there is no handshake.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {detail}")]
+pub(crate) struct HandshakeError {
+    /// The stable reason for log and metric.
+    pub(crate) reason: Reason,
+    /// What was expected and what was seen, with both identities where they are known.
+    pub(crate) detail: String,
+}
+
+impl TlsSettings {
+    fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
+        static FROM_12: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
+        static ONLY_13: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
+        match self.min_version {
+            TlsVersion::Tls12 => &FROM_12,
+            TlsVersion::Tls13 => &ONLY_13,
+        }
+    }
+
+    fn describe(self) -> &'static str {
+        match self.min_version {
+            TlsVersion::Tls12 => "TLS 1.2 and 1.3",
+            TlsVersion::Tls13 => "TLS 1.3 only",
+        }
+    }
+}
+
+/// aws-lc-rs with its default suites and groups, X25519MLKEM768 first. Handed to every rustls builder, so that no
+/// process-wide default decides.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+#[cfg(test)]
+mod tests;
