@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pillion_mesh::spiffe::SpiffeId;
 use pillion_mesh::wire::rfc3339;
+use rustls_pki_types::ServerName;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -146,7 +147,15 @@ fn check(configuration: Configuration) -> Result<(), Failure> {
 fn serve(configuration: Configuration, log_format: LogFormat) -> Result<(), Failure> {
     let settings = configuration.load()?;
     start_logging(log_format)?;
-    tracing::info!(settings = ?settings, "starting");
+    tracing::info!(
+        trust_domain = settings.trust_domain.as_str(),
+        state = %settings.state.display(),
+        dns_names = ?settings.dns_names.iter().map(ServerName::to_str).collect::<Vec<_>>(),
+        workload_ttl = ?settings.workload_ttl,
+        limits = ?settings.limits,
+        registrations = settings.registrations.len(),
+        "starting"
+    );
     let now = SystemTime::now();
     let state = State::open(&settings.state)?;
     let slots = Slots::new(state.signer(&settings.trust_domain, now)?);

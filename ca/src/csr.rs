@@ -6,7 +6,7 @@ use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
-use x509_parser::extensions::ParsedExtension;
+use x509_parser::extensions::{ParsedExtension, X509Extension};
 use x509_parser::prelude::FromDer;
 
 use crate::keys::{self, KeyError, KeyKind};
@@ -76,23 +76,11 @@ fn wishes(request: &X509CertificationRequest<'_>) -> String {
         wishes.push(format!("subject {}", info.subject));
     }
     for attribute in info.iter_attributes() {
-        match attribute.parsed_attribute() {
-            ParsedCriAttribute::ExtensionRequest(request) => {
-                wishes.extend(request.extensions.iter().map(|extension| match extension.parsed_extension() {
-                    ParsedExtension::SubjectAlternativeName(names) => {
-                        let names: Vec<_> = names.general_names.iter().map(ToString::to_string).collect();
-                        format!("SAN {}", names.join(" "))
-                    }
-                    ParsedExtension::BasicConstraints(constraints) => {
-                        format!("basicConstraints CA:{}", constraints.ca)
-                    }
-                    ParsedExtension::KeyUsage(usage) => format!("keyUsage {usage}"),
-                    ParsedExtension::ExtendedKeyUsage(_) => "extendedKeyUsage".to_owned(),
-                    _ => format!("extension {}", extension.oid.to_id_string()),
-                }))
-            }
-            // A password in a request would end up in the log.
-            _ => wishes.push(format!("attribute {}", attribute.oid.to_id_string())),
+        if let ParsedCriAttribute::ExtensionRequest(request) = attribute.parsed_attribute() {
+            wishes.extend(request.extensions.iter().map(extension_wish));
+        } else {
+            // Its value may be a password, which is no business of the log.
+            wishes.push(format!("attribute {}", attribute.oid.to_id_string()));
         }
     }
     let wishes = wishes.join("; ");
@@ -100,6 +88,19 @@ fn wishes(request: &X509CertificationRequest<'_>) -> String {
         return wishes;
     }
     wishes.chars().take(LONGEST_WISHES).chain(['…']).collect()
+}
+
+fn extension_wish(extension: &X509Extension<'_>) -> String {
+    match extension.parsed_extension() {
+        ParsedExtension::SubjectAlternativeName(names) => {
+            let names: Vec<_> = names.general_names.iter().map(ToString::to_string).collect();
+            format!("SAN {}", names.join(" "))
+        }
+        ParsedExtension::BasicConstraints(constraints) => format!("basicConstraints CA:{}", constraints.ca),
+        ParsedExtension::KeyUsage(usage) => format!("keyUsage {usage}"),
+        ParsedExtension::ExtendedKeyUsage(_) => "extendedKeyUsage".to_owned(),
+        _ => format!("extension {}", extension.oid.to_id_string()),
+    }
 }
 
 #[cfg(test)]

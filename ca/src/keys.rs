@@ -6,6 +6,7 @@
 use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use webpki::RawPublicKeyEntity;
 use webpki::aws_lc_rs as algorithms;
+use x509_parser::asn1_rs::Tag;
 use x509_parser::oid_registry::{self as oid, Oid};
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
@@ -50,14 +51,10 @@ pub(crate) fn kind_of(key: &SubjectPublicKeyInfo<'_>) -> Result<KeyKind, KeyErro
 }
 
 fn curve_of(key: &SubjectPublicKeyInfo<'_>) -> Result<KeyKind, KeyError> {
-    let curve =
-        key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok()).ok_or_else(
-            || {
-                KeyError::UnsupportedKey(
-                    "an elliptic curve that is not given by name (RFC 5480 2.1.1)".to_owned(),
-                )
-            },
-        )?;
+    let name = key.algorithm.parameters.as_ref().filter(|parameters| parameters.tag() == Tag::Oid);
+    let curve = name.and_then(|name| name.as_oid().ok()).ok_or_else(|| {
+        KeyError::UnsupportedKey("on an elliptic curve that is not given by name (RFC 5480 2.1.1)".to_owned())
+    })?;
     match curve {
         curve if curve == oid::OID_EC_P256 => Ok(KeyKind::EcdsaP256),
         curve if curve == oid::OID_NIST_EC_P384 => Ok(KeyKind::EcdsaP384),

@@ -18,6 +18,8 @@ mod server;
 mod settings;
 mod slots;
 mod store;
+#[cfg(test)]
+mod testing;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -131,6 +131,9 @@ impl Signer {
         if key.subject_public_key_info() != certificate.public_key().raw {
             return Err(SignerError::NotAPair);
         }
+        // webpki reads more strictly, and verifiers everywhere will read this certificate by it.
+        webpki::anchor_from_trusted_cert(&der)
+            .map_err(|error| SignerError::Certificate(format!("{error:?}")))?;
         check_self_signature(&certificate)?;
         svid::check_signer(&der)?;
         check_trust_domain(&certificate, trust_domain)?;

@@ -12,7 +12,7 @@
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -20,7 +20,7 @@ use pillion_mesh::spiffe::TrustDomain;
 use zeroize::Zeroizing;
 
 use crate::attest::token::TokenStore;
-use crate::files::{self, FileError, PRIVATE_FOLDER};
+use crate::files::{self, FileError, PRIVATE_FILE, PRIVATE_FOLDER};
 use crate::slots::{self, Signer, SignerError, SignerSummary};
 
 const LOCK: &str = "lock";
@@ -71,6 +71,7 @@ impl State {
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(PRIVATE_FILE)
             .open(&path)
             .map_err(FileError::new("open", &path))?;
         match lock.try_lock() {

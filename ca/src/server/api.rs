@@ -181,7 +181,8 @@ impl Api {
         audit.asked = requested_ttl(request.uri().query())?;
         let ttl = self.authority.ttl().grant(audit.asked);
         audit.granted = Some(ttl);
-        let body = Limited::new(request.into_body(), BODY_LIMIT).collect().await.map_err(Fault::of_body)?;
+        let body = Limited::new(request.into_body(), BODY_LIMIT).collect().await;
+        let body = body.map_err(|error| Fault::of_body(&*error))?;
         let csr = csr::read(&body.to_bytes())?;
         audit.ignored.clone_from(&csr.ignored);
         Ok(self.authority.issue(&id, &csr, ttl, now)?)
@@ -216,7 +217,7 @@ enum Fault {
 }
 
 impl Fault {
-    fn of_body(error: Box<dyn Error + Send + Sync>) -> Self {
+    fn of_body(error: &(dyn Error + Send + Sync + 'static)) -> Self {
         if error.is::<LengthLimitError>() { Fault::TooLarge } else { Fault::Interrupted(error.to_string()) }
     }
 

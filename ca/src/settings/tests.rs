@@ -1,1 +1,144 @@
+//! Settings that are right, those that are wrong and why, and who has the last word.
 
+use clap::Parser;
+use rstest::rstest;
+
+use super::*;
+
+/// The example of the interface, whole.
+const WHOLE: &str = "
+trustDomain: example.org
+listen: 127.0.0.1:15012
+dnsNames: [ca, localhost, 127.0.0.1, '::1']
+state: /var/lib/ca
+monitoring: 127.0.0.1:15014
+workloadTtl: {default: 12h, max: 30d}
+bundleFile: /run/bundle.pem
+registrations:
+- {id: spiffe://example.org/ns/default/sa/backend, tokenFile: /run/backend/token, owner: '1337:1338'}
+- {id: spiffe://example.org/ns/default/sa/frontend, tokenFile: /run/frontend/token, owner: 1337}
+- {id: spiffe://example.org/ns/default/sa/guest}
+limits: {connections: 10, requestTimeout: 500ms}
+";
+
+#[derive(clap::Parser)]
+struct Flags {
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+fn overrides(flags: &[&str]) -> Overrides {
+    Flags::try_parse_from(["test"].iter().chain(flags)).unwrap().overrides
+}
+
+fn parse(text: &str) -> Result<Settings, SettingsError> {
+    Settings::parse("ca.yaml", text, Overrides::default())
+}
+
+#[test]
+fn every_setting_is_read() {
+    let settings = parse(WHOLE).unwrap();
+    assert_eq!(settings.trust_domain.as_str(), "example.org");
+    assert_eq!(settings.listen, "127.0.0.1:15012".parse().unwrap());
+    let names: Vec<_> = settings.dns_names.iter().map(ServerName::to_str).collect();
+    assert_eq!(names, ["ca", "localhost", "127.0.0.1", "::1"]);
+    assert_eq!(settings.workload_ttl, WorkloadTtl { default: DAY / 2, max: 30 * DAY });
+    assert_eq!(settings.bundle_file.as_deref(), Some(Path::new("/run/bundle.pem")));
+    let owners: Vec<_> = settings.registrations.iter().map(|registration| registration.owner).collect();
+    let owner = |gid| Some(Owner { uid: 1337, gid });
+    assert_eq!(owners, [owner(Some(1338)), owner(None), None]);
+    assert_eq!(settings.registrations[2].token_file, None);
+    assert_eq!(settings.limits, Limits { connections: 10, request_timeout: Duration::from_millis(500) });
+}
+
+#[test]
+fn what_is_left_out_has_the_documented_value() {
+    let settings = parse("{}").unwrap();
+    assert_eq!(settings.trust_domain.as_str(), "cluster.local");
+    assert_eq!(settings.listen, "0.0.0.0:15012".parse().unwrap());
+    assert_eq!(settings.monitoring, "0.0.0.0:15014".parse().unwrap());
+    assert_eq!(settings.state, Path::new("/var/lib/pillion-ca"));
+    assert_eq!(settings.workload_ttl, WorkloadTtl { default: DAY, max: 90 * DAY });
+    assert_eq!(settings.bundle_file, None);
+    assert_eq!(settings.registrations, []);
+    assert_eq!(settings.limits, Limits { connections: 512, request_timeout: Duration::from_secs(10) });
+}
+
+#[test]
+fn a_longest_lifetime_under_a_day_shortens_the_default() {
+    let settings = parse("workloadTtl: {max: 1h}").unwrap();
+    assert_eq!(settings.workload_ttl.default, DAY / 24);
+}
+
+#[rstest]
+#[case("trustdomain: x", "unknown")]
+#[case("trustDomain: Example.Org", "trust domain")]
+#[case("listen: here", "socket address")]
+#[case("dnsNames: []", "expected at least one name")]
+#[case("dnsNames: ['ca one']", "neither a DNS name nor an IP address")]
+#[case("workloadTtl: {default: 24}", "duration")]
+#[case("workloadTtl: {default: 0s}", "at least 1s")]
+#[case("workloadTtl: {default: 2h, max: 1h}", "longer than workloadTtl.max")]
+#[case("limits: {connections: 0}", "expected 1 to 100000")]
+#[case("limits: {requestTimeout: 1h}", "expected 10ms to 5m")]
+#[case("registrations: [{id: backend}]", "SPIFFE ID")]
+#[case("registrations: [{id: spiffe://other/ns/a/sa/b}]", "not of the trust domain cluster.local")]
+#[case(
+    "registrations: [{id: spiffe://cluster.local/ns/a/sa/b}, {id: spiffe://cluster.local/ns/a/sa/b}]",
+    "spiffe://cluster.local/ns/a/sa/b is registered twice"
+)]
+#[case(
+    "registrations: [{id: spiffe://cluster.local/a, tokenFile: /t}, {id: spiffe://cluster.local/b, tokenFile: /t}]",
+    "two files would be written to /t"
+)]
+#[case(
+    "{bundleFile: /t, registrations: [{id: spiffe://cluster.local/a, tokenFile: /t}]}",
+    "two files would be written to /t"
+)]
+#[case("registrations: [{id: spiffe://cluster.local/a, owner: root}]", "a user ID")]
+#[case("registrations: [{id: spiffe://cluster.local/a, owner: 5000000000}]", "a user ID")]
+#[case("registrations: [{id: spiffe://cluster.local/a, token: x}]", "unknown")]
+#[case("signer: {certificate: a, key: b}", "not supported yet")]
+fn a_wrong_setting_is_refused_with_its_name(#[case] text: &str, #[case] expected: &str) {
+    let error = parse(text).unwrap_err().to_string();
+    assert!(error.contains(expected), "expected {expected:?}; seen {error:?}");
+}
+
+#[test]
+fn a_fault_in_the_file_has_its_place() {
+    let error = parse("listen: 127.0.0.1:1\nmonitorin: 127.0.0.1:2\n").unwrap_err().to_string();
+    assert!(error.starts_with("ca.yaml:2:"), "{error}");
+    assert!(error.contains("monitoring"), "{error}");
+}
+
+#[test]
+fn a_flag_has_the_last_word() {
+    let flags = [
+        "--trust-domain=flag.example",
+        "--listen=127.0.0.1:1",
+        "--monitoring=127.0.0.1:2",
+        "--dns-names=one,two",
+        "--state=/flag",
+        "--workload-ttl-default=1h",
+        "--workload-ttl-max=2h",
+        "--bundle-file=/flag.pem",
+        "--limits-connections=3",
+        "--limits-request-timeout=4s",
+    ];
+    let text = WHOLE.split("registrations:").next().unwrap();
+    let settings = Settings::parse("ca.yaml", text, overrides(&flags)).unwrap();
+    assert_eq!(
+        settings,
+        Settings {
+            trust_domain: "flag.example".parse().unwrap(),
+            listen: "127.0.0.1:1".parse().unwrap(),
+            dns_names: vec!["one".try_into().unwrap(), "two".try_into().unwrap()],
+            state: "/flag".into(),
+            monitoring: "127.0.0.1:2".parse().unwrap(),
+            workload_ttl: WorkloadTtl { default: DAY / 24, max: DAY / 12 },
+            bundle_file: Some("/flag.pem".into()),
+            registrations: vec![],
+            limits: Limits { connections: 3, request_timeout: Duration::from_secs(4) },
+        }
+    );
+}
