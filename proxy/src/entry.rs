@@ -59,7 +59,9 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done =
         settings(arguments).and_then(|settings| if check { check_only(&settings) } else { start(settings) });
     done.unwrap_or_else(|fault| {
-        eprintln!("pillion-proxy: {fault}");
+        for line in fault.to_string().lines() {
+            eprintln!("pillion-proxy: {line}");
+        }
         ExitCode::from(WRONG_SETTINGS)
     })
 }

@@ -382,11 +382,10 @@ fn loops(settings: &Settings) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (n, listener) in settings.inbound.listeners.iter().enumerate() {
         let forward = listener.forward;
+        let ip = forward.ip().to_canonical();
         let own = bound.iter().find(|(_, address)| {
             address.port() == forward.port()
-                && (forward.ip().is_loopback()
-                    || forward.ip().is_unspecified()
-                    || forward.ip() == address.ip())
+                && (ip.is_loopback() || ip.is_unspecified() || ip == address.ip().to_canonical())
         });
         if let Some((path, _)) = own {
             faults.push(Fault::new(

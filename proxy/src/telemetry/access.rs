@@ -110,17 +110,13 @@ fn write_end(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt::Resu
     write!(f, " Cure: {}", reason.cure())
 }
 
-/// Text from outside on its way to a terminal: control characters are shown as `\n`, `\u{1b}`, never sent, and so are
-/// those that turn the direction of writing.
+/// Text from outside on its way to a terminal: what would act there is shown as `\n`, `\u{1b}`, never sent.
 pub(super) struct Escaped<'a>(pub(super) &'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.0.chars() {
-            let turns =
-                matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            let breaks = matches!(c, '\u{2028}' | '\u{2029}');
-            if c.is_control() || turns || breaks {
+            if acts_on_a_terminal(c) {
                 write!(f, "{}", c.escape_default())?;
             } else {
                 f.write_char(c)?;
@@ -128,6 +124,11 @@ impl fmt::Display for Escaped<'_> {
         }
         Ok(())
     }
+}
+
+/// Control characters, line and paragraph separators, and what turns the direction of writing.
+pub(super) fn acts_on_a_terminal(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// `120 B`, `4.1 kB`: thousands, as networks count.

@@ -3,7 +3,7 @@
 //!
 //! Whatever a line holds, no control character in it reaches the terminal: a peer cannot forge lines or colours.
 
-use std::fmt::{self, Debug};
+use std::fmt::{self, Debug, Write as _};
 use std::io::{self, IsTerminal};
 
 use serde_json::{Map, Value};
@@ -18,7 +18,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
-use super::access::Escaped;
+use super::access::{Escaped, acts_on_a_terminal};
 use crate::settings::LogFormat;
 
 /// A field that holds JSON: part of a line in the JSON form, left out of the text.
@@ -50,6 +50,13 @@ impl LogLevel {
     pub(crate) fn new(directives: &str) -> Result<(reload::Layer<EnvFilter, Registry>, Self), LogLevelError> {
         let (filter, handle) = reload::Layer::new(parse(directives)?);
         Ok((filter, Self(handle)))
+    }
+
+    /// One that changes nothing, for tests without a log.
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used)]
+    pub(crate) fn fixed() -> Self {
+        Self::new("").unwrap().1
     }
 
     /// Logs what `directives` say from now on: `debug`, or by module `warn,access=info`.
@@ -163,7 +170,15 @@ where
         fields.insert("level".to_owned(), metadata.level().as_str().into());
         fields.insert("target".to_owned(), metadata.target().into());
         let line = serde_json::to_string(&fields).map_err(|_unserializable| fmt::Error)?;
-        writeln!(writer, "{line}")
+        for c in line.chars() {
+            // Such a character stands within a string, where JSON has an escape for it (RFC 8259 7).
+            if acts_on_a_terminal(c) {
+                write!(writer, "\\u{:04x}", u32::from(c))?;
+            } else {
+                writer.write_char(c)?;
+            }
+        }
+        writeln!(writer)
     }
 }
 

@@ -1,0 +1,261 @@
+//! What a person sees of the settings: `--help`, `--check`, and every error, from the program itself.
+//!
+//! The expected texts are files under `golden/settings`; `UPDATE_GOLDEN=1 cargo test` writes them anew.
+
+// Tests assert by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+const MINIMAL: &str = "\
+workload: {serviceAccount: backend}
+identity: {files: {certificate: svid.pem, key: svid.key, bundle: bundle.pem}}
+inbound: {capture: 0.0.0.0:15006}
+";
+
+const FULL: &str = "\
+workload:
+  name: backend-v1
+  trustDomain: mesh.example
+  namespace: shop
+  serviceAccount: backend
+  labels: {app: backend, version: v1}
+rootNamespace: mesh-system
+identity:
+  ca:
+    address: https://ca:15012
+    tokenFile: /run/pillion/token
+    bundleFile: /run/pillion/bundle.pem
+    keyType: ecdsa-p384
+    ttl: 10m
+policyChange: keep
+inbound:
+  capture: 0.0.0.0:15006
+  trafficPolicy: LOCALHOST
+  listeners:
+  - {address: 0.0.0.0:8443, forward: 127.0.0.1:8080}
+outbound:
+  capture: 127.0.0.1:15001
+  listeners:
+  - {address: 127.0.0.1:9001, destination: \"customers:8080\"}
+interception: {mode: TPROXY, mark: 7}
+admin: {address: 127.0.0.1:16000}
+readiness: {address: 127.0.0.1:16021}
+metrics: {address: 127.0.0.1:16090}
+tls: {minVersion: \"1.3\"}
+detection: {timeout: 500ms}
+drain: {timeout: 30s}
+limits:
+  maxConnections: 500
+  handshakeTimeout: 3s
+  helloSize: 16384
+  connectTimeout: 2s
+  keepalive: {time: 60s, interval: 10s, retries: 3}
+dns: {refresh: 1m}
+log: {format: json}
+";
+
+/// Runs the program in a folder that holds `proxy.yaml`, with no environment but `env`.
+fn run(yaml: &str, args: &[&str], env: &[(&str, &str)]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("proxy.yaml"), yaml).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_pillion-proxy"))
+        .args(args)
+        .env_clear()
+        .envs(env.iter().copied())
+        .current_dir(folder.path())
+        .output()
+        .unwrap()
+}
+
+fn check(yaml: &str, args: &[&str], env: &[(&str, &str)]) -> Output {
+    run(yaml, &[&["--config", "proxy.yaml", "--check"], args].concat(), env)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// The value that `--check` prints for a path.
+fn checked(output: &Output, path: &str) -> String {
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    let line = stdout.lines().find(|line| line.split_whitespace().next() == Some(path));
+    line.unwrap_or_else(|| panic!("no {path} in:\n{stdout}"))[path.len()..].trim().to_owned()
+}
+
+fn assert_golden(name: &str, actual: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/settings").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, actual).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        expected == actual,
+        "{} is not what the program says now; compare, then write it anew with UPDATE_GOLDEN=1:\n{actual}",
+        path.display()
+    );
+}
+
+#[test]
+fn help_names_every_setting_with_its_flag_its_variable_and_its_default() {
+    let output = run("", &["--help"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_golden("help.txt", &text(&output.stdout));
+}
+
+#[test]
+fn check_prints_the_settings_with_their_defaults() {
+    assert_golden("minimal.txt", &text(&check(MINIMAL, &[], &[]).stdout));
+}
+
+#[test]
+fn check_prints_what_a_whole_file_says() {
+    assert_golden("full.txt", &text(&check(FULL, &[], &[]).stdout));
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+    let file = format!("{MINIMAL}drain: {{timeout: 1s}}\n");
+    let env = [("PILLION_DRAIN_TIMEOUT", "2s")];
+    assert_eq!(checked(&check(&file, &[], &[]), "drain.timeout"), "1s");
+    assert_eq!(checked(&check(&file, &[], &env), "drain.timeout"), "2s");
+    assert_eq!(checked(&check(&file, &["--drain-timeout", "3s"], &env), "drain.timeout"), "3s");
+}
+
+#[test]
+fn flags_and_environment_suffice_without_a_file() {
+    let output = run(
+        "",
+        &[
+            "--check",
+            "--workload-service-account=backend",
+            "--inbound-capture=0.0.0.0:15006",
+            "--identity-files-key=k",
+        ],
+        &[("PILLION_IDENTITY_FILES_CERTIFICATE", "c"), ("PILLION_IDENTITY_FILES_BUNDLE", "b")],
+    );
+    assert_eq!(checked(&output, "identity.files.bundle"), "b");
+    assert_eq!(checked(&output, "identity.files.key"), "k");
+}
+
+#[test]
+fn the_file_can_be_named_by_the_environment() {
+    let output = run(MINIMAL, &["--check"], &[("PILLION_CONFIG", "proxy.yaml")]);
+    assert_eq!(checked(&output, "workload.serviceAccount"), "backend");
+}
+
+#[test]
+fn labels_of_flags_go_over_those_of_the_file_one_by_one() {
+    let file = format!("{MINIMAL}workload: {{serviceAccount: backend, labels: {{app: a, version: v1}}}}\n")
+        .replacen("workload: {serviceAccount: backend}\n", "", 1);
+    let flags = check(&file, &["--workload-labels", "version=v2", "--workload-labels", "tier=x"], &[]);
+    assert_eq!(checked(&flags, "workload.labels.app"), "a");
+    assert_eq!(checked(&flags, "workload.labels.version"), "v2");
+    assert_eq!(checked(&flags, "workload.labels.tier"), "x");
+    let env = check(&file, &[], &[("PILLION_WORKLOAD_LABELS", "version=v3,tier=y")]);
+    assert_eq!(checked(&env, "workload.labels.version"), "v3");
+    assert_eq!(checked(&env, "workload.labels.tier"), "y");
+}
+
+/// What can be wrong, by the line of the minimal file that is replaced (or added), and the arguments.
+const WRONG: &[(&str, &str, &str, &[&str])] = &[
+    ("an unknown key", "admin:", "admn: {address: 127.0.0.1:15000}", &[]),
+    ("an unknown key further in", "inbound:", "inbound:\n  capture: 0.0.0.0:15006\n  listener: []", &[]),
+    ("a key that stands twice", "drain:", "drain: {timeout: 5s}\ndrain: {timeout: 5s}", &[]),
+    ("an address without a port", "inbound:", "inbound: {capture: 0.0.0.0}", &[]),
+    ("a name where an address belongs", "admin:", "admin: {address: \"localhost:15000\"}", &[]),
+    ("a duration without a unit", "drain:", "drain: {timeout: 5}", &[]),
+    ("a negative duration", "drain:", "drain: {timeout: -5s}", &[]),
+    ("a duration of nothing", "detection:", "detection: {timeout: 0s}", &[]),
+    ("a word that is none of the choices", "policyChange:", "policyChange: closed", &[]),
+    ("a mode in small letters", "interception:", "interception: {mode: redirect}", &[]),
+    ("an unknown TLS version", "tls:", "tls: {minVersion: \"1.1\"}", &[]),
+    ("no service account", "workload:", "workload: {namespace: default}", &[]),
+    (
+        "a namespace that no SPIFFE ID can hold",
+        "workload:",
+        "workload: {namespace: a/b, serviceAccount: backend}",
+        &[],
+    ),
+    (
+        "a trust domain that is none",
+        "workload:",
+        "workload: {trustDomain: Mesh/x, serviceAccount: backend}",
+        &[],
+    ),
+    ("no identity", "identity:", "", &[]),
+    ("two identities", "", "", &["--identity-ca-address", "https://ca:15012"]),
+    ("an identity that is not whole", "identity:", "identity: {files: {certificate: svid.pem}}", &[]),
+    ("a CA without a token", "identity:", "identity: {ca: {address: \"https://ca:15012\"}}", &[]),
+    ("a CA over plain HTTP", "identity:", "identity: {ca: {address: \"http://ca:15012\"}}", &[]),
+    ("an unknown type of key", "identity:", "identity: {ca: {keyType: ecdsa-p255}}", &[]),
+    ("the Workload API", "identity:", "identity: {workloadApi: {socket: /run/spire/api.sock}}", &[]),
+    ("HBONE", "inbound:", "inbound: {tunnel: 0.0.0.0:15008}", &[]),
+    ("no listener at all", "inbound:", "", &[]),
+    ("two listeners on one address", "admin:", "admin: {address: 127.0.0.1:15006}", &[]),
+    (
+        "a listener that forwards to the proxy itself",
+        "inbound:",
+        "inbound: {capture: 0.0.0.0:15006, listeners: [{address: 0.0.0.0:8443, forward: 127.0.0.1:15006}]}",
+        &[],
+    ),
+    (
+        "a listener that forwards nowhere",
+        "inbound:",
+        "inbound: {listeners: [{address: 0.0.0.0:8443, forward: 127.0.0.1:0}]}",
+        &[],
+    ),
+    (
+        "a destination without a port",
+        "outbound:",
+        "outbound: {listeners: [{address: 127.0.0.1:9001, destination: backend}]}",
+        &[],
+    ),
+    (
+        "TPROXY without capture",
+        "inbound:",
+        "inbound: {listeners: [{address: 0.0.0.0:8443, forward: 127.0.0.1:8080}]}",
+        &["--interception-mode", "TPROXY"],
+    ),
+    ("a mark that marks nothing", "interception:", "interception: {mark: 0}", &[]),
+    ("a hello larger than can be", "limits:", "limits: {helloSize: 100000}", &[]),
+    ("a proxy for nobody", "limits:", "limits: {maxConnections: 0}", &[]),
+    ("a keepalive that TCP cannot count", "limits:", "limits: {keepalive: {time: 500ms}}", &[]),
+    ("too many keepalive probes", "limits:", "limits: {keepalive: {retries: 200}}", &[]),
+    (
+        "several faults at once",
+        "workload:",
+        "workload: {}\ninterception: {mark: 0}\nlimits: {maxConnections: 0}",
+        &[],
+    ),
+    ("a flag with a value that is none", "", "", &["--inbound-capture", "15006"]),
+    ("a flag that is misspelt", "", "", &["--inbound-captur", "0.0.0.0:15006"]),
+    ("a label that is none", "", "", &["--workload-labels", "backend"]),
+    ("a mesh folder that is not there", "mesh:", "mesh: /nonexistent/mesh", &[]),
+    ("a file that is not there", "", "", &["--config", "absent.yaml"]),
+];
+
+#[test]
+fn every_error_names_the_place_what_was_seen_and_the_cure() {
+    let mut catalogue = String::new();
+    for (what, key, line, args) in WRONG {
+        let mut yaml: String = MINIMAL
+            .lines()
+            .filter(|old| key.is_empty() || !old.starts_with(key))
+            .map(|old| format!("{old}\n"))
+            .collect();
+        writeln!(yaml, "{line}").unwrap();
+        let named = if args.contains(&"--config") { &[][..] } else { &["--config", "proxy.yaml"] };
+        let output = run(&yaml, &[named, &["--check"], args].concat(), &[]);
+        let (code, stderr) = (output.status.code(), text(&output.stderr));
+        assert_eq!(code, Some(2), "{what} was taken:\n{yaml}\n{stderr}");
+        assert_eq!(text(&output.stdout), "", "{what} printed settings");
+        let given = [line.lines().map(|line| format!("    {line}\n")).collect(), args.join(" ")].concat();
+        writeln!(catalogue, "# {what}\n{}\n{stderr}", given.trim_end()).unwrap();
+    }
+    assert_golden("errors.txt", &catalogue);
+}
