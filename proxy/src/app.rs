@@ -86,6 +86,25 @@ impl Shared {
 /// [`AppError`]; nothing is left running then.
 pub(crate) async fn run(settings: Settings, log_level: LogLevel) -> Result<(), AppError> {
     raise_file_limit();
+    warn_of_loops(&settings);
+    let running = start(settings, log_level).await?;
+    let stopped = until_stopped(&running.shared.drain).await;
+    running.stop().await;
+    stopped
+}
+
+/// A running proxy. Dropped without [`Running::stop`] it cuts everything.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) addresses: Arc<BoundAddresses>,
+}
+
+/// Loads the resources, binds every address and starts serving.
+///
+/// # Errors
+/// [`AppError`]; nothing is left running then.
+pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Running, AppError> {
     let settings = Arc::new(settings);
     let id = settings.workload.id()?;
     let snapshot = reload::load(&settings)?;
@@ -93,17 +112,12 @@ pub(crate) async fn run(settings: Settings, log_level: LogLevel) -> Result<(), A
     let (publisher, snapshot) = Publisher::new(snapshot, SystemTime::now());
     let bound = bind_all(&settings)?;
     let servers = Servers::bind(&settings).await?;
-    warn_of_loops(&settings);
 
     let drain = drain::Trigger::default();
     let telemetry = Arc::new(Telemetry::new(&settings.workload));
-    let identity = Arc::new(identity::spawn(
-        id,
-        settings.identity.clone(),
-        settings.tls,
-        settings.interception.mark,
-        drain.quit_token(),
-    ));
+    let mark = settings.interception.mark;
+    let identity = identity::spawn(id, settings.identity.clone(), settings.tls, mark, drain.quit_token());
+    let identity = Arc::new(identity);
     let resolver = Resolver::new(publisher.clone());
     if timeout(FIRST_NAMES, resolver.refresh()).await.is_err() {
         warn!("DNS is slow; services known by name have no endpoints yet");
@@ -131,23 +145,48 @@ pub(crate) async fn run(settings: Settings, log_level: LogLevel) -> Result<(), A
         async move { reload::run(&settings, &publisher, &telemetry, stop).await }
     });
     servers.spawn(AdminState {
-        settings: settings.clone(),
+        settings,
         snapshot: shared.snapshot.clone(),
         identity: identity.clone(),
         connections: shared.connections.clone(),
         telemetry: shared.telemetry.clone(),
-        drain: drain.clone(),
+        drain,
         log_level,
-        bound: addresses,
+        bound: addresses.clone(),
     });
     tokio::spawn(announce_certificate(identity));
     for listener in bound {
         shared.tasks.spawn(listener::run(listener, shared.clone()));
     }
+    Ok(Running { shared, addresses })
+}
 
-    until_stopped(&drain).await?;
-    stop(&shared).await;
-    Ok(())
+impl Running {
+    /// Takes no new connections, lets open ones finish until the deadline, then cuts them.
+    pub(crate) async fn stop(&self) {
+        let shared = &self.shared;
+        let limit = shared.settings.drain_timeout;
+        shared.drain.start();
+        shared.tasks.close();
+        let cut = tokio::select! {
+            () = shared.tasks.wait() => false,
+            () = tokio::time::sleep(limit) => true,
+            () = shared.drain.quitted() => true,
+        };
+        if cut {
+            warn!(open = shared.connections.len(), ?limit, "cutting the connections that are still open");
+        }
+        shared.drain.quit();
+        // Cut connections end at their next poll; this wait is only for their log lines.
+        let _ = timeout(Duration::from_secs(1), shared.tasks.wait()).await;
+        info!("stopped");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shared.drain.quit();
+    }
 }
 
 /// Waits for the first SIGTERM, SIGINT, `/drain` or `/quitquitquit`.
@@ -160,25 +199,6 @@ async fn until_stopped(drain: &drain::Trigger) -> Result<(), AppError> {
         () = drain.started() => info!("draining as asked through the admin API"),
     }
     Ok(())
-}
-
-/// Takes no new connections, lets open ones finish until the deadline, then cuts them.
-async fn stop(shared: &Shared) {
-    let limit = shared.settings.drain_timeout;
-    shared.drain.start();
-    shared.tasks.close();
-    let quit = tokio::select! {
-        () = shared.tasks.wait() => false,
-        () = tokio::time::sleep(limit) => true,
-        () = shared.drain.quitted() => true,
-    };
-    if quit {
-        warn!(open = shared.connections.len(), ?limit, "cutting the connections that are still open");
-    }
-    shared.drain.quit();
-    // Cut connections end at their next poll; this wait is only for their log lines.
-    let _ = timeout(Duration::from_secs(1), shared.tasks.wait()).await;
-    info!("stopped");
 }
 
 fn bind_all(settings: &Settings) -> Result<Vec<Bound>, AppError> {

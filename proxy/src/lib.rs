@@ -22,3 +22,6 @@ mod telemetry;
 mod tls;
 
 pub use entry::main_with;
+
+#[cfg(test)]
+mod tests;
