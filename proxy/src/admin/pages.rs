@@ -145,20 +145,18 @@ pub(super) fn listeners(state: &AdminState, _: &Parts) -> Answer {
             listener("own", &bound.metrics, "metrics"),
         ])
         .collect();
-    let decision = |decision: &PortDecision| json!({ "mode": decision.mode, "because": decision.because });
     let ports: Vec<_> = ports_of_interest(state)
         .into_iter()
         .map(|port| {
-            let mut entry = decision(snapshot.modes.for_port(port));
-            entry["port"] = port.into();
-            entry["protocol"] = protocol(snapshot.protocol(port)).into();
-            entry
+            let PortDecision { mode, because } = snapshot.modes.for_port(port);
+            json!({ "port": port, "protocol": protocol(snapshot.protocol(port)), "mode": mode, "because": because })
         })
         .collect();
+    let PortDecision { mode, because } = snapshot.modes.for_other_ports();
     Answer::json(&json!({
         "listeners": listeners,
         "ports": ports,
-        "otherPorts": decision(snapshot.modes.for_other_ports()),
+        "otherPorts": { "mode": mode, "because": because },
     }))
 }
 

@@ -15,7 +15,11 @@ pub(super) struct Route {
     answer: fn(&AdminState, &Parts) -> Answer,
 }
 
-const fn get(path: &'static str, about: &'static str, answer: fn(&AdminState, &Parts) -> Answer) -> Route {
+pub(super) const fn get(
+    path: &'static str,
+    about: &'static str,
+    answer: fn(&AdminState, &Parts) -> Answer,
+) -> Route {
     Route { method: Method::GET, path, about, answer }
 }
 

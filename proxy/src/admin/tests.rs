@@ -1,1 +1,523 @@
+//! Every page on a real listener on loopback, asked as curl would ask.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use pillion_mesh::policy::Snapshot;
+use pillion_mesh::resource::Resources;
+use pillion_mesh::wire::{ConnectionRecord, Direction, Problem};
+use pillion_testkit::TestCa;
+use rstest::rstest;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::connections::Connection;
+use crate::live::Publisher;
+use crate::settings::RawSettings;
+use crate::telemetry::OPENMETRICS;
+use crate::tls::{Bundles, Clock, Credentials, TlsSettings};
+use crate::{drain, identity};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const RESOURCES: &str = "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: backend}
+spec:
+  selector: {matchLabels: {app: backend}}
+  mtls: {mode: STRICT}
+  portLevelMtls: {9090: {mode: DISABLE}}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: loser}
+spec:
+  selector: {matchLabels: {app: backend}}
+  mtls: {mode: PERMISSIVE}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: customers}
+spec:
+  hosts: [customers]
+  ports: [{number: 80, name: http, protocol: HTTP, targetPort: 3000}]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  endpoints:
+  - {address: 10.0.0.9, serviceAccount: customers, labels: {security.istio.io/tlsMode: istio}}
+  - {address: 10.0.0.10}
+";
+
+const ID: &str = "spiffe://cluster.local/ns/default/sa/backend";
+
+/// A proxy's state without a proxy, and its three servers.
+struct Lab {
+    state: Arc<AdminState>,
+    publisher: Publisher,
+    stop: CancellationToken,
+    servers: Vec<JoinHandle<()>>,
+    _folder: TempDir,
+    _filter: Box<dyn std::any::Any>,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Lab {
+    /// With a certificate.
+    async fn ready() -> Self {
+        let lab = Self::new(true).await;
+        let mut credentials = lab.state.identity.credentials.clone();
+        timeout(PATIENCE, credentials.wait_for(Option::is_some)).await.unwrap().unwrap();
+        lab
+    }
+
+    async fn new(with_certificate: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        if with_certificate {
+            let ca = TestCa::root("root of the lab");
+            let _paths = ca.issue(ID).write(folder.path(), &ca.bundle_pem());
+        }
+        let settings = settings(&folder);
+        let stop = CancellationToken::new();
+        let identity =
+            identity::spawn(ID.parse().unwrap(), settings.identity.clone(), settings.tls, None, stop.clone());
+        let mut resources = Resources::default();
+        resources.read("mesh.yaml", RESOURCES).unwrap();
+        let snapshot = Snapshot::build(&resources, &settings.workload, &settings.root_namespace);
+        let (publisher, snapshot) = Publisher::new(snapshot, SystemTime::now());
+        let (filter, log_level) = LogLevel::new("info").unwrap();
+        let [admin, readiness, metrics] = [listen().await, listen().await, listen().await];
+        let state = Arc::new(AdminState {
+            snapshot,
+            identity: Arc::new(identity),
+            connections: Arc::default(),
+            telemetry: Arc::new(Telemetry::new(&settings.workload)),
+            drain: drain::Trigger::default(),
+            log_level,
+            bound: Arc::new(BoundAddresses {
+                admin: admin.local_addr().unwrap(),
+                readiness: readiness.local_addr().unwrap(),
+                metrics: metrics.local_addr().unwrap(),
+                inbound: vec![("0.0.0.0:15006".parse().unwrap(), "capture".to_owned())],
+                outbound: vec![("127.0.0.1:9001".parse().unwrap(), "to customers:80".to_owned())],
+            }),
+            settings: Arc::new(settings),
+        });
+        let servers = vec![
+            tokio::spawn(serve(admin, state.clone(), stop.clone())),
+            tokio::spawn(serve_readiness(readiness, state.clone(), stop.clone())),
+            tokio::spawn(serve_metrics(metrics, state.clone(), stop.clone())),
+        ];
+        Self { state, publisher, stop, servers, _folder: folder, _filter: Box::new(filter) }
+    }
+
+    fn admin(&self) -> SocketAddr {
+        self.state.bound.admin
+    }
+
+    async fn get(&self, path: &str) -> Reply {
+        self.ask("GET", path).await
+    }
+
+    async fn ask(&self, method: &str, path: &str) -> Reply {
+        ask(self.admin(), method, path, "").await
+    }
+
+    /// Enters an open inbound connection.
+    fn connection(&self) -> Connection {
+        let state = &self.state;
+        let client = "10.0.0.7:4312".parse().unwrap();
+        let mut connection =
+            Connection::begin(&state.connections, &state.telemetry, Direction::Inbound, client);
+        connection.note(|record| record.original_destination = Some("10.0.0.8:7777".parse().unwrap()));
+        connection.opened();
+        connection
+    }
+}
+
+fn settings(folder: &TempDir) -> Settings {
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let yaml = format!(
+        "workload: {{serviceAccount: backend, labels: {{app: backend}}}}\n\
+         identity: {{files: {{certificate: {}, key: {}, bundle: {}}}}}\n\
+         inbound: {{capture: 0.0.0.0:15006, listeners: [{{address: 0.0.0.0:8443, forward: 127.0.0.1:8080}}]}}\n",
+        path("svid.pem"),
+        path("svid.key"),
+        path("bundle.pem"),
+    );
+    Settings::try_from(pillion_mesh::yaml::read::<RawSettings>("proxy.yaml", &yaml).unwrap()).unwrap()
+}
+
+async fn listen() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
+/// An answer as it came over the wire.
+#[derive(Debug)]
+struct Reply {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Reply {
+    fn json(&self) -> Value {
+        assert!(self.head.contains("content-type: application/json"), "{}", self.head);
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    fn problem(&self) -> Problem {
+        assert!(self.head.contains("content-type: application/problem+json"), "{}", self.head);
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+async fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> Reply {
+    let host =
+        if headers.to_lowercase().contains("host:") { String::new() } else { format!("Host: {address}\r\n") };
+    send(address, &format!("{method} {path} HTTP/1.1\r\n{host}{headers}\r\n")).await
+}
+
+/// Sends a request and reads to the end, which the server makes.
+async fn send(address: SocketAddr, request: &str) -> Reply {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // A server that does not read to the end closes by reset; what it said before counts.
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        Reply { status, head: head.to_lowercase(), body: body.to_owned() }
+    };
+    timeout(PATIENCE, exchange).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_index_lists_every_page_and_every_page_answers() {
+    let lab = Lab::ready().await;
+    let index = lab.get("/").await.json();
+    let pages = index["pages"].as_array().unwrap();
+    assert_eq!(pages.len(), 11);
+    for page in pages.iter().filter(|page| page["method"] == "GET") {
+        let path = page["path"].as_str().unwrap();
+        assert_eq!(lab.get(path).await.status, 200, "{path}");
+        assert_eq!(lab.ask("HEAD", path).await.status, 200, "HEAD {path}");
+        let wrong = lab.ask("POST", path).await;
+        assert_eq!((wrong.status, wrong.problem().status), (405, 405), "POST {path}");
+        assert!(wrong.head.contains("allow: get, head"), "{}", wrong.head);
+    }
+}
+
+#[rstest]
+#[case("/logging")]
+#[case("/drain")]
+#[case("/quitquitquit")]
+#[tokio::test]
+async fn a_get_on_a_button_is_405_and_presses_nothing(#[case] path: &str) {
+    let lab = Lab::ready().await;
+    let reply = lab.get(path).await;
+    assert_eq!((reply.status, reply.problem().status), (405, 405));
+    assert!(reply.head.contains("allow: post"), "{}", reply.head);
+    assert!(!lab.state.drain.is_draining());
+}
+
+#[tokio::test]
+async fn a_page_that_is_none_is_404_and_says_which_there_are() {
+    let lab = Lab::ready().await;
+    let reply = lab.get("/cert").await;
+    assert_eq!(reply.status, 404);
+    assert!(reply.problem().detail.unwrap().contains("/certs"));
+    assert_eq!(ask(lab.state.bound.metrics, "GET", "/certs", "").await.status, 404);
+    assert_eq!(ask(lab.state.bound.readiness, "POST", "/quitquitquit", "").await.status, 404);
+}
+
+#[tokio::test]
+async fn readiness_says_why_on_both_ports() {
+    let lab = Lab::ready().await;
+    let page = lab.get("/ready").await;
+    assert_eq!(page.status, 200);
+    assert_eq!(page.json()["ready"], true);
+    let probe = ask(lab.state.bound.readiness, "GET", "/healthz/ready", "").await;
+    assert_eq!(probe.status, 200);
+    assert!(
+        probe.body.starts_with(&format!("ready: the certificate of {ID} is valid until ")),
+        "{}",
+        probe.body
+    );
+
+    lab.state.drain.start();
+    assert_eq!(lab.get("/ready").await.status, 503);
+    let probe = ask(lab.state.bound.readiness, "GET", "/healthz/ready", "").await;
+    assert_eq!(
+        (probe.status, probe.body.as_str()),
+        (503, "not ready: draining: no new connections are taken\n")
+    );
+}
+
+#[tokio::test]
+async fn without_a_certificate_nothing_is_ready_and_the_pages_still_answer() {
+    let lab = Lab::new(false).await;
+    let page = lab.get("/ready").await;
+    assert_eq!(page.status, 503);
+    assert!(page.json()["because"].as_str().unwrap().starts_with("there is no certificate yet"));
+    let certs = lab.get("/certs").await.json();
+    assert_eq!(
+        (&certs["identity"], &certs["valid"], &certs["chain"]),
+        (&Value::Null, &json!(false), &json!([]))
+    );
+    assert_eq!(lab.get("/stats/prometheus").await.status, 200);
+}
+
+/// Readiness needs a certificate that is valid now.
+#[rstest]
+#[case::in_the_middle(1_800, true, "is valid until")]
+#[case::over(4_000, false, "has expired at")]
+#[case::not_begun(-7_200, false, "is not valid before")]
+fn readiness_follows_the_certificates_dates(#[case] offset: i64, #[case] ready: bool, #[case] because: &str) {
+    let ca = TestCa::root("root of the lab");
+    let held = ca.issue(ID);
+    let bundles = Bundles::from_pem(&"cluster.local".parse().unwrap(), ca.bundle_pem().as_bytes()).unwrap();
+    let credentials =
+        Credentials::new(held.chain, &held.key, bundles, TlsSettings::default(), &Clock::system(), 1)
+            .unwrap();
+    let shift = Duration::from_secs(offset.unsigned_abs());
+    let now = if offset < 0 { SystemTime::now() - shift } else { SystemTime::now() + shift };
+    let judged = readiness::judge(Some(&credentials), Some("the CA is down"), false, now);
+    assert_eq!(judged.ready, ready);
+    assert!(judged.because.contains(because), "{}", judged.because);
+    assert_eq!(judged.because.contains("the CA is down"), offset > 3_600, "{}", judged.because);
+    assert!(!readiness::judge(Some(&credentials), None, true, now).ready, "ready while draining");
+}
+
+#[tokio::test]
+async fn the_config_dump_shows_settings_findings_and_a_failed_reload() {
+    let lab = Lab::ready().await;
+    let dump = lab.get("/config_dump").await.json();
+    assert_eq!(dump["settings"], lab.state.settings.to_json());
+    assert_eq!((&dump["policy"]["version"], &dump["policy"]["lastError"]), (&json!(1), &Value::Null));
+    let finding = &dump["policy"]["findings"][0];
+    assert!(finding["message"].as_str().unwrap().contains("loser"), "{dump:#}");
+    assert!(finding["place"].as_str().unwrap().starts_with("mesh.yaml:"), "{dump:#}");
+
+    lab.publisher.failed("mesh.yaml:3:1: unknown variant `DISABLED`".to_owned());
+    let dump = lab.get("/config_dump").await.json();
+    assert_eq!(dump["policy"]["lastError"], "mesh.yaml:3:1: unknown variant `DISABLED`");
+    assert_eq!(dump["policy"]["version"], 1, "the last good policy stays in force");
+}
+
+#[tokio::test]
+async fn the_certificates_are_shown_without_a_key() {
+    let lab = Lab::ready().await;
+    let reply = lab.get("/certs").await;
+    assert!(!reply.body.contains("PRIVATE"), "{}", reply.body);
+    let certs = reply.json();
+    assert_eq!((&certs["identity"], &certs["valid"]), (&json!(ID), &json!(true)));
+    assert_eq!(certs["chain"].as_array().unwrap().len(), 1);
+    assert_eq!(certs["chain"][0]["issuer"], "CN=root of the lab");
+    let root = &certs["bundles"]["cluster.local"][0];
+    assert_eq!((&root["subject"], &root["valid"]), (&json!("CN=root of the lab"), &json!(true)));
+    assert!(root["notAfter"].as_str().unwrap() > certs["chain"][0]["notAfter"].as_str().unwrap());
+    assert!(certs["renewals"]["succeeded"].is_u64());
+}
+
+#[tokio::test]
+async fn the_listeners_show_what_each_port_accepts_and_why() {
+    let lab = Lab::ready().await;
+    let connection = lab.connection();
+    let page = lab.get("/listeners").await.json();
+    let listeners = page["listeners"].as_array().unwrap();
+    assert_eq!(listeners.len(), 5);
+    assert_eq!(
+        listeners[0],
+        json!({ "direction": "inbound", "address": "0.0.0.0:15006", "kind": "capture" })
+    );
+    let ports: Vec<_> = (page["ports"].as_array().unwrap().iter())
+        .map(|port| (port["port"].as_u64().unwrap(), port["mode"].as_str().unwrap()))
+        .collect();
+    // Of an open connection, of a listener, of a policy.
+    assert_eq!(ports, [(7777, "STRICT"), (8080, "STRICT"), (9090, "DISABLE")]);
+    assert!(page["ports"][2]["because"].as_str().unwrap().contains("default/backend"), "{page:#}");
+    assert_eq!(page["otherPorts"]["mode"], "STRICT");
+    drop(connection);
+}
+
+#[tokio::test]
+async fn the_endpoints_show_how_each_is_dialled_and_why() {
+    let lab = Lab::ready().await;
+    let page = lab.get("/endpoints").await.json();
+    let endpoints = page["endpoints"].as_array().unwrap();
+    assert_eq!(endpoints.len(), 2, "{page:#}");
+    let with_sidecar = endpoints.iter().find(|endpoint| endpoint["hasSidecar"] == true).unwrap();
+    assert_eq!(with_sidecar["endpoint"], "10.0.0.9:3000");
+    assert_eq!(with_sidecar["tls"], "ISTIO_MUTUAL");
+    assert_eq!(with_sidecar["identities"], json!(["spiffe://cluster.local/ns/default/sa/customers"]));
+    let without = endpoints.iter().find(|endpoint| endpoint["hasSidecar"] == false).unwrap();
+    assert_eq!((&without["endpoint"], &without["tls"]), (&json!("10.0.0.10:3000"), &json!("DISABLE")));
+    assert!(without["because"].as_str().unwrap().contains("no sidecar"), "{page:#}");
+}
+
+#[tokio::test]
+async fn open_connections_are_listed_as_records_until_they_end() {
+    let lab = Lab::ready().await;
+    let connection = lab.connection();
+    let listed = lab.get("/connections").await.json();
+    let records: Vec<ConnectionRecord> = serde_json::from_value(listed["connections"].clone()).unwrap();
+    assert_eq!(records.len(), 1);
+    assert_eq!((records[0].client.to_string().as_str(), records[0].reason), ("10.0.0.7:4312", None));
+    drop(connection);
+    assert_eq!(lab.get("/connections").await.json()["connections"], json!([]));
+}
+
+#[tokio::test]
+async fn metrics_are_the_same_on_both_ports() {
+    let lab = Lab::ready().await;
+    let connection = lab.connection();
+    for address in [lab.admin(), lab.state.bound.metrics] {
+        let reply = ask(address, "GET", "/stats/prometheus", "").await;
+        assert!(reply.head.contains(&format!("content-type: {OPENMETRICS}")), "{}", reply.head);
+        assert!(reply.body.ends_with("# EOF\n"));
+        for wanted in [
+            "pillion_connections_open{direction=\"inbound\"} 1\n",
+            "pillion_certificate_expiry_timestamp_seconds{kind=\"leaf\"}",
+            "pillion_certificate_expiry_timestamp_seconds{kind=\"root\"}",
+        ] {
+            assert!(reply.body.contains(wanted), "{wanted} in:\n{}", reply.body);
+        }
+    }
+    drop(connection);
+}
+
+#[tokio::test]
+async fn the_log_level_is_changed_by_post() {
+    let lab = Lab::ready().await;
+    let reply = lab.ask("POST", "/logging?level=debug").await;
+    assert_eq!(reply.json()["level"], "debug");
+    let reply = lab.ask("POST", "/logging?level=warn%2Caccess%3Dinfo").await;
+    assert_eq!(reply.json()["level"], "access=info,warn");
+    for broken in [
+        "/logging",
+        "/logging?level=no=such=level",
+        "/logging?level=%zz",
+        "/logging?level=%+1",
+        "/logging?l=debug",
+    ] {
+        let reply = lab.ask("POST", broken).await;
+        assert_eq!((reply.status, reply.problem().status), (400, 400), "{broken}");
+    }
+    assert_eq!(lab.state.log_level.current().unwrap(), "access=info,warn");
+}
+
+#[tokio::test]
+async fn drain_begins_draining_and_quit_ends_once_it_has_answered() {
+    let lab = Lab::ready().await;
+    assert_eq!(lab.ask("POST", "/drain").await.json()["draining"], true);
+    assert!(lab.state.drain.is_draining());
+    assert!(!lab.state.drain.quit_token().is_cancelled());
+    assert_eq!(lab.ask("POST", "/quitquitquit").await.json()["quitting"], true);
+    timeout(PATIENCE, lab.state.drain.quitted()).await.unwrap();
+}
+
+/// A web page in a browser of the same host reaches loopback too: by its own name (DNS rebinding), or by address.
+#[rstest]
+#[case::by_address("Host: 127.0.0.1:15000\r\n", 200)]
+#[case::by_localhost("Host: localhost\r\n", 200)]
+#[case::by_localhost_in_capitals("Host: LOCALHOST:8000\r\n", 200)]
+#[case::by_ipv6("Host: [::1]:15000\r\n", 200)]
+#[case::of_its_own_origin("Host: localhost:15000\r\nOrigin: http://localhost:15000\r\n", 200)]
+#[case::by_a_name("Host: attacker.example\r\n", 421)]
+#[case::by_a_name_that_begins_well("Host: localhost.attacker.example\r\n", 421)]
+#[case::by_another_address("Host: 10.0.0.1:15000\r\n", 421)]
+#[case::by_no_name("Host: \r\n", 421)]
+#[case::by_two_names("Host: localhost\r\nHost: attacker.example\r\n", 421)]
+#[case::from_another_origin("Host: localhost:15000\r\nOrigin: http://attacker.example\r\n", 403)]
+#[case::from_another_port("Host: localhost:15000\r\nOrigin: http://localhost:8080\r\n", 403)]
+#[case::from_a_file("Host: localhost:15000\r\nOrigin: null\r\n", 403)]
+#[tokio::test]
+async fn an_admin_api_on_loopback_is_not_for_web_pages(#[case] headers: &str, #[case] status: u16) {
+    let lab = Lab::ready().await;
+    let reply = ask(lab.admin(), "POST", "/drain", headers).await;
+    assert_eq!(reply.status, status, "{}", reply.body);
+    assert_eq!(lab.state.drain.is_draining(), status == 200);
+}
+
+#[test]
+fn an_admin_api_that_is_not_on_loopback_answers_by_any_name() {
+    let request = hyper::Request::get("/ready").header("host", "sidecar.example").body(()).unwrap();
+    let (parts, ()) = request.into_parts();
+    assert!(guard::check("0.0.0.0:15000".parse().unwrap(), &parts).is_none());
+    assert!(guard::check("[::ffff:127.0.0.1]:15000".parse().unwrap(), &parts).is_some());
+}
+
+#[tokio::test]
+async fn one_connection_carries_one_request() {
+    let lab = Lab::ready().await;
+    let twice = "GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2);
+    let reply = send(lab.admin(), &twice).await;
+    assert_eq!(reply.status, 200);
+    assert!(!reply.body.contains("HTTP/1.1"), "{}", reply.body);
+}
+
+#[tokio::test]
+async fn a_head_beyond_the_limit_is_refused() {
+    let lab = Lab::ready().await;
+    let reply = ask(lab.admin(), "GET", "/ready", &format!("X-Long: {}\r\n", "x".repeat(20_000))).await;
+    assert_eq!(reply.status, 431);
+}
+
+#[tokio::test]
+async fn clients_that_say_nothing_hold_up_nobody_for_long() {
+    let lab = Lab::ready().await;
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(lab.admin()).await.unwrap());
+    }
+    // More than there are slots: the answer comes once the first of them have run out of time for their heads.
+    assert_eq!(lab.get("/ready").await.status, 200);
+    let mut end = [0; 1];
+    let closed = timeout(PATIENCE, silent[0].read(&mut end)).await.expect("a silent client is cut off");
+    assert_eq!(closed.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn the_servers_end_when_they_are_told_to() {
+    let mut lab = Lab::ready().await;
+    let _silent = TcpStream::connect(lab.admin()).await.unwrap();
+    lab.stop.cancel();
+    for server in std::mem::take(&mut lab.servers) {
+        timeout(PATIENCE, server).await.expect("the server ends").unwrap();
+    }
+}
+
+/// Requirement 40: a panic costs one answer, is counted, and the server goes on.
+#[tokio::test]
+async fn req_40_a_panic_costs_one_answer_and_is_counted() {
+    static ROUTES: [route::Route; 1] = [route::get("/panic", "", |_, _| panic!("as a test asks for"))];
+    let lab = Lab::ready().await;
+    let (listener, state, stop) = (listen().await, lab.state.clone(), lab.stop.clone());
+    let address = listener.local_addr().unwrap();
+    let server = server::run(listener, stop, move |request: &_| route::answer(&ROUTES, &state, request));
+    tokio::spawn(server);
+    for _ in 0..2 {
+        assert_eq!(
+            ask(address, "GET", "/panic", "").await.status,
+            0,
+            "the connection ends without an answer"
+        );
+    }
+    let metrics = lab.get("/stats/prometheus").await.body;
+    assert!(metrics.contains("pillion_panics_total 2\n"), "{metrics}");
+}

@@ -31,7 +31,7 @@ pub(crate) struct RawSettings {
     pub(super) mesh: Option<PathBuf>,
     /// Open connections that a changed policy no longer allows: cut them, or keep them as Envoy does
     /// [default: close]
-    #[arg(long, env = "PILLION_POLICY_CHANGE", help_heading = "Policies")]
+    #[arg(long, value_name = "ACTION", env = "PILLION_POLICY_CHANGE", help_heading = "Policies")]
     pub(super) policy_change: Option<PolicyChange>,
     #[command(flatten, next_help_heading = "Inbound, towards the app")]
     pub(super) inbound: InboundSection,

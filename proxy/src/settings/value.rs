@@ -68,8 +68,11 @@ impl fmt::Display for Period {
     /// In the largest unit that says it in a whole number; what is under a millisecond is not shown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
-        let (name, unit) =
-            UNITS.iter().find(|(_, unit)| millis % u128::from(*unit) == 0).copied().unwrap_or(("ms", 1));
+        let (name, unit) = UNITS
+            .iter()
+            .find(|(_, unit)| millis.is_multiple_of(u128::from(*unit)))
+            .copied()
+            .unwrap_or(("ms", 1));
         write!(f, "{}{name}", millis / u128::from(unit))
     }
 }

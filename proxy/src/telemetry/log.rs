@@ -3,7 +3,7 @@
 //!
 //! Whatever a line holds, no control character in it reaches the terminal: a peer cannot forge lines or colours.
 
-use std::fmt::{self, Debug, Write as _};
+use std::fmt::{self, Debug};
 use std::io::{self, IsTerminal};
 
 use serde_json::{Map, Value};

@@ -681,6 +681,12 @@ fn the_log_level_changes_while_it_runs() {
 }
 
 #[test]
+fn a_level_whose_log_is_gone_is_an_error() {
+    let level = log::LogLevel::fixed();
+    assert!(level.set("debug").is_err() && level.current().is_err());
+}
+
+#[test]
 fn times_before_1970_count_as_1970() {
     let telemetry = Telemetry::new(&workload());
     let early = SystemTime::UNIX_EPOCH - Duration::from_secs(5);
