@@ -93,8 +93,8 @@ fn tell(
     if options.keep {
         let published = stage.publish()?;
         page.playground(&stage, published.address());
-        loop {
-            lab::check_interrupt()?;
+        // Not an interruption of the story: its end.
+        while lab::check_interrupt().is_ok() {
             thread::sleep(Duration::from_millis(50));
         }
     }

@@ -64,12 +64,7 @@ impl Page {
     pub(super) fn picture(&self, stage: &Stage) {
         let [frontend, backend, legacy] = stage.addresses();
         self.print("");
-        self.print(format_args!(
-            "   {:<32}{:>12}{}",
-            format!("frontend {frontend}"),
-            "",
-            format!("backend {backend}")
-        ));
+        self.print(format_args!("   frontend {frontend:<36}backend {backend}"));
         self.print("  ┌────────────────────┐                       ┌────────────────────┐");
         self.print("  │  app ──▶ sidecar ──┼────── the wire ───────┼─▶ sidecar ──▶ app  │");
         self.print("  └────────────────────┘           ▲           └────────────────────┘");

@@ -135,7 +135,7 @@ pub struct Lab {
     shared: Arc<Shared>,
 }
 
-/// What nodes, processes and sidecars need of their lab; taken down when the last of them is gone.
+/// What nodes, processes and sidecars need of their lab.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) way: Way,
@@ -166,14 +166,17 @@ impl Lab {
             .map_err(LabError::io(format!("copy {}", executable.display())))?;
         let shared = Arc::new(Shared { way, name, folder, executable: copy });
         let mesh = Mesh::new(shared.make_folder("mesh")?);
-        shared.make_folder("logs")?;
-        fs::write(shared.hosts(), "127.0.0.1 localhost\n::1 localhost\n")
-            .map_err(LabError::io("write hosts"))?;
-        if shared.way != Way::Loopback {
-            node::make_switch(&shared)?;
-            node::write_enter_script(&shared)?;
+        // From here on it is dropped as a whole.
+        let lab = Self { mesh, count: AtomicU32::new(0), shared };
+        lab.shared.make_folder("logs")?;
+        let hosts = lab.shared.hosts();
+        fs::write(&hosts, "127.0.0.1 localhost\n::1 localhost\n")
+            .map_err(LabError::io(format!("write {}", hosts.display())))?;
+        if way != Way::Loopback {
+            node::make_switch(&lab.shared)?;
+            node::write_enter_script(&lab.shared)?;
         }
-        Ok(Self { mesh, count: AtomicU32::new(0), shared })
+        Ok(lab)
     }
 
     /// A lab for a test, or `None` with a message where there can be none: the test is then skipped. Where the variable
@@ -267,9 +270,14 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for Lab {
+    /// Also while somebody still holds a node or a process: whatever runs in the namespaces is killed.
     fn drop(&mut self) {
-        way::remove_namespaces(&format!("{}-", self.name));
+        if self.shared.way != Way::Loopback {
+            way::remove_namespaces(&format!("{}-", self.shared.name));
+        }
+        // What cannot be removed now is removed by the next lab.
+        let _ = fs::remove_dir_all(self.folder());
     }
 }
 

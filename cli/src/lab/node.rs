@@ -129,11 +129,19 @@ impl Node {
 
     /// A command that executes its further arguments inside the node; its process id stays that of the program.
     fn shell(&self) -> Command {
-        if self.shared.way == Way::Loopback {
-            return Command::new("env");
+        let mut command = if self.shared.way == Way::Loopback {
+            Command::new("env")
+        } else {
+            let mut command = in_namespace(&self.namespace(), "sh");
+            command.args(["-c", WITH_HOSTS, "sh"]).arg(self.shared.hosts());
+            command
+        };
+        // Settings of the person's own environment are not the lab's.
+        for (name, _) in std::env::vars_os() {
+            if name == "RUST_LOG" || name.to_string_lossy().starts_with("PILLION_") {
+                command.env_remove(name);
+            }
         }
-        let mut command = in_namespace(&self.namespace(), "sh");
-        command.args(["-c", WITH_HOSTS, "sh"]).arg(self.shared.hosts());
         command
     }
 
@@ -172,7 +180,7 @@ impl Node {
     pub(crate) fn start_command(&self, name: &str, command: Command) -> Result<Process, LabError> {
         let full_name = format!("{}-{name}", self.name);
         let log = self.shared.path("logs").join(format!("{full_name}.log"));
-        Process::start(&self.shared, &full_name, command, log)
+        Process::start(&full_name, command, log)
     }
 
     /// Runs `work` on a thread inside the node and waits for it. Sockets that it opens stay in the node's network,

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::LabError;
 use super::wait::wait_until;
-use super::{LabError, Shared};
 
 /// How many lines of a log an error shows.
 const TAIL: usize = 30;
@@ -20,19 +20,12 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
-    // Keeps the namespaces until the last process is gone.
-    _shared: std::sync::Arc<Shared>,
 }
 
 impl Process {
     /// Starts `command` in a process group of its own, so that a Ctrl-C in the terminal reaches the lab alone, which
     /// then takes things down in order. stdout and stderr are appended to `log`.
-    pub(crate) fn start(
-        shared: &std::sync::Arc<Shared>,
-        name: &str,
-        mut command: Command,
-        log: PathBuf,
-    ) -> Result<Self, LabError> {
+    pub(crate) fn start(name: &str, mut command: Command, log: PathBuf) -> Result<Self, LabError> {
         let open = || OpenOptions::new().create(true).append(true).open(&log);
         let output: File = open().map_err(LabError::io(format!("open {}", log.display())))?;
         let errors = output.try_clone().map_err(LabError::io(format!("open {}", log.display())))?;
@@ -43,7 +36,7 @@ impl Process {
             .process_group(0)
             .spawn()
             .map_err(LabError::io(format!("start {}", show(&command))))?;
-        Ok(Self { name: name.to_owned(), child, log, _shared: std::sync::Arc::clone(shared) })
+        Ok(Self { name: name.to_owned(), child, log })
     }
 
     /// What the lab calls it.
