@@ -47,6 +47,31 @@ pub enum Kind {
     Cut,
 }
 
+impl Kind {
+    /// Every kind, in the order of the reference page.
+    pub const ALL: [Kind; 3] = [Kind::Ended, Kind::Refused, Kind::Cut];
+
+    /// The short stable word that the API shows.
+    #[must_use]
+    pub fn id(self) -> &'static str {
+        match self {
+            Kind::Ended => "ended",
+            Kind::Refused => "refused",
+            Kind::Cut => "cut",
+        }
+    }
+
+    /// What it means for the connection, in one sentence for a person.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Kind::Ended => "It was served and ended.",
+            Kind::Refused => "It was not let in, or nothing could be reached for it.",
+            Kind::Cut => "It was served, then cut by the proxy.",
+        }
+    }
+}
+
 reasons! {
     Completed = "completed", Ended,
         "Both sides closed their direction cleanly.", "";
@@ -54,14 +79,21 @@ reasons! {
         "The client reset the connection; the reset was passed on.", "Look at the client: it gave up or crashed.";
     ServerReset = "server_reset", Ended,
         "The server reset the connection; the reset was passed on.", "Look at the server: it gave up or crashed.";
+    ClientLost = "client_lost", Ended,
+        "The client stopped answering, and TCP gave it up.", "Look at the client's host and at the network between.";
+    ServerLost = "server_lost", Ended,
+        "The server stopped answering, and TCP gave it up.", "Look at the server's host and at the network between.";
     TlsTruncated = "tls_truncated", Ended,
         "The TLS stream ended without close_notify, so its end cannot be trusted; it was passed on as a reset.",
         "Look at the peer or at what cut the connection: a crash, a timeout of a middlebox, or an attack.";
+    TlsBroken = "tls_broken", Cut,
+        "A TLS record could not be decrypted or breaks the protocol; both sides were reset.",
+        "The detail names the TLS error; look for what alters the bytes between the sidecars: a fault, or an attack.";
     StrictPlaintext = "strict_plaintext", Refused,
         "The port is STRICT and the client sent plaintext.",
-        "Give the client a sidecar, or allow this port with portLevelMtls: PERMISSIVE.";
+        "Give the client a sidecar, or make an exception for the port: PERMISSIVE in portLevelMtls.";
     StrictSilent = "strict_silent", Refused,
-        "The port is STRICT and the client sent no TLS ClientHello before the detection timeout.",
+        "The port is STRICT and the client sent no TLS ClientHello before it closed or the detection timeout passed.",
         "Give the client a sidecar; for a server-first protocol set the port to PERMISSIVE or DISABLE.";
     TlsToHttpPort = "tls_to_http_port", Refused,
         "The client sent TLS of its own to a port that is declared as plain HTTP.",
@@ -86,7 +118,7 @@ reasons! {
     SvidInvalid = "svid_invalid", Refused,
         "The peer's certificate is not an X509-SVID.", "The detail names the clause; have the certificate issued anew.";
     TrustDomainUnknown = "trust_domain_unknown", Refused,
-        "There is no trust bundle for the peer's trust domain.", "Compare workload.trustDomain of both sides.";
+        "There is no trust bundle for the peer's trust domain.", "Compare workload.trustDomain of both sides, and look which trust domains the bundle holds.";
     IdentityUnexpected = "identity_unexpected", Refused,
         "The server proved an identity that may not serve the wanted host.",
         "If the server is right, name its service account in the ServiceEntry; if not, something answers in its place.";
@@ -141,6 +173,9 @@ mod tests {
         for reason in Reason::ALL {
             assert!(seen.insert(reason.id()), "{} stands twice", reason.id());
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.id());
+        }
+        for kind in Kind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.id());
         }
     }
 

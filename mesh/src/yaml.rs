@@ -284,6 +284,7 @@ fn explain(error: &Error, text: &str) -> String {
         }
         Error::NullIntoString { .. } => "expected a text, seen nothing (null)".to_owned(),
         Error::MultipleDocuments { .. } => "expected one document, and a second begins here".to_owned(),
+        Error::Eof { .. } => "the document ends where a value is expected".to_owned(),
         Error::UnknownAnchor { .. } => "an alias `*name` needs an anchor `&name` before it".to_owned(),
         Error::Budget { .. }
         | Error::AliasReplayLimitExceeded { .. }
@@ -412,3 +413,6 @@ impl<'de, S: DeserializeSeed<'de>> Visitor<'de> for Elements<S> {
         Ok(values)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,7 +98,12 @@ fn an_item_of_a_list_has_its_own_place_time_and_position() {
 #[test]
 fn places_and_positions_go_on_from_document_to_document_and_file_to_file() {
     let mut resources = load("two_namespaces");
-    resources.read("more.yaml", "# again\n\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: x}\n").unwrap();
+    resources
+        .read(
+            "more.yaml",
+            "# again\n\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: x}\n",
+        )
+        .unwrap();
     let places: Vec<_> = resources
         .peer_authentications
         .iter()

@@ -66,7 +66,7 @@ impl Modes {
             candidates.sort_by_key(|policy| age(&policy.meta));
             let Some((winner, losers)) = candidates.split_first() else { continue };
             findings.extend(losers.iter().map(|loser| lost(scope, winner, loser)));
-            default = inherit(default, winner.mode, &format!("{} ({scope})", winner.meta.full_name()));
+            default = inherit(&default, winner.mode, &format!("{} ({scope})", winner.meta.full_name()));
             if scope == Scope::Workload {
                 ports = port_decisions(winner, &default);
             }
@@ -137,7 +137,7 @@ fn age(meta: &Meta) -> (bool, Option<i64>, Option<(&str, &str)>, usize) {
 }
 
 /// A mode goes over the parent's; UNSET keeps it and says so.
-fn inherit(parent: PortDecision, mode: Option<Mode>, whose: &str) -> PortDecision {
+fn inherit(parent: &PortDecision, mode: Option<Mode>, whose: &str) -> PortDecision {
     match mode {
         Some(mode) => PortDecision { mode, because: format!("PeerAuthentication {whose}") },
         None => PortDecision {
@@ -150,7 +150,7 @@ fn inherit(parent: PortDecision, mode: Option<Mode>, whose: &str) -> PortDecisio
 fn port_decisions(policy: &PeerAuthentication, workload: &PortDecision) -> BTreeMap<u16, PortDecision> {
     let name = policy.meta.full_name();
     let decide = |(port, mode): (&u16, &Option<Mode>)| {
-        (*port, inherit(workload.clone(), *mode, &format!("{name} (portLevelMtls {port})")))
+        (*port, inherit(workload, *mode, &format!("{name} (portLevelMtls {port})")))
     };
     policy.ports.iter().map(decide).collect()
 }

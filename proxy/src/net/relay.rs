@@ -193,6 +193,10 @@ impl Side {
         if self == Side::Client { Reason::ClientReset } else { Reason::ServerReset }
     }
 
+    fn lost(self) -> Reason {
+        if self == Side::Client { Reason::ClientLost } else { Reason::ServerLost }
+    }
+
     fn other(self) -> Side {
         if self == Side::Client { Side::Server } else { Side::Client }
     }
@@ -214,9 +218,10 @@ impl Fault {
                 (Reason::PeerRefused, Some(format!("the {} sent the TLS alert {alert:?}", side.name())))
             }
             (_, Some(fault)) => {
-                (Reason::TlsTruncated, Some(format!("the {}'s TLS stream broke: {fault}", side.name())))
+                (Reason::TlsBroken, Some(format!("the {}'s TLS stream broke: {fault}", side.name())))
             }
             (io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe, None) => (side.reset(), None),
+            (io::ErrorKind::TimedOut, None) => (side.lost(), None),
             (_, None) => (side.reset(), Some(format!("{}: {error}", side.name()))),
         };
         End { reason, detail }

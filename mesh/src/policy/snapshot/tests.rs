@@ -1,1 +1,122 @@
+use rstest::rstest;
+
 use super::*;
+use crate::policy::mode::Mode;
+
+const BACKEND: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: backend, namespace: foo}
+spec:
+  hosts: [backend]
+  location: MESH_INTERNAL
+  resolution: DNS
+  ports:
+  - {number: 80, name: http, protocol: HTTP, targetPort: 3000}
+  - {number: 9000, name: raw, protocol: TCP}
+";
+
+const ENDPOINT: &str = "  endpoints: [{address: backend, serviceAccount: backend, ports: {http: 3001}, labels: {app: backend, security.istio.io/tlsMode: istio}}]\n";
+const SELECTOR: &str = "  workloadSelector: {labels: {app: backend}}\n";
+const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: foo}\nspec: {mtls: {mode: STRICT}}\n";
+
+fn workload() -> Workload {
+    Workload {
+        name: "backend".to_owned(),
+        trust_domain: "cluster.local".parse().unwrap(),
+        namespace: "foo".to_owned(),
+        service_account: "backend".to_owned(),
+        labels: [("app", "backend"), ("version", "v1")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+    }
+}
+
+fn snapshot(texts: &[&str], workload: &Workload) -> Snapshot {
+    let mut resources = Resources::default();
+    for (number, text) in texts.iter().enumerate() {
+        resources.read(&format!("{number}.yaml"), text).unwrap();
+    }
+    Snapshot::build(&resources, workload, "istio-system")
+}
+
+#[rstest]
+#[case::endpoint(ENDPOINT, 3001, Protocol::Http)]
+#[case::not_the_service_port(ENDPOINT, 80, Protocol::Tcp)]
+#[case::not_the_target_port_that_the_endpoint_overrides(ENDPOINT, 3000, Protocol::Tcp)]
+#[case::declared_tcp(ENDPOINT, 9000, Protocol::Tcp)]
+#[case::selector(SELECTOR, 3000, Protocol::Http)]
+#[case::undeclared(SELECTOR, 4000, Protocol::Tcp)]
+fn the_protocol_of_an_own_port_is(#[case] source: &str, #[case] port: u16, #[case] expected: Protocol) {
+    assert_eq!(snapshot(&[&format!("{BACKEND}{source}")], &workload()).protocol(port), expected);
+}
+
+#[rstest]
+#[case::namespace(Workload { namespace: "bar".to_owned(), ..workload() })]
+#[case::service_account(Workload { service_account: "web".to_owned(), ..workload() })]
+#[case::labels(Workload { labels: [("app".to_owned(), "web".to_owned())].into(), ..workload() })]
+fn an_endpoint_of_another_workload_declares_nothing(#[case] workload: Workload) {
+    assert_eq!(snapshot(&[&format!("{BACKEND}{ENDPOINT}")], &workload).protocol(3001), Protocol::Tcp);
+}
+
+#[rstest]
+#[case::namespace(Workload { namespace: "bar".to_owned(), ..workload() })]
+#[case::labels(Workload { labels: [("app".to_owned(), "web".to_owned())].into(), ..workload() })]
+fn a_selector_of_another_workload_declares_nothing(#[case] workload: Workload) {
+    assert_eq!(snapshot(&[&format!("{BACKEND}{SELECTOR}")], &workload).protocol(3000), Protocol::Tcp);
+}
+
+#[test]
+fn of_two_declarations_the_first_is_taken_and_the_second_reported() {
+    let other =
+        format!("{BACKEND}{SELECTOR}").replace("{name: backend,", "{name: other,").replace("HTTP", "TCP");
+    let snapshot =
+        snapshot(&[&format!("{BACKEND}{SELECTOR}"), &other.replace("[backend]", "[other]")], &workload());
+    assert_eq!(snapshot.protocol(3000), Protocol::Http);
+    let expected = Finding {
+        place: "1.yaml:2".to_owned(),
+        message:
+            "ServiceEntry foo/other declares another protocol for this workload's port 3000 than foo/backend \
+                  (0.yaml:2), which comes first and is taken"
+                .to_owned(),
+    };
+    assert_eq!(snapshot.findings, [expected]);
+}
+
+#[test]
+fn modes_are_resolved_for_the_workload() {
+    let snapshot = snapshot(&[STRICT], &workload());
+    assert_eq!(snapshot.modes.for_port(3000).mode, Mode::Strict);
+    assert_eq!(snapshot.findings, []);
+}
+
+#[test]
+fn a_resource_that_stands_twice_is_reported() {
+    let snapshot = snapshot(&[STRICT, STRICT], &workload());
+    let messages: Vec<&str> = snapshot.findings.iter().map(|finding| finding.message.as_str()).collect();
+    assert_eq!(
+        messages,
+        [
+            "PeerAuthentication foo/default stands at 0.yaml:1 too, and both are read; in a cluster the later would \
+             have replaced the earlier",
+            "PeerAuthentication foo/default is ignored: foo/default (0.yaml:1) has the same scope (namespace) and \
+             comes first; keep one of them",
+        ]
+    );
+}
+
+#[test]
+fn fresh_addresses_change_the_registry_and_its_findings_alone() {
+    let external = |name: &str| {
+        BACKEND
+            .replace("{name: backend,", &format!("{{name: {name},"))
+            .replace("[backend]", &format!("[{name}]"))
+    };
+    let snapshot = snapshot(&[&external("a"), &external("b"), STRICT], &workload());
+    assert_eq!(snapshot.findings, []);
+    let addresses: Addresses =
+        ["a", "b"].map(|name| (name.to_owned(), vec!["10.0.0.1".parse().unwrap()])).into();
+    let fresh = snapshot.with_addresses(&addresses);
+    assert!(fresh.registry.lookup("10.0.0.1:80".parse().unwrap(), 0).is_ok());
+    assert_eq!(fresh.modes, snapshot.modes);
+    assert_eq!(fresh.findings.len(), 2, "{:?}", fresh.findings);
+    assert_eq!(fresh.with_addresses(&Addresses::new()).findings, []);
+}
