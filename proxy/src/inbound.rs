@@ -216,11 +216,19 @@ fn refusal_of(facts: Facts, snapshot: &Snapshot) -> Option<String> {
     (!kept).then(|| format!("port {} is {} by {}", facts.port, decision.mode, decision.because))
 }
 
+/// What the record keeps of the first bytes. A peer may name thousands of protocols; the record keeps a few.
 fn first_bytes(first: &First) -> FirstBytes {
+    const PROTOCOLS: usize = 16;
+    const LONGEST: usize = 255; // of a protocol's name (RFC 7301 3.1), and of a host's
     match first {
         First::Hello(hello) => FirstBytes::Tls {
-            sni: hello.sni.clone(),
-            alpn: hello.alpn.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect(),
+            sni: hello.sni.as_ref().map(|name| name.chars().take(LONGEST).collect()),
+            alpn: hello
+                .alpn
+                .iter()
+                .take(PROTOCOLS)
+                .map(|name| String::from_utf8_lossy(name).into_owned())
+                .collect(),
             mesh: hello.is_mesh(),
         },
         First::Plaintext | First::TooLarge => FirstBytes::Plaintext,

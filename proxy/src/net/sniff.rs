@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Duration;
 
-use pillion_mesh::client_hello::{self, ClientHello, Sniff};
+use pillion_mesh::client_hello::{ClientHello, Sniff, Sniffer};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -18,7 +18,8 @@ pub(crate) enum First {
     Hello(Box<ClientHello>),
     /// Bytes that are none.
     Plaintext,
-    /// Not enough to know: nothing, or part of a hello, before the deadline; or an end before the first byte.
+    /// Not enough to know: nothing, or part of a hello, before the deadline; or an end before the first byte. (Part of
+    /// a hello and then an end can become none: that is plaintext.)
     Silent,
     /// It may be a hello, but it is longer than the limit.
     TooLarge,
@@ -45,6 +46,7 @@ pub(crate) async fn sniff(stream: &TcpStream, limit: usize, deadline: Duration) 
 }
 
 async fn read_until_known(stream: &TcpStream, limit: usize, bytes: &mut Vec<u8>) -> io::Result<First> {
+    let mut sniffer = Sniffer::default();
     loop {
         // Waiting without a buffer: a silent client costs no memory for one.
         stream.readable().await?;
@@ -56,11 +58,12 @@ async fn read_until_known(stream: &TcpStream, limit: usize, bytes: &mut Vec<u8>)
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) => return Err(error),
         }
-        match client_hello::sniff(bytes) {
+        match sniffer.sniff(bytes) {
             Sniff::Tls(hello) if hello.wire_length <= limit => return Ok(First::Hello(Box::new(hello))),
             Sniff::Tls(_) => return Ok(First::TooLarge),
             Sniff::NotTls => return Ok(First::Plaintext),
-            Sniff::NeedMore if bytes.len() >= limit => return Ok(First::TooLarge),
+            // By its own claim it will not fit: no need to wait for the rest.
+            Sniff::NeedMore if bytes.len().max(sniffer.least_length()) > limit => return Ok(First::TooLarge),
             Sniff::NeedMore => {}
         }
     }
