@@ -1,0 +1,137 @@
+//! The commands for people, and the exit codes.
+
+use std::process::{Command, Output};
+
+use rcgen::KeyPair;
+use rstest::rstest;
+
+use crate::support::{BACKEND, Client, Home, csr};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().unwrap()
+}
+
+#[tokio::test]
+async fn a_token_created_beside_a_running_ca_counts_at_once() {
+    let home = Home::new();
+    let ca = home.start();
+    let create = |ttl: &str| {
+        let output = run(home.command(&["token", "create", "--id", BACKEND, "--ttl", ttl]).env_clear());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).trim().to_owned()
+    };
+    let client = Client::new(&ca, &home);
+    client.enroll(&create("1h"), "").await;
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let expired = client.sign(Some(&create("0s")), csr(&key)).await.unwrap();
+    assert_eq!(expired.status, 401);
+    assert!(ca.audit_line(2)["reason"].as_str().unwrap().contains("expired at"));
+}
+
+#[test]
+fn a_token_for_an_identity_that_is_not_registered_is_not_made() {
+    let home = Home::new();
+    let _ca = home.start();
+    let stranger = "spiffe://cluster.local/ns/default/sa/stranger";
+    let output = run(&mut home.command(&["token", "create", "--id", stranger]));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("not in registrations"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_root_is_shown_to_people() {
+    let home = Home::new();
+    let before = run(&mut home.command(&["root", "status"]));
+    assert_eq!(before.status.code(), Some(1));
+    assert!(text(&before.stderr).contains("holds no root"), "{}", text(&before.stderr));
+    let _ca = home.start();
+    let output = run(&mut home.command(&["root", "status"]));
+    let shown = text(&output.stdout);
+    for part in ["trust domain  cluster.local", "SHA-256", "not after"] {
+        assert!(output.status.success() && shown.contains(part), "{part:?} is not in {shown}");
+    }
+}
+
+#[test]
+fn a_check_touches_nothing() {
+    let home = Home::new();
+    let output = run(&mut home.command(&["serve", "--check"]));
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).ends_with("ca.yaml: ok\n"), "{}", text(&output.stdout));
+    assert!(!home.path("state").exists() && !home.path("run").exists());
+}
+
+#[rstest]
+#[case::signer("signer: {certificate: a, key: b}", "not supported yet")]
+#[case::unknown_key("registration: []", "registrations")]
+fn a_wrong_configuration_ends_with_2(#[case] more: &str, #[case] expected: &str) {
+    let home = Home::with(more);
+    for arguments in [&["serve"][..], &["serve", "--check"], &["root", "status"]] {
+        let output = run(&mut home.command(arguments));
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).contains(expected), "{}", text(&output.stderr));
+    }
+    assert!(!home.path("state").exists());
+}
+
+#[rstest]
+#[case(&["--help"], 0)]
+#[case(&["--version"], 0)]
+#[case(&["serve", "--help"], 0)]
+#[case(&[], 2)]
+#[case(&["serve"], 2)]
+#[case(&["serve", "--config", "/nowhere/ca.yaml"], 2)]
+#[case(&["reign"], 2)]
+fn arguments_have_their_exit_codes(#[case] arguments: &[&str], #[case] code: i32) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pillion-ca"));
+    let output = run(command.env_clear().args(arguments));
+    assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
+}
+
+#[test]
+fn help_names_the_environment_variable_of_every_flag() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pillion-ca"));
+    let help = text(&run(command.env_clear().args(["serve", "--help"])).stdout);
+    for name in [
+        "CONFIG",
+        "TRUST_DOMAIN",
+        "LISTEN",
+        "DNS_NAMES",
+        "STATE",
+        "MONITORING",
+        "WORKLOAD_TTL_DEFAULT",
+        "WORKLOAD_TTL_MAX",
+        "BUNDLE_FILE",
+        "LIMITS_CONNECTIONS",
+        "LIMITS_REQUEST_TIMEOUT",
+        "LOG_FORMAT",
+    ] {
+        assert!(help.contains(&format!("[env: PILLION_CA_{name}=")), "{name} is not in {help}");
+    }
+}
+
+#[test]
+fn the_environment_stands_in_for_the_file() {
+    let home = Home::new();
+    let elsewhere = home.path("elsewhere");
+    let mut command = home.command(&["serve", "--log-format", "json"]);
+    command.env("PILLION_CA_STATE", &elsewhere);
+    let _ca = crate::support::Ca::start(command);
+    assert!(elsewhere.join("current/key.pem").exists());
+    assert!(!home.path("state").exists());
+}
+
+#[test]
+fn an_address_in_use_ends_with_1() {
+    let home = Home::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run(&mut home.command(&["serve", "--listen", &address]));
+    assert_eq!(output.status.code(), Some(1));
+    let error = text(&output.stderr);
+    assert!(error.contains(&format!("cannot listen on {address} (listen)")), "{error}");
+}

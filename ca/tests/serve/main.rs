@@ -1,0 +1,10 @@
+//! The real binary on loopback: what callers get, what bounds them, and what is left after a kill.
+
+// Tests assert by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod api;
+mod bounds;
+mod command_line;
+mod state;
+mod support;

@@ -1,0 +1,137 @@
+//! What is on the disk: closed to others, and the same root after every accident.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rstest::rstest;
+
+use crate::support::{Ca, Client, Home, PATIENCE, files_below, stored_root};
+
+fn mode_of(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[rstest]
+#[case("000")]
+#[case("022")]
+#[case("077")]
+fn req_36_secrets_are_closed_to_others_whatever_the_umask(#[case] umask: &str) {
+    let home = Home::new();
+    let _ca = Ca::start(home.command_behind(&format!("umask {umask}")));
+    let state = home.path("state");
+    for folder in [&state, &state.join("current"), &state.join("tokens"), &home.path("run/backend")] {
+        assert_eq!(mode_of(folder), 0o700, "{}", folder.display());
+    }
+    let mut secrets = files_below(&state);
+    assert_eq!(secrets.len(), 4, "lock, certificate, key, one token record: {secrets:?}");
+    secrets.push(home.path("run/backend/token"));
+    for file in secrets {
+        assert_eq!(mode_of(&file), 0o600, "{}", file.display());
+    }
+    assert_eq!(mode_of(&home.path("run/bundle.pem")), 0o644);
+}
+
+/// Starts the CA and kills it the moment this path appears, or when the start is over without its having been seen.
+fn start_and_kill_at(home: &Home, path: &str) {
+    let mut command = home.command(&["serve"]);
+    let mut child = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let (path, last) = (home.path(path), home.path("run/backend/token"));
+    let start = Instant::now();
+    while !path.exists() && !last.exists() {
+        assert!(start.elapsed() < PATIENCE, "the CA does not start");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[rstest]
+#[case("state")]
+#[case("state/lock")]
+#[case("state/.current.tmp")]
+#[case("state/.current.tmp/.certificate.pem.tmp")]
+#[case("state/.current.tmp/certificate.pem")]
+#[case("state/.current.tmp/.key.pem.tmp")]
+#[case("state/.current.tmp/key.pem")]
+#[case("state/current")]
+#[case("state/tokens")]
+#[case("run/.bundle.pem.tmp")]
+#[case("run/bundle.pem")]
+#[case("run/backend")]
+#[case("run/backend/.token.tmp")]
+#[case("run/backend/token")]
+#[tokio::test]
+async fn req_35_a_kill_at_any_step_of_the_first_start_leaves_the_same_root_or_none(#[case] step: &str) {
+    for _ in 0..3 {
+        let home = Home::new();
+        start_and_kill_at(&home, step);
+        let roots = [stored_root(&home), std::fs::read(home.path("run/bundle.pem")).ok()];
+        let token = std::fs::read_to_string(home.path("run/backend/token")).ok();
+        let ca = home.start();
+        let root = stored_root(&home).unwrap();
+        assert!(roots.into_iter().flatten().all(|seen| seen == root), "another root after a kill at {step}");
+        assert!(token.is_none_or(|seen| seen == home.token()), "another token after a kill at {step}");
+        Client::new(&ca, &home).enroll(&home.token(), "").await;
+    }
+}
+
+#[tokio::test]
+async fn req_35_a_kill_while_issuing_leaves_the_same_root_and_valid_tokens() {
+    let home = Home::new();
+    let mut token_and_root = None;
+    for round in 0..12u64 {
+        let ca = home.start();
+        let seen = (home.token(), stored_root(&home).unwrap());
+        assert_eq!(token_and_root.get_or_insert(seen.clone()), &seen, "round {round}");
+        let client = Client::new(&ca, &home);
+        client.enroll(&seen.0, "").await;
+        let killer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(3 * round));
+            drop(ca);
+        });
+        // Until the kill takes the CA away.
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        while let Ok(answer) = client.sign(Some(&seen.0), crate::support::csr(&key)).await {
+            assert_eq!(answer.status, 201);
+        }
+        killer.join().unwrap();
+    }
+}
+
+#[test]
+fn a_second_ca_in_the_same_folder_ends_with_1() {
+    let home = Home::new();
+    let _first = home.start();
+    let output = home.command(&["serve"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("in use by another pillion-ca"), "{error}");
+}
+
+#[rstest]
+#[case::key_cut("current/key.pem", true, "the key is damaged")]
+#[case::certificate_cut("current/certificate.pem", true, "the certificate is damaged")]
+#[case::key_gone("current/key.pem", false, "is missing, though this CA has served before")]
+#[case::certificate_gone("current/certificate.pem", false, "is missing, though this CA has served before")]
+fn req_35_damaged_state_stops_the_start_with_1_and_makes_no_new_root(
+    #[case] file: &str,
+    #[case] cut: bool,
+    #[case] expected: &str,
+) {
+    let home = Home::new();
+    drop(home.start());
+    let path = home.path("state").join(file);
+    let whole = std::fs::read(&path).unwrap();
+    if cut {
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    } else {
+        std::fs::remove_file(&path).unwrap();
+    }
+    let root = stored_root(&home);
+    let output = home.command(&["serve"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains(expected) && error.contains(file), "{error}");
+    assert_eq!(stored_root(&home), root);
+}
