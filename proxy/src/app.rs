@@ -97,6 +97,8 @@ pub(crate) async fn run(settings: Settings, log_level: LogLevel) -> Result<(), A
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) shared: Arc<Shared>,
+    /// Where it listens; tests ask for port 0.
+    #[cfg_attr(not(test), expect(dead_code))]
     pub(crate) addresses: Arc<BoundAddresses>,
 }
 

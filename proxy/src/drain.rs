@@ -35,11 +35,6 @@ impl Trigger {
         self.quitting.cancelled().await;
     }
 
-    /// Cancelled when draining begins, for tasks that stop then.
-    pub(crate) fn token(&self) -> CancellationToken {
-        self.draining.clone()
-    }
-
     /// Cancelled when the process ends, for servers that stay until then.
     pub(crate) fn quit_token(&self) -> CancellationToken {
         self.quitting.clone()
