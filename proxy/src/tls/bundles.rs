@@ -1,6 +1,7 @@
 //! Trust bundles: for each trust domain the roots that may vouch for its identities (SPIFFE Trust Domain and Bundle 3).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -97,6 +98,25 @@ impl Bundles {
     pub(super) fn names(&self) -> String {
         self.0.keys().map(TrustDomain::as_str).collect::<Vec<_>>().join(", ")
     }
+}
+
+/// `cluster.local: CN=root (serial 1f)`.
+impl fmt::Display for Bundles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (trust_domain, roots)) in self.iter().enumerate() {
+            write!(f, "{}{trust_domain}: {}", if at == 0 { "" } else { "; " }, list(roots))?;
+        }
+        Ok(())
+    }
+}
+
+/// Roots by subject and serial number, for messages.
+pub(super) fn list(roots: &[Root]) -> String {
+    roots
+        .iter()
+        .map(|root| format!("{} (serial {})", root.subject, root.serial))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 impl Root {

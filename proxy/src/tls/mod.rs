@@ -25,6 +25,7 @@ use tokio::sync::watch;
 pub(crate) use bundles::{BundleError, Bundles, Root};
 pub(crate) use clock::Clock;
 pub(crate) use credentials::{Credentials, CredentialsError};
+pub(crate) use verify::ChainError;
 
 /// How the mesh leg speaks TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,7 +68,8 @@ pub(crate) struct HandshakeError {
 }
 
 impl TlsSettings {
-    fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
+    /// For a rustls builder, newest first.
+    pub(crate) fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
         static FROM_12: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
         static ONLY_13: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
         match self.min_version {

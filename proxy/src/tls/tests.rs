@@ -126,7 +126,8 @@ async fn accept_bytes(bytes: &[u8], credentials: &Credentials) -> (HandshakeErro
         near.read_to_end(&mut answer).await.unwrap();
         answer
     };
-    let server = async { server::accept(far, credentials).await.map(|(_, handshake)| handshake).unwrap_err() };
+    let server =
+        async { server::accept(far, credentials).await.map(|(_, handshake)| handshake).unwrap_err() };
     let (answer, error) = timeout(LONG, async { tokio::join!(client, server) }).await.unwrap();
     (error, answer)
 }
@@ -152,18 +153,24 @@ fn credentials_do_not_print_their_key() {
 fn a_key_of_another_certificate_is_refused_and_both_are_named() {
     let ca = TestCa::root("root");
     let (held, other) = (ca.issue(SERVER), ca.issue(CLIENT));
-    let error = Credentials::new(held.chain, &other.key, bundle(&ca), TlsSettings::default(), &Clock::system(), 1)
-        .unwrap_err()
-        .to_string();
+    let error =
+        Credentials::new(held.chain, &other.key, bundle(&ca), TlsSettings::default(), &Clock::system(), 1)
+            .unwrap_err()
+            .to_string();
     assert!(error.contains(SERVER) && error.contains("not the one"), "{error}");
 }
 
 #[test]
 fn a_bundle_is_taken_whole_or_not_at_all() {
     let (root, leaf) = (TestCa::root("root"), TestCa::root("root").issue(SERVER));
-    let read = |pem: &str| Bundles::from_pem(&trust_domain(), pem.as_bytes()).map_err(|error| error.to_string());
+    let read =
+        |pem: &str| Bundles::from_pem(&trust_domain(), pem.as_bytes()).map_err(|error| error.to_string());
     assert!(read("").unwrap_err().contains("found none"));
-    assert!(read(&(root.bundle_pem() + &leaf.chain_pem())).unwrap_err().contains("certificate 2 cannot be a root"));
+    assert!(
+        read(&(root.bundle_pem() + &leaf.chain_pem()))
+            .unwrap_err()
+            .contains("certificate 2 cannot be a root")
+    );
     let cut = root.bundle_pem().replace("-----END", "-----EMD");
     assert!(read(&(root.bundle_pem() + &cut)).unwrap_err().contains("certificate 2 is not PEM"));
 }

@@ -20,7 +20,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
-use super::bundles::{Bundles, Root};
+use super::bundles::{Bundles, Root, list};
 use super::clock::system_time;
 use super::failure::{self, Role};
 use super::{HandshakeError, provider};
@@ -243,7 +243,7 @@ fn path_error(svid: &Svid, error: &webpki::Error, roots: &[Root], now: SystemTim
             format!("a signer of {}", svid.id)
         }
     };
-    let (now, known) = (rfc3339::print(now), known_roots(roots));
+    let (now, known) = (rfc3339::print(now), list(roots));
     match error {
         webpki::Error::CertExpired { not_after, .. } => {
             let not_after = system_time(*not_after);
@@ -275,14 +275,6 @@ fn path_error(svid: &Svid, error: &webpki::Error, roots: &[Root], now: SystemTim
         ),
         other => ChainError::new(Reason::CertificateInvalid, format!("{}: {other} (RFC 5280)", svid.id)),
     }
-}
-
-fn known_roots(roots: &[Root]) -> String {
-    roots
-        .iter()
-        .map(|root| format!("{} (serial {})", root.subject, root.serial))
-        .collect::<Vec<_>>()
-        .join(", ")
 }
 
 /// What rustls turns into the alert that tells the peer as much as it may know (RFC 8446 6.2).

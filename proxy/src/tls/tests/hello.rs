@@ -2,7 +2,9 @@
 
 use pillion_testkit::tls::{TLS12, TLS13, client_of_versions};
 use rustls::crypto::cipher::{AeadKey, Iv, OutboundChunks, OutboundPlainMessage};
-use rustls::{ClientConnection, ConnectionTrafficSecrets, ContentType, ProtocolVersion, SupportedCipherSuite};
+use rustls::{
+    ClientConnection, ConnectionTrafficSecrets, ContentType, ProtocolVersion, SupportedCipherSuite,
+};
 
 use super::*;
 
@@ -153,9 +155,8 @@ async fn req_24_a_tls_1_2_connection_is_never_renegotiated() {
     let mut config = client_of_versions(&ca, Some(&ca.issue(CLIENT)), TLS12);
     config.enable_secret_extraction = true;
     let mut client = HandClient::new(config, near);
-    let (accepted, ()) = timeout(LONG, async { tokio::join!(server::accept(far, &ours), client.finish()) })
-        .await
-        .unwrap();
+    let (accepted, ()) =
+        timeout(LONG, async { tokio::join!(server::accept(far, &ours), client.finish()) }).await.unwrap();
     let mut server = accepted.unwrap().0;
 
     let HandClient { tls, mut wire } = client;
@@ -176,12 +177,13 @@ struct Sealed {
 
 impl Sealed {
     fn new(tls: ClientConnection) -> Sealed {
-        let Some(SupportedCipherSuite::Tls12(suite)) = tls.negotiated_cipher_suite() else { panic!("not TLS 1.2") };
+        let Some(SupportedCipherSuite::Tls12(suite)) = tls.negotiated_cipher_suite() else {
+            panic!("not TLS 1.2")
+        };
         let (sequence, secrets) = tls.dangerous_extract_secrets().unwrap().tx;
         let (key, iv) = match secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } | ConnectionTrafficSecrets::Aes256Gcm { key, iv } => {
-                (key, iv)
-            }
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+            | ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (key, iv),
             _ => panic!("no AES-GCM suite was negotiated"),
         };
         let (fixed, explicit) = iv.as_ref().split_at(4);
@@ -189,8 +191,11 @@ impl Sealed {
     }
 
     fn record(&mut self, typ: ContentType, payload: &[u8]) -> Vec<u8> {
-        let message =
-            OutboundPlainMessage { typ, version: ProtocolVersion::TLSv1_2, payload: OutboundChunks::Single(payload) };
+        let message = OutboundPlainMessage {
+            typ,
+            version: ProtocolVersion::TLSv1_2,
+            payload: OutboundChunks::Single(payload),
+        };
         let sealed = self.encrypter.encrypt(message, self.sequence).unwrap();
         self.sequence += 1;
         sealed.encode()

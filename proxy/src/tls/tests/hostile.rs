@@ -17,7 +17,9 @@ fn expected(defect: Defect) -> Reason {
     match defect {
         Defect::Expired | Defect::IntermediateExpired => Reason::CertificateExpired,
         Defect::NotYetValid => Reason::CertificateNotYetValid,
-        Defect::OtherRoot | Defect::OtherRootOfSameName | Defect::SignatureTampered => Reason::CertificateUntrusted,
+        Defect::OtherRoot | Defect::OtherRootOfSameName | Defect::SignatureTampered => {
+            Reason::CertificateUntrusted
+        }
         Defect::OtherTrustDomain => Reason::TrustDomainUnknown,
         Defect::PathLength
         | Defect::SignerIsNoCa
@@ -62,7 +64,8 @@ async fn refused(defects: &[Defect]) -> Vec<String> {
             alert_seen(seen);
             details.push(error.detail);
 
-            let (handshake, seen) = dial(&ours, server_of_versions(&ca, &held, versions), &[id(CLIENT)]).await;
+            let (handshake, seen) =
+                dial(&ours, server_of_versions(&ca, &held, versions), &[id(CLIENT)]).await;
             let error = handshake.expect_err("a hostile server was believed");
             assert_eq!(error.reason, expected(*defect), "{defect:?} of a server: {error}");
             assert!(error.detail.contains("the server's certificate was refused by"), "{error}");
@@ -83,12 +86,15 @@ async fn good_chains_are_accepted_in_both_directions_and_versions() {
     let ca = TestCa::root("root");
     let ours = credentials(&ca.issue(SERVER), bundle(&ca));
     let constrained = ca.intermediate_with("DNS only", permit_dns("elsewhere.example"));
-    for held in [ca.issue(CLIENT), ca.intermediate("a").intermediate("b").issue(CLIENT), constrained.issue(CLIENT)] {
+    for held in
+        [ca.issue(CLIENT), ca.intermediate("a").intermediate("b").issue(CLIENT), constrained.issue(CLIENT)]
+    {
         for versions in [TLS12, TLS13] {
             let (handshake, seen) = serve(client_of_versions(&ca, Some(&held), versions), &ours).await;
             assert_eq!(handshake.unwrap().peer, id(CLIENT));
             assert_eq!(seen.unwrap(), b"welcome");
-            let (handshake, seen) = dial(&ours, server_of_versions(&ca, &held, versions), &[id(CLIENT)]).await;
+            let (handshake, seen) =
+                dial(&ours, server_of_versions(&ca, &held, versions), &[id(CLIENT)]).await;
             assert_eq!(handshake.unwrap().peer, id(CLIENT));
             assert_eq!(seen.unwrap(), b"welcome");
         }
@@ -132,7 +138,9 @@ async fn req_07_an_extended_key_usage_must_fit_the_direction() {
 #[case("spiffe://cluster.local/ns/default/sa/backend/x")]
 #[case("spiffe://cluster.local/ns/other/sa/backend")]
 #[tokio::test]
-async fn req_08_a_server_with_another_identity_is_refused_and_never_sees_our_certificate(#[case] impostor: &str) {
+async fn req_08_a_server_with_another_identity_is_refused_and_never_sees_our_certificate(
+    #[case] impostor: &str,
+) {
     let ca = TestCa::root("root");
     let ours = credentials(&ca.issue(CLIENT), bundle(&ca));
     for versions in [TLS12, TLS13] {
@@ -140,7 +148,9 @@ async fn req_08_a_server_with_another_identity_is_refused_and_never_sees_our_cer
         let (handshake, seen) = dial(&ours, server_of_versions(&ca, &held, versions), &[id(SERVER)]).await;
         let error = handshake.unwrap_err();
         assert_eq!(error.reason, Reason::IdentityUnexpected, "{error}");
-        assert!(error.detail.contains(impostor) && error.detail.contains(SERVER) && error.detail.contains(CLIENT));
+        assert!(
+            error.detail.contains(impostor) && error.detail.contains(SERVER) && error.detail.contains(CLIENT)
+        );
         // With our certificate and Finished it would have finished its handshake instead.
         assert_eq!(alert_seen(seen), AlertDescription::AccessDenied);
     }
@@ -149,7 +159,8 @@ async fn req_08_a_server_with_another_identity_is_refused_and_never_sees_our_cer
 #[tokio::test]
 async fn req_08_any_of_several_wanted_identities_will_do_and_none_accepts_nobody() {
     let ca = TestCa::root("root");
-    let (client, server) = (credentials(&ca.issue(CLIENT), bundle(&ca)), credentials(&ca.issue(SERVER), bundle(&ca)));
+    let (client, server) =
+        (credentials(&ca.issue(CLIENT), bundle(&ca)), credentials(&ca.issue(SERVER), bundle(&ca)));
     let other = id("spiffe://cluster.local/ns/default/sa/other");
     let (dialled, _) = meet(&client, &server, &[other, id(SERVER)]).await;
     assert_eq!(dialled.unwrap().peer, id(SERVER));
@@ -204,12 +215,14 @@ async fn req_10_validity_has_no_grace() {
 #[tokio::test]
 async fn req_10_an_expired_root_vouches_for_nobody_and_is_named() {
     let now = SystemTime::now();
-    let expired = TestCa::root_with("old root", |p| authority::valid_between(p, now - days(9), now - days(1)));
+    let expired =
+        TestCa::root_with("old root", |p| authority::valid_between(p, now - days(9), now - days(1)));
     let early = TestCa::root_with("new root", |p| authority::valid_between(p, now + days(1), now + days(9)));
     for ca in [expired, early] {
         let ours = credentials(&ca.issue(SERVER), bundle(&ca));
         for versions in [TLS12, TLS13] {
-            let (handshake, seen) = serve(client_of_versions(&ca, Some(&ca.issue(CLIENT)), versions), &ours).await;
+            let (handshake, seen) =
+                serve(client_of_versions(&ca, Some(&ca.issue(CLIENT)), versions), &ours).await;
             let error = handshake.unwrap_err();
             assert_eq!(error.reason, Reason::CertificateUntrusted);
             assert!(error.detail.contains(&format!("leads only to root CN={}", ca.name())), "{error}");
@@ -220,7 +233,8 @@ async fn req_10_an_expired_root_vouches_for_nobody_and_is_named() {
 
 #[tokio::test]
 async fn req_10_a_roots_own_path_length_counts() {
-    let narrow = TestCa::root_with("narrow", |p| p.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0)));
+    let narrow =
+        TestCa::root_with("narrow", |p| p.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0)));
     let ours = credentials(&narrow.issue(SERVER), bundle(&narrow));
     let (handshake, _) = serve(peers::client(&narrow, Some(&narrow.issue(CLIENT))), &ours).await;
     assert_eq!(handshake.unwrap().peer, id(CLIENT));
@@ -242,7 +256,8 @@ async fn req_11_a_uri_name_constraint_refuses_the_chain() {
 
 #[tokio::test]
 async fn req_12_what_is_not_strict_der_is_refused() {
-    refused(&[Defect::TrailingBytes, Defect::DuplicateExtension, Defect::AlgorithmMismatch, Defect::NotDer]).await;
+    refused(&[Defect::TrailingBytes, Defect::DuplicateExtension, Defect::AlgorithmMismatch, Defect::NotDer])
+        .await;
 }
 
 #[test]
@@ -254,7 +269,10 @@ fn req_13_weak_signatures_and_signers_break_the_path() {
             let algorithms = provider().signature_verification_algorithms;
             let judged = check_chain(&bundles, &algorithms, leaf, intermediates, SystemTime::now(), role);
             let reason = judged.unwrap_err().reason;
-            assert!(matches!(reason, Reason::CertificateInvalid | Reason::CertificateUntrusted), "{name}: {reason}");
+            assert!(
+                matches!(reason, Reason::CertificateInvalid | Reason::CertificateUntrusted),
+                "{name}: {reason}"
+            );
         }
     }
 }
@@ -284,7 +302,10 @@ fn req_13_no_weak_scheme_is_offered() {
     let verifier = credentials(&TestCa::root("root").issue(SERVER), Bundles::default()).verifier().clone();
     for scheme in ServerCertVerifier::supported_verify_schemes(&verifier) {
         let name = format!("{scheme:?}");
-        assert!(!name.contains("SHA1") && !name.contains("MD5") && !name.contains("Unknown"), "{name} is offered");
+        assert!(
+            !name.contains("SHA1") && !name.contains("MD5") && !name.contains("Unknown"),
+            "{name} is offered"
+        );
     }
 }
 
@@ -341,7 +362,8 @@ fn req_15_the_search_for_a_path_is_bounded() {
     let leaf = last.issue(CLIENT).chain.remove(0);
     let begun = std::time::Instant::now();
     let algorithms = provider().signature_verification_algorithms;
-    let error = check_chain(&bundle(&root), &algorithms, &leaf, &ring, SystemTime::now(), Role::Client).unwrap_err();
+    let error =
+        check_chain(&bundle(&root), &algorithms, &leaf, &ring, SystemTime::now(), Role::Client).unwrap_err();
     assert!(matches!(error.reason, Reason::CertificateInvalid | Reason::CertificateUntrusted), "{error:?}");
     assert!(begun.elapsed() < Duration::from_secs(5), "the search took {:?}", begun.elapsed());
 }

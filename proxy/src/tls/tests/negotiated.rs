@@ -11,7 +11,8 @@ use crate::tls::credentials::ANSWERED;
 #[tokio::test]
 async fn two_sidecars_prove_their_identities_with_a_post_quantum_group() {
     let ca = TestCa::root("root");
-    let (client, server) = (credentials(&ca.issue(CLIENT), bundle(&ca)), credentials(&ca.issue(SERVER), bundle(&ca)));
+    let (client, server) =
+        (credentials(&ca.issue(CLIENT), bundle(&ca)), credentials(&ca.issue(SERVER), bundle(&ca)));
     let (dialled, accepted) = meet(&client, &server, &[id(SERVER)]).await;
     let (dialled, accepted) = (dialled.unwrap(), accepted.unwrap());
     assert_eq!((dialled.peer, accepted.peer), (id(SERVER), id(CLIENT)));
@@ -20,7 +21,10 @@ async fn two_sidecars_prove_their_identities_with_a_post_quantum_group() {
         assert_eq!((record.version.as_str(), record.group.as_str()), ("TLSv1.3", "X25519MLKEM768"));
         assert!(record.cipher_suite.starts_with("TLS_AES_"), "{}", record.cipher_suite);
         assert!(!record.resumed && record.handshake_micros > 0);
-        assert_eq!((record.peer_serial, record.peer_not_after), (peer.svid.serial.clone(), peer.svid.not_after));
+        assert_eq!(
+            (record.peer_serial, record.peer_not_after),
+            (peer.svid.serial.clone(), peer.svid.not_after)
+        );
     }
 }
 
@@ -28,7 +32,8 @@ async fn two_sidecars_prove_their_identities_with_a_post_quantum_group() {
 async fn tls_1_2_is_spoken_and_recorded_by_its_iana_names() {
     let ca = TestCa::root("root");
     let ours = credentials(&ca.issue(SERVER), bundle(&ca));
-    let record = serve(client_of_versions(&ca, Some(&ca.issue(CLIENT)), TLS12), &ours).await.0.unwrap().record;
+    let record =
+        serve(client_of_versions(&ca, Some(&ca.issue(CLIENT)), TLS12), &ours).await.0.unwrap().record;
     assert_eq!((record.version.as_str(), record.group.as_str()), ("TLSv1.2", "x25519"));
     assert!(record.cipher_suite.starts_with("TLS_ECDHE_ECDSA_WITH_"), "{}", record.cipher_suite);
 }
@@ -37,8 +42,7 @@ async fn tls_1_2_is_spoken_and_recorded_by_its_iana_names() {
 async fn with_min_version_1_3_no_tls_1_2_is_spoken_either_way() {
     let ca = TestCa::root("root");
     let held = ca.issue(SERVER);
-    let ours =
-        Credentials::new(held.chain, &held.key, bundle(&ca), only_13(), &Clock::system(), 1).unwrap();
+    let ours = Credentials::new(held.chain, &held.key, bundle(&ca), only_13(), &Clock::system(), 1).unwrap();
     let other = ca.issue(CLIENT);
     let (handshake, seen) = serve(client_of_versions(&ca, Some(&other), TLS12), &ours).await;
     let error = handshake.unwrap_err();
@@ -63,7 +67,10 @@ async fn every_kind_of_key_works_in_both_versions(#[case] algorithm: &'static rc
     let ours = credentials(&held, bundle(&ca));
     for versions in [TLS12, TLS13] {
         let other = ca.issue_for_key(CLIENT, algorithm, |_| {});
-        assert_eq!(serve(client_of_versions(&ca, Some(&other), versions), &ours).await.0.unwrap().peer, id(CLIENT));
+        assert_eq!(
+            serve(client_of_versions(&ca, Some(&other), versions), &ours).await.0.unwrap().peer,
+            id(CLIENT)
+        );
         let server = server_of_versions(&ca, &other, versions);
         assert_eq!(dial(&ours, server, &[id(CLIENT)]).await.0.unwrap().peer, id(CLIENT));
     }
@@ -79,17 +86,24 @@ async fn every_kind_of_key_works_in_both_versions(#[case] algorithm: &'static rc
 #[case::curl(&["h2", "http/1.1"], None)]
 #[case::nothing(&[], None)]
 #[tokio::test]
-async fn alpn_is_answered_with_a_mark_or_not_at_all(#[case] offered: &[&str], #[case] answered: Option<&str>) {
+async fn alpn_is_answered_with_a_mark_or_not_at_all(
+    #[case] offered: &[&str],
+    #[case] answered: Option<&str>,
+) {
     let ca = TestCa::root("root");
     let ours = credentials(&ca.issue(SERVER), bundle(&ca));
     let mut config = peers::client(&ca, Some(&ca.issue(CLIENT)));
     config.alpn_protocols = offered.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     let (near, far) = duplex(16 * 1024);
     let connector = TlsConnector::from(Arc::new(config));
-    let (client, server) = tokio::join!(connector.connect(peers::any_name(), near), server::accept(far, &ours));
+    let (client, server) =
+        tokio::join!(connector.connect(peers::any_name(), near), server::accept(far, &ours));
     let (client, server) = (client.unwrap(), server.unwrap().0);
     let answered = answered.map(str::as_bytes);
-    assert_eq!((client.get_ref().1.alpn_protocol(), server.get_ref().1.alpn_protocol()), (answered, answered));
+    assert_eq!(
+        (client.get_ref().1.alpn_protocol(), server.get_ref().1.alpn_protocol()),
+        (answered, answered)
+    );
 }
 
 #[test]

@@ -50,7 +50,10 @@ async fn req_16_req_17_req_18_a_server_gives_no_ticket_and_resumes_nothing() {
     for versions in [TLS12, TLS13] {
         let config = keeping_sessions(client_of_versions(&ca, Some(&ca.issue(CLIENT)), versions));
         let (kind, tickets) = twice(config, &ours, &ours).await;
-        assert!(matches!(kind, Ok(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)), "{kind:?}");
+        assert!(
+            matches!(kind, Ok(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)),
+            "{kind:?}"
+        );
         assert_eq!(tickets, 0);
     }
     // Without a ticket there is no early data (RFC 8446 4.2.10); with one there would be none either.
@@ -67,9 +70,11 @@ async fn req_16_after_a_change_of_bundle_the_old_root_opens_no_second_connection
     assert_eq!((before.generation(), after.generation()), (1, 2));
     for versions in [TLS12, TLS13] {
         let client = old.issue(CLIENT);
-        let accepted = serve(keeping_sessions(client_of_versions(&old, Some(&client), versions)), &before).await.0;
+        let accepted =
+            serve(keeping_sessions(client_of_versions(&old, Some(&client), versions)), &before).await.0;
         assert_eq!(accepted.unwrap().peer, id(CLIENT));
-        let refused = serve(keeping_sessions(client_of_versions(&old, Some(&client), versions)), &after).await.0;
+        let refused =
+            serve(keeping_sessions(client_of_versions(&old, Some(&client), versions)), &after).await.0;
         assert_eq!(refused.unwrap_err().reason, Reason::CertificateUntrusted);
     }
 }

@@ -1,0 +1,210 @@
+//! Watches certificate, key and bundle files and takes them into use together, when they fit each other.
+//!
+//! Polls their contents: it works on every mount, and three small files are cheap to read. Somebody who writes them one
+//! after the other makes them disagree for a moment; that is reported only when it lasts.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use pillion_mesh::spiffe::SpiffeId;
+use pillion_mesh::wire::rfc3339;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tracing::{error, info, warn};
+use zeroize::Zeroizing;
+
+use super::FileSource;
+use super::authority::{check_ours, read_bounded};
+use super::publish::Publisher;
+use crate::tls::{Bundles, Clock, Credentials, TlsSettings};
+
+/// How often the files are read.
+const POLL: Duration = Duration::from_secs(1);
+
+/// The task that watches.
+pub(super) struct Watched {
+    id: SpiffeId,
+    source: FileSource,
+    tls: TlsSettings,
+    clock: Clock,
+    publisher: Publisher,
+    memory: Memory,
+}
+
+/// What was seen so far.
+#[derive(Default)]
+struct Memory {
+    /// What is in use.
+    used: Option<Fingerprint>,
+    /// What the last poll saw.
+    last: Option<Fingerprint>,
+    /// What was complained about.
+    reported: Option<Fingerprint>,
+    /// The end of validity that was warned of.
+    expiry_reported: Option<SystemTime>,
+}
+
+/// A hash of all contents, or the error that reading them gave.
+type Fingerprint = Result<[u8; 32], String>;
+
+/// The files as they were read.
+struct Contents {
+    certificate: Zeroizing<Vec<u8>>,
+    key: Zeroizing<Vec<u8>>,
+    bundle: Zeroizing<Vec<u8>>,
+}
+
+impl Watched {
+    pub(super) fn new(
+        id: SpiffeId,
+        source: FileSource,
+        tls: TlsSettings,
+        clock: Clock,
+        publisher: Publisher,
+    ) -> Watched {
+        Watched { id, source, tls, clock, publisher, memory: Memory::default() }
+    }
+
+    /// Never ends.
+    pub(super) async fn run(mut self) {
+        loop {
+            let source = self.source.clone();
+            let read = match spawn_blocking(move || Contents::read(&source)).await {
+                Ok(read) => read,
+                Err(error) => Err(error.to_string()),
+            };
+            self.look_at(read);
+            self.mind_the_expiry();
+            sleep(POLL).await;
+        }
+    }
+
+    fn look_at(&mut self, read: Result<Contents, String>) {
+        let seen = read.as_ref().map(Contents::fingerprint).map_err(Clone::clone);
+        if self.memory.used.as_ref() == Some(&seen) {
+            if self.memory.reported.take().is_some() {
+                info!("the identity files are those in use again");
+                self.publisher.recovered();
+            }
+        } else {
+            match read.and_then(|contents| self.load(&contents)) {
+                Ok(credentials) => self.take(credentials, &seen),
+                Err(fault) => self.complain(fault, &seen),
+            }
+        }
+        self.memory.last = Some(seen);
+    }
+
+    fn take(&mut self, credentials: Credentials, seen: &Fingerprint) {
+        let svid = &credentials.svid;
+        info!(
+            "certificate of {} (serial {}) from {}, valid until {}",
+            svid.id,
+            svid.serial,
+            self.source.certificate.display(),
+            rfc3339::print(svid.not_after)
+        );
+        warn_of_readers(&self.source.key);
+        self.publisher.publish(credentials);
+        self.memory.used = Some(seen.clone());
+        self.memory.reported = None;
+    }
+
+    /// Once for each content, when it is the same at two polls in a row.
+    fn complain(&mut self, fault: String, seen: &Fingerprint) {
+        let settled = self.memory.last.as_ref() == Some(seen);
+        if !settled || self.memory.reported.as_ref() == Some(seen) {
+            return;
+        }
+        self.memory.reported = Some(seen.clone());
+        match self.publisher.current() {
+            None => error!("no certificate yet: {fault}"),
+            Some(current) => error!(
+                "the identity files cannot be used: {fault}; the certificate in use stays, it lasts until {}",
+                rfc3339::print(current.svid.not_after)
+            ),
+        }
+        self.publisher.failed(fault);
+    }
+
+    /// All three, fitting each other and our identity.
+    fn load(&self, contents: &Contents) -> Result<Credentials, String> {
+        let FileSource { certificate, key, bundle } = &self.source;
+        let of = |path: &Path, error: &dyn ToString| format!("{}: {}", path.display(), error.to_string());
+        let chain = CertificateDer::pem_slice_iter(&contents.certificate)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| of(certificate, &error))?;
+        let secret = PrivateKeyDer::from_pem_slice(&contents.key)
+            .map(Zeroizing::new)
+            .map_err(|error| of(key, &format!("expected a PEM private key: {error}")))?;
+        let bundles = Bundles::from_pem(&self.id.trust_domain(), &contents.bundle)
+            .map_err(|error| of(bundle, &error))?;
+        let generation = self.publisher.next_generation();
+        let credentials = Credentials::new(chain, &secret, bundles, self.tls, &self.clock, generation)
+            .map_err(|error| of(certificate, &error))?;
+        check_ours(&credentials, &self.id, &self.clock).map_err(|fault| of(certificate, &fault))?;
+        Ok(credentials)
+    }
+
+    /// Nobody here can renew the files, so somebody must be told: in the last fifth of the life, and at its end.
+    fn mind_the_expiry(&mut self) {
+        let Some(current) = self.publisher.current() else { return };
+        let (svid, now) = (&current.svid, self.clock.now());
+        let life = svid.not_after.duration_since(svid.not_before).unwrap_or_default();
+        let stage = if now > svid.not_after {
+            svid.not_after
+        } else if now + life / 5 > svid.not_after {
+            svid.not_after - life / 5
+        } else {
+            return;
+        };
+        if self.memory.expiry_reported.replace(stage) == Some(stage) {
+            return;
+        }
+        let (path, until) = (self.source.certificate.display(), rfc3339::print(svid.not_after));
+        if now > svid.not_after {
+            error!(
+                "the certificate of {path} EXPIRED at {until} and mesh connections are refused: put a new one there"
+            );
+        } else {
+            warn!("the certificate of {path} lasts only until {until}: put a new one there");
+        }
+    }
+}
+
+impl Contents {
+    fn read(source: &FileSource) -> Result<Contents, String> {
+        let read = |path: &Path| {
+            read_bounded(path).map_err(|error: io::Error| format!("{}: {error}", path.display()))
+        };
+        Ok(Contents {
+            certificate: read(&source.certificate)?,
+            key: read(&source.key)?,
+            bundle: read(&source.bundle)?,
+        })
+    }
+
+    fn fingerprint(&self) -> [u8; 32] {
+        let mut hash = Context::new(&SHA256);
+        for file in [&self.certificate, &self.key, &self.bundle] {
+            hash.update(&file.len().to_be_bytes());
+            hash.update(file);
+        }
+        hash.finish().as_ref().try_into().unwrap_or_default()
+    }
+}
+
+/// A key that others of this host may read is theirs too.
+fn warn_of_readers(key: &Path) {
+    const OTHERS: u32 = 0o077;
+    let mode = fs::metadata(key).map(|data| data.permissions().mode() & 0o777).unwrap_or_default();
+    if mode & OTHERS != 0 {
+        warn!("the key {} has mode {mode:04o}: other users may read it; chmod 600 it", key.display());
+    }
+}

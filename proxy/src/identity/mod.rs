@@ -1,0 +1,132 @@
+//! Where this proxy's identity comes from, and how it stays valid: a certificate from the CA, renewed in time, or files
+//! that somebody else renews.
+//!
+//! Publishes [`LiveCredentials`]; a change drops no connection, since each keeps what it began with. Leaves what the
+//! credentials are to `tls`, and when to renew to `pillion_mesh::rotation`.
+
+mod authority;
+mod files;
+mod https;
+mod key;
+mod publish;
+mod rotate;
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use pillion_mesh::spiffe::SpiffeId;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::tls::{Clock, LiveCredentials, TlsSettings};
+
+use publish::Publisher;
+
+/// Where the identity comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A CA signs a key that never leaves this process.
+    Ca(CaSource),
+    /// Somebody else puts certificate and key into files.
+    Files(FileSource),
+}
+
+/// A CA with the API of `pillion-ca`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CaSource {
+    /// A DNS name or an address, which the CA's own server certificate must have.
+    pub(crate) host: String,
+    /// Its port.
+    pub(crate) port: u16,
+    /// Holds the token that proves who this workload is; read again for each use.
+    pub(crate) token_file: PathBuf,
+    /// What the CA's server certificate must lead to before the CA has told its bundle; never read after that.
+    pub(crate) bundle_file: PathBuf,
+    /// What kind of key to make.
+    pub(crate) key_type: KeyType,
+    /// How long the certificate should last; the CA may give less. Whole seconds, at least one.
+    pub(crate) ttl: Duration,
+}
+
+/// Files that are watched and reloaded together. All are PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FileSource {
+    /// The chain, leaf first.
+    pub(crate) certificate: PathBuf,
+    /// The leaf's private key.
+    pub(crate) key: PathBuf,
+    /// The roots of the workload's trust domain.
+    pub(crate) bundle: PathBuf,
+}
+
+/// The kinds of keys that this proxy makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum KeyType {
+    /// The default: small, and fast to sign with.
+    #[default]
+    EcdsaP256,
+    /// ECDSA on P-384.
+    EcdsaP384,
+    /// RSA, 2048 bits.
+    Rsa2048,
+    /// RSA, 4096 bits; making one takes seconds.
+    Rsa4096,
+    /// Ed25519; not every TLS library takes it.
+    Ed25519,
+}
+
+/// How the identity fares, for `/certs` and the metrics.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Status {
+    /// Certificates and bundles that were taken into use.
+    pub(crate) succeeded: u64,
+    /// Attempts that failed.
+    pub(crate) failed: u64,
+    /// Why the newest attempt failed; none after a success.
+    pub(crate) last_error: Option<String>,
+    /// When the CA is asked next; none where files are watched.
+    pub(crate) next_attempt: Option<SystemTime>,
+}
+
+/// The running identity.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    /// The newest credentials; the last good ones stay when their successors cannot be had, also past their end.
+    pub(crate) credentials: LiveCredentials,
+    status: watch::Receiver<Status>,
+}
+
+impl Identity {
+    /// How it fares now.
+    pub(crate) fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+}
+
+/// Starts to obtain and renew credentials for `id` until `cancel`. Never gives up: a CA or a file that is missing at
+/// the start is waited for. `mark` is the `SO_MARK` of connections to the CA.
+pub(crate) fn spawn(
+    id: SpiffeId,
+    source: Source,
+    tls: TlsSettings,
+    mark: Option<u32>,
+    cancel: CancellationToken,
+) -> Identity {
+    let (publisher, identity) = Publisher::new();
+    let clock = Clock::system();
+    match source {
+        Source::Ca(ca) => {
+            let dial = https::dial(&ca.host, ca.port, mark);
+            let rotation = rotate::Rotation::new(id, ca, dial, tls, clock, publisher);
+            tokio::spawn(cancel.run_until_cancelled_owned(rotation.run()));
+        }
+        Source::Files(files) => {
+            let watched = files::Watched::new(id, files, tls, clock, publisher);
+            tokio::spawn(cancel.run_until_cancelled_owned(watched.run()));
+        }
+    }
+    identity
+}
+
+#[cfg(test)]
+mod tests;
