@@ -55,6 +55,12 @@ impl Page {
              legacy is a client that has no sidecar.",
         );
         self.print(format_args!("Built from {way}."));
+        if way == Way::Loopback {
+            self.print(
+                "Nothing is captured on loopback: the frontend is told to call its sidecar, and relays of the demo\n\
+                 stand where the wires would be, to listen in.",
+            );
+        }
         for line in why_not.iter().flat_map(|why| why.lines()) {
             self.styled(FAINT, format_args!("  {line}"));
         }

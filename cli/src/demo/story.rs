@@ -129,8 +129,9 @@ fn on_the_wire(stage: &Stage) -> Result<Seen, LabError> {
     let bytes = payload(&wire, |_| true);
     let found = contains(&bytes, stage.marker.as_bytes());
     let mut lines = vec![found_in(found, bytes.len())];
-    // 23 is application data (RFC 8446 5.1), which begins after the handshake.
-    if let Some(segment) = wire.iter().find(|segment| segment.payload.starts_with(&[23, 3, 3])) {
+    // 23 is application data (RFC 8446 5.1); the longest piece is the answer.
+    let records = wire.iter().filter(|segment| segment.payload.starts_with(&[23, 3, 3]));
+    if let Some(segment) = records.max_by_key(|segment| segment.payload.len()) {
         lines.push(direction(segment));
         lines.extend(hex_lines(&segment.payload, 3));
     }
@@ -174,7 +175,7 @@ fn strict(stage: &Stage) -> Result<Seen, LabError> {
     let reason = stage.backend.wait_for_record(SETTLE, refused)?.reason.unwrap_or(Reason::Internal);
     let mut lines = vec![
         format!("legacy    {}", stranger.describe()),
-        format!("          its sidecar's word for it: {reason}. {}", reason.sentence()),
+        format!("          {reason}: {}", reason.sentence()),
         format!(
             "frontend  {} calls before, during and after the change: {} failed",
             count.made(),

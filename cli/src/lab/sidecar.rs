@@ -71,7 +71,7 @@ impl Sidecar {
         self
     }
 
-    /// Capture by TPROXY: the app sees its client's own address.
+    /// Capture by TPROXY: the app sees its client's own address. Not inside a user namespace.
     #[must_use]
     pub fn tproxy(mut self) -> Self {
         self.interception = Interception::Tproxy;
@@ -142,6 +142,12 @@ impl Sidecar {
     /// # Errors
     /// When the rules cannot be installed or the proxy cannot be started.
     pub fn start_unready(self, node: &Node, ca: &Ca) -> Result<RunningSidecar, LabError> {
+        if self.interception == Interception::Tproxy && node.way() == Way::UserNamespace {
+            // The mark that keeps the proxy out of capture and the one of its connections to the app would be the same.
+            return Err(LabError::Impossible(
+                "TPROXY needs a proxy of uid 1337, which is not here".to_owned(),
+            ));
+        }
         let ports = OwnPorts::of(node)?;
         let folder = node.shared().make_folder(node.name())?;
         let config = folder.join("proxy.yaml");
