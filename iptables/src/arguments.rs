@@ -13,7 +13,7 @@ use crate::capture::{Id, Mark, Port, Range, RouteTable, Selection, ValueError};
 
 /// Installs, shows, explains and removes the rules that bring a workload's TCP connections to its sidecar.
 #[derive(Debug, Parser)]
-#[command(name = "pillion-iptables", bin_name = "pillion-iptables", version, disable_help_subcommand = true)]
+#[command(name = "pillion-iptables", version, disable_help_subcommand = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
