@@ -1,0 +1,11 @@
+//! pillion and TLS peers that are not pillion: Envoy configured as an Istio sidecar is, openssl, curl. Each verifies
+//! the other's identity. Sidecars run as processes of their own, on loopback with explicit listeners.
+//!
+//! Envoy is found by `PILLION_TEST_ENVOY` or on the PATH. A missing program skips its tests with a message, and fails
+//! them where the environment says `CI=true`.
+// Tests assert by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod envoy;
+mod harness;
+mod openssl;
