@@ -193,6 +193,12 @@ const WRONG: &[(&str, &str, &str, &[&str])] = &[
     ("a CA without a token", "identity:", "identity: {ca: {address: \"https://ca:15012\"}}", &[]),
     ("a CA over plain HTTP", "identity:", "identity: {ca: {address: \"http://ca:15012\"}}", &[]),
     ("an unknown type of key", "identity:", "identity: {ca: {keyType: ecdsa-p255}}", &[]),
+    (
+        "a lifetime of half a second",
+        "identity:",
+        "identity: {ca: {address: \"https://ca\", tokenFile: t, bundleFile: b, ttl: 500ms}}",
+        &[],
+    ),
     ("the Workload API", "identity:", "identity: {workloadApi: {socket: /run/spire/api.sock}}", &[]),
     ("HBONE", "inbound:", "inbound: {tunnel: 0.0.0.0:15008}", &[]),
     ("no listener at all", "inbound:", "", &[]),

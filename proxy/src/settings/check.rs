@@ -196,13 +196,20 @@ fn ca(raw: CaSection) -> Result<CaSource, Fault> {
     let bundle_file = raw.bundle_file.ok_or_else(|| {
         missing("bundleFile", "name the file with the CA's roots; the proxy trusts no CA unseen")
     })?;
+    let ttl = or_seconds(raw.ttl, 24 * 60 * 60);
+    if ttl.subsec_nanos() != 0 {
+        return Err(Fault::new(
+            "identity.ca.ttl",
+            format!("{} is no lifetime of a certificate; write whole seconds, 1s or more", Period(ttl)),
+        ));
+    }
     Ok(CaSource {
         host: address.host,
         port: address.port,
         token_file: path("identity.ca.tokenFile", token_file)?,
         bundle_file: path("identity.ca.bundleFile", bundle_file)?,
         key_type: key_type(raw.key_type.unwrap_or(KeyTypeWord::EcdsaP256)),
-        ttl: or_seconds(raw.ttl, 24 * 60 * 60),
+        ttl,
     })
 }
 

@@ -525,20 +525,6 @@ fn an_unproved_server_name_makes_no_label_set() {
      0 B to server, 2.3 GB to client  2 m 5 s  \
      server_reset: The server reset the connection; the reset was passed on."
 )]
-#[case::refused(
-    ended(
-        ConnectionRecord {
-            mode: Some(ModeRecord { mode: Mode::Strict, because: "default/strict (namespace)".into() }),
-            detail: Some("the first bytes were \"GET / HT\"".into()),
-            ..record(Direction::Inbound)
-        },
-        Reason::StrictPlaintext,
-    ),
-    "inbound   10.0.0.7:4312 -> 10.0.0.8:8080  plaintext  0 B to server, 0 B to client  12 ms  \
-     strict_plaintext: The port is STRICT and the client sent plaintext. the first bytes were \"GET / HT\". \
-     STRICT by default/strict (namespace). \
-     Cure: Give the client a sidecar, or allow this port with portLevelMtls: PERMISSIVE."
-)]
 #[case::of_the_apps_own_tls(
     ended(
         ConnectionRecord {
@@ -552,6 +538,23 @@ fn an_unproved_server_name_makes_no_label_set() {
 )]
 fn the_access_log_tells_a_connection_in_a_line(#[case] record: ConnectionRecord, #[case] expected: &str) {
     assert_eq!(Line(&record).to_string(), expected);
+}
+
+#[test]
+fn a_refusal_tells_what_was_seen_which_policy_decided_and_the_cure() {
+    let reason = Reason::StrictPlaintext;
+    let record = ConnectionRecord {
+        mode: Some(ModeRecord { mode: Mode::Strict, because: "default/strict (namespace)".to_owned() }),
+        detail: Some("the first bytes were \"GET / HT\"".to_owned()),
+        ..ended(record(Direction::Inbound), reason)
+    };
+    let end = format!(
+        "  strict_plaintext: {} the first bytes were \"GET / HT\". STRICT by default/strict (namespace). Cure: {}",
+        reason.sentence(),
+        reason.cure()
+    );
+    let line = Line(&record).to_string();
+    assert!(line.ends_with(&end), "{line}");
 }
 
 /// Collects what is logged.
