@@ -22,7 +22,7 @@ use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
 use tokio::sync::watch;
 
-pub(crate) use bundles::{BundleError, Bundles, Root};
+pub(crate) use bundles::{BundleError, Bundles};
 pub(crate) use clock::Clock;
 pub(crate) use credentials::{Credentials, CredentialsError};
 pub(crate) use verify::ChainError;

@@ -1,5 +1,8 @@
 //! Handshakes in memory: our side against our side, and against rustls as it comes (`pillion_testkit::tls`).
 
+// A test holds a handful of handshakes, and holds them on its own stack.
+#![allow(clippy::large_futures)]
+
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::bundles::Root;
 use super::*;
 
 mod hello;

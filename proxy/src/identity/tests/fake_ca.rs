@@ -69,7 +69,6 @@ pub(super) struct Seen {
     /// The public key asked for.
     pub(super) key: Vec<u8>,
     pub(super) query: Option<String>,
-    pub(super) at: Instant,
 }
 
 pub(super) struct FakeCa {
@@ -205,13 +204,7 @@ impl FakeCa {
         let request = CertificateSigningRequestParams::from_pem(str::from_utf8(&body).unwrap()).unwrap();
         assert_eq!(request.params.subject_alt_names, [authority::uri_san(ID)]);
         let key = rcgen::PublicKeyData::der_bytes(&request.public_key).to_vec();
-        self.state.lock().unwrap().seen.push(Seen {
-            token: token.clone(),
-            shown: shown.clone(),
-            key,
-            query,
-            at: Instant::now(),
-        });
+        self.state.lock().unwrap().seen.push(Seen { token: token.clone(), shown: shown.clone(), key, query });
 
         let evident = token.as_deref() == Some(TOKEN) || shown.is_some();
         let refused = match behaviour {

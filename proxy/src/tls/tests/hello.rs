@@ -1,7 +1,7 @@
 //! First bytes that break the rules of TLS (requirement 24), and bits turned on the way (requirement 14).
 
 use pillion_testkit::tls::{TLS12, TLS13, client_of_versions};
-use rustls::crypto::cipher::{AeadKey, Iv, OutboundChunks, OutboundPlainMessage};
+use rustls::crypto::cipher::{OutboundChunks, OutboundPlainMessage};
 use rustls::{
     ClientConnection, ConnectionTrafficSecrets, ContentType, ProtocolVersion, SupportedCipherSuite,
 };

@@ -7,6 +7,8 @@ use rstest::rstest;
 use rustls::internal::msgs::codec::{Codec, Reader};
 use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, DigitallySignedStruct, SignatureScheme};
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::tls::failure::Role;
@@ -127,6 +129,24 @@ async fn req_06_a_leaf_that_may_sign_or_not_authenticate_is_refused() {
 #[tokio::test]
 async fn req_07_an_extended_key_usage_must_fit_the_direction() {
     refused(&[Defect::ServerAuthOnly, Defect::ClientAuthOnly, Defect::CodeSigningOnly]).await;
+}
+
+/// An intermediate that may vouch for servers only, or for clients only, does so.
+#[tokio::test]
+async fn req_07_an_extended_key_usage_of_a_signer_must_fit_the_direction() {
+    use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+    let ca = TestCa::root("root");
+    let ours = credentials(&ca.issue(SERVER), bundle(&ca));
+    for (purpose, accepts_client, accepts_server) in [(ClientAuth, true, false), (ServerAuth, false, true)] {
+        let signer = ca.intermediate_with("one purpose", |params| params.extended_key_usages = vec![purpose]);
+        let held = signer.issue(CLIENT);
+        let (as_client, _) = serve(client_of_versions(&ca, Some(&held), TLS13), &ours).await;
+        let (as_server, _) = dial(&ours, server_of_versions(&ca, &held, TLS13), &[id(CLIENT)]).await;
+        assert_eq!((as_client.is_ok(), as_server.is_ok()), (accepts_client, accepts_server));
+        for refused in [as_client, as_server].into_iter().filter_map(Result::err) {
+            assert_eq!(refused.reason, Reason::CertificateInvalid, "{refused}");
+        }
+    }
 }
 
 /// The impostor holds a good SVID of the mesh; byte for byte it is not the wanted one.
@@ -380,6 +400,29 @@ async fn a_client_without_a_certificate_is_told_so() {
             AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure
         ));
     }
+}
+
+/// A client that goes on sending would get a reset instead of the alert if our side closed at once.
+#[tokio::test]
+async fn an_alert_arrives_though_the_client_sends_on() {
+    let ca = TestCa::root("root");
+    let ours = credentials(&ca.issue(SERVER), bundle(&ca));
+    let config = client_of_versions(&ca, Some(&defect::issue(&ca, CLIENT, Defect::Expired)), TLS13);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let accepted = listener.accept().await.unwrap().0;
+    SockRef::from(&stream).set_send_buffer_size(16 * 1024).unwrap();
+    SockRef::from(&accepted).set_recv_buffer_size(16 * 1024).unwrap();
+    let client = async {
+        let connector = TlsConnector::from(Arc::new(config));
+        let mut stream = connector.connect(peers::any_name(), stream).await?;
+        stream.write_all(&[0; 256 * 1024]).await?; // more than the sockets hold
+        first_read(&mut stream).await
+    };
+    let (seen, handshake) =
+        timeout(LONG, async { tokio::join!(client, server::accept(accepted, &ours)) }).await.unwrap();
+    assert_eq!(handshake.map(|_| ()).unwrap_err().reason, Reason::CertificateExpired);
+    assert_eq!(alert_seen(seen), AlertDescription::CertificateExpired);
 }
 
 #[rstest]
