@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -30,13 +31,13 @@ struct Demo {
 
 impl Demo {
     fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(PILLION)
-            .arg("demo")
-            .args(args)
-            .env("RUST_LOG", "error") // of the person's own environment: not the mesh's
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::run(Command::new(PILLION).arg("demo").args(args))
+    }
+
+    fn run(command: &mut Command) -> Self {
+        // The person's own environment is not the mesh's.
+        let command = command.env("RUST_LOG", "error").env("PILLION_MESH", "/nowhere");
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         Self { child, output, read: String::new() }
     }
@@ -128,6 +129,19 @@ fn the_demo_tells_the_same_story_each_way(#[case] way: &str) {
     assert!(!text.contains('\u{1b}'), "colours where there is no terminal");
     assert!(text.lines().all(|line| line.chars().count() <= 100), "too wide:\n{text}");
     assert_eq!(demo.traces(), [""; 0]);
+}
+
+#[test]
+fn where_neither_root_nor_a_user_namespace_is_possible_the_demo_says_so_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let unshare = folder.path().join("unshare");
+    fs::write(&unshare, "#!/bin/sh\necho 'unshare: Operation not permitted' >&2; exit 1\n").unwrap();
+    fs::set_permissions(&unshare, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let mut demo = Demo::run(Command::new(PILLION).arg("demo").env("PATH", path));
+    let (status, text) = demo.end();
+    assert!(status.success(), "{status}\n{text}");
+    assert!(text.contains("Built from loopback") && text.contains("Operation not permitted"), "{text}");
 }
 
 #[rstest]

@@ -43,13 +43,13 @@ fn a_process_is_told_from_its_output_and_ends_with_its_handle() {
     let Some(lab) = lab() else { return };
     let node = lab.node("node").unwrap();
     let script = "echo ready; trap 'echo told; exit 7' TERM; while :; do sleep 0.05; done";
-    let mut process = node.start("loop", "sh", &["-c", script]).unwrap();
+    let process = node.start("loop", "sh", &["-c", script]).unwrap();
     process.wait_for_line(SOON, "ready").unwrap();
     process.terminate().unwrap();
     assert_eq!(process.wait(SOON).unwrap().code(), Some(7));
     assert!(process.output().contains("told"));
 
-    let mut process = node.start("other", "sleep", &["600"]).unwrap();
+    let process = node.start("other", "sleep", &["600"]).unwrap();
     process.check_running().unwrap();
     let folder = format!("/proc/{}", process.id());
     drop(process);
@@ -60,7 +60,7 @@ fn a_process_is_told_from_its_output_and_ends_with_its_handle() {
 fn a_process_that_ends_too_early_is_an_error_that_shows_its_log() {
     let Some(lab) = lab() else { return };
     let node = lab.node("node").unwrap();
-    let mut process = node.start("short", "sh", &["-c", "echo the reason; exit 3"]).unwrap();
+    let process = node.start("short", "sh", &["-c", "echo the reason; exit 3"]).unwrap();
     let error = process.wait_for_line(SOON, "ready").unwrap_err().to_string();
     assert!(error.contains("the reason") && error.contains('3'), "{error}");
 }
@@ -101,7 +101,7 @@ fn a_dropped_lab_leaves_nothing() {
     let Some(lab) = lab() else { return };
     let node = lab.node("node").unwrap();
     // A grandchild that its parent lost.
-    let mut process = node.start("orphan", "sh", &["-c", "sleep 601 & echo $!; exec sleep 602"]).unwrap();
+    let process = node.start("orphan", "sh", &["-c", "sleep 601 & echo $!; exec sleep 602"]).unwrap();
     let orphan = process.wait_for(SOON, "a number", |p| p.output().trim().parse::<u32>().ok()).unwrap();
     let (folder, namespace) = (lab.folder().to_owned(), Path::new("/run/netns").join(node.namespace()));
     assert!(folder.exists() && namespace.exists());

@@ -58,8 +58,8 @@ enum WishedWay {
 pub(crate) fn run(options: &Options) -> ExitCode {
     let page = Page::new(!options.no_color);
     let told = own_executable().and_then(|executable| {
-        let (way, why_not) = choose_way(options, &executable)?;
         watch_signals()?;
+        let (way, why_not) = choose_way(options, &executable)?;
         tell(options, &page, way, &why_not, &executable)
     });
     match told {
@@ -92,6 +92,7 @@ fn tell(
     page.summary(met, steps, started.elapsed(), options.keep);
     if options.keep {
         let published = stage.publish()?;
+        stage.prepare_policy()?;
         page.playground(&stage, published.address());
         // Not an interruption of the story: its end.
         while lab::check_interrupt().is_ok() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::relay::Relay;
-use crate::lab::{Ca, Lab, LabError, Node, Process, RunningSidecar, Service, Sidecar, Way, free_port};
+use crate::lab::{Ca, Lab, LabError, Mesh, Node, Process, RunningSidecar, Service, Sidecar, Way, free_port};
 use crate::wiretap::{Segment, Tap};
 
 /// How long an app may take to listen.
@@ -18,6 +18,9 @@ const PORT: u16 = 8080;
 
 /// Where the page of the frontend is published when the mesh is kept, if the port is free.
 const PAGE: &str = "127.0.0.1:8080";
+
+/// A policy in the lab's folder, for a person to copy into the mesh folder.
+const STRICT: &str = "strict.yaml";
 
 /// Everything that runs. The order of the fields is the order in which they are taken down.
 pub(super) struct Stage {
@@ -230,14 +233,17 @@ impl Stage {
             .map_err(LabError::io("publish the frontend's page"))
     }
 
+    /// Puts a policy where a person can copy it from.
+    pub(super) fn prepare_policy(&self) -> Result<(), LabError> {
+        let path = self.lab.folder().join(STRICT);
+        std::fs::write(&path, Mesh::peer_authentication("backend", Some("backend"), "STRICT"))
+            .map_err(LabError::io(format!("write {}", path.display())))
+    }
+
     /// What a person can try, and the commands for it.
     pub(super) fn ideas(&self, page: SocketAddr) -> Vec<(&'static str, String)> {
-        let policy = self.lab.mesh().folder().join(super::story::POLICY);
-        let strict = format!(
-            "cat > {} <<'EOF'\n{}EOF",
-            policy.display(),
-            crate::lab::Mesh::peer_authentication("backend", Some("backend"), "STRICT")
-        );
+        let policy = self.lab.mesh().folder().join(super::story::POLICY).display().to_string();
+        let strict = self.lab.folder().join(STRICT).display().to_string();
         let inside = self.lab.enter_script().display().to_string();
         let within = |node: &str, command: String| match self.lab.way() {
             Way::Loopback => command,
@@ -251,8 +257,11 @@ impl Stage {
                 "call the backend without a sidecar",
                 within("legacy", format!("curl -sS {}", self.legacy_url())),
             ),
-            ("refuse who has none; watch the call above fail, the page go on", strict),
-            ("accept everybody again", format!("rm {}", policy.display())),
+            (
+                "refuse who has none; watch the call above fail, the page go on",
+                format!("cat {strict}; cp {strict} {policy}"),
+            ),
+            ("accept everybody again", format!("rm {policy}")),
             ("what the backend's sidecar knows", within("backend", admin(&self.backend, "/config_dump"))),
             ("who is connected to it", within("backend", admin(&self.backend, "/connections"))),
             ("who calls it, and why somebody was refused", format!("tail -f {}", self.log_of(&self.backend))),
@@ -314,7 +323,7 @@ fn start_frontend(node: &Node, listen: SocketAddr, backend: &str) -> Result<Proc
 }
 
 fn start_app(node: &Node, args: &[&str]) -> Result<Process, LabError> {
-    let mut app = node.start_pillion("app", args)?;
+    let app = node.start_pillion("app", args)?;
     app.wait_for_line(START, "listening on")?;
     Ok(app)
 }

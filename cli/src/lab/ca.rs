@@ -69,7 +69,7 @@ bundleFile: {bundle}
     pub fn start_again(&mut self) -> Result<(), LabError> {
         let config = self.config.display().to_string();
         let command = self.node.command_as_proxy(&["ca", "serve", "--config", &config], false);
-        let mut process = self.node.start_command("ca", command)?;
+        let process = self.node.start_command("ca", command)?;
         let url = format!("http://{}:{}/healthz/ready", self.node.v4(), self.monitoring);
         process.wait_for(START, &format!("the CA at {url}"), |_| {
             self.node.get(&url).is_ok_and(|answer| answer.is_success()).then_some(())

@@ -17,7 +17,7 @@
 //! let ca = lab.ca(&["client", "server"], "")?;
 //!
 //! // An app is any program; it can be reached from other nodes as http://server:8080.
-//! let mut app = server.start_pillion("app", &["example", "backend", "--listen", "0.0.0.0:8080"])?;
+//! let app = server.start_pillion("app", &["example", "backend", "--listen", "0.0.0.0:8080"])?;
 //! app.wait_for_line(Duration::from_secs(5), "listening on")?;
 //!
 //! // What the mesh knows: shared by all sidecars of the lab, reloaded when written to.

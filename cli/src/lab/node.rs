@@ -272,7 +272,7 @@ pub(crate) fn write_enter_script(shared: &Shared) -> Result<PathBuf, LabError> {
         r#"#!/bin/sh
 # Runs a command inside a node of the mesh: {path} NODE COMMAND…
 node=$1; shift
-PATH=$PATH:{folder}
+PATH={folder}:$PATH
 exec {enter}ip netns exec {name}-"$node" sh -c '{WITH_HOSTS}' sh {hosts} "$@"
 "#,
         path = path.display(),

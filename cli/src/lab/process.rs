@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,7 +19,8 @@ const TAIL: usize = 30;
 #[derive(Debug)]
 pub struct Process {
     name: String,
-    child: Child,
+    id: u32,
+    child: Mutex<Child>,
     log: PathBuf,
 }
 
@@ -36,7 +38,7 @@ impl Process {
             .process_group(0)
             .spawn()
             .map_err(LabError::io(format!("start {}", show(&command))))?;
-        Ok(Self { name: name.to_owned(), child, log })
+        Ok(Self { name: name.to_owned(), id: child.id(), child: Mutex::new(child), log })
     }
 
     /// What the lab calls it.
@@ -48,7 +50,7 @@ impl Process {
     /// Its process id; it stays the same when `ip netns exec` and others make way for the program itself.
     #[must_use]
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.id
     }
 
     /// The file that holds stdout and stderr, of earlier runs by the same name too.
@@ -67,7 +69,7 @@ impl Process {
     ///
     /// # Errors
     /// When it does not come in time or the process ends before.
-    pub fn wait_for_line(&mut self, timeout: Duration, text: &str) -> Result<String, LabError> {
+    pub fn wait_for_line(&self, timeout: Duration, text: &str) -> Result<String, LabError> {
         let what = format!("{text:?} in the output of {}", self.name);
         self.wait_for(timeout, &what, |process| {
             process.output().lines().find(|line| line.contains(text)).map(ToOwned::to_owned)
@@ -79,7 +81,7 @@ impl Process {
     /// # Errors
     /// When it does not in time, or the process ends before; the error shows the end of the log.
     pub fn wait_for<T>(
-        &mut self,
+        &self,
         timeout: Duration,
         what: &str,
         mut condition: impl FnMut(&Process) -> Option<T>,
@@ -95,8 +97,8 @@ impl Process {
     ///
     /// # Errors
     /// [`LabError::Ended`] with the end of its log.
-    pub fn check_running(&mut self) -> Result<(), LabError> {
-        match self.child.try_wait() {
+    pub fn check_running(&self) -> Result<(), LabError> {
+        match self.child().try_wait() {
             Ok(None) => Ok(()),
             Ok(Some(status)) => Err(LabError::Ended { name: self.name.clone(), status, output: self.tail() }),
             Err(source) => Err(LabError::Io { what: format!("wait for {}", self.name), source }),
@@ -116,7 +118,7 @@ impl Process {
     /// # Errors
     /// When the process is gone.
     pub fn signal(&self, signal: Signal) -> Result<(), LabError> {
-        Pid::from_raw(self.child.id().cast_signed())
+        Pid::from_raw(self.id.cast_signed())
             .ok_or(rustix::io::Errno::SRCH)
             .and_then(|pid| kill_process(pid, signal))
             .map_err(|errno| LabError::Io { what: format!("signal {}", self.name), source: errno.into() })
@@ -126,26 +128,31 @@ impl Process {
     ///
     /// # Errors
     /// When it still runs after `timeout`.
-    pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus, LabError> {
+    pub fn wait(&self, timeout: Duration) -> Result<ExitStatus, LabError> {
         let what = format!("the end of {}", self.name);
         let waited = wait_until(timeout, &what, || {
-            self.child.try_wait().map_err(LabError::io(format!("wait for {}", self.name)))
+            self.child().try_wait().map_err(LabError::io(format!("wait for {}", self.name)))
         });
         waited.map_err(|error| error.having_seen(|| self.tail()))
     }
 
     /// Kills it (SIGKILL) and waits until it is gone.
-    pub fn kill(&mut self) {
+    pub fn kill(&self) {
+        let mut child = self.child();
         // Both fail only when it is gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = child.kill();
+        let _ = child.wait();
     }
 
     /// SIGTERM, and SIGKILL where that does not end it within `grace`.
-    pub fn stop(&mut self, grace: Duration) {
+    pub fn stop(&self, grace: Duration) {
         if self.terminate().is_err() || self.wait(grace).is_err() {
             self.kill();
         }
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn tail(&self) -> String {
@@ -159,7 +166,7 @@ impl Drop for Process {
     }
 }
 
-/// Runs a command to its end and returns what it printed on stdout.
+/// Runs a command to its end and returns what it printed on stdout. A Ctrl-C in the terminal does not reach it.
 ///
 /// # Errors
 /// When it cannot be started or ends with another status than 0.

@@ -132,7 +132,7 @@ impl Sidecar {
     /// # Errors
     /// When the rules cannot be installed or the proxy is not ready in time; the error shows the end of its log.
     pub fn start(self, node: &Node, ca: &Ca) -> Result<RunningSidecar, LabError> {
-        let mut running = self.start_unready(node, ca)?;
+        let running = self.start_unready(node, ca)?;
         running.wait_ready(START)?;
         Ok(running)
     }
@@ -312,20 +312,22 @@ impl RunningSidecar {
     ///
     /// # Errors
     /// When it is not in time, or ends.
-    pub fn wait_ready(&mut self, timeout: Duration) -> Result<(), LabError> {
+    pub fn wait_ready(&self, timeout: Duration) -> Result<(), LabError> {
         let url = format!("http://127.0.0.1:{}/healthz/ready", self.ports.readiness.port());
-        let node = self.node.clone();
-        let what = format!("the sidecar of {} to be ready", node.name());
-        let process =
-            self.process.as_mut().ok_or_else(|| LabError::Impossible(format!("{what}: it is stopped")))?;
-        process.wait_for(timeout, &what, |_| {
-            node.get(&url).is_ok_and(|answer| answer.is_success()).then_some(())
+        let what = format!("the sidecar of {} to be ready", self.node.name());
+        self.running()?.wait_for(timeout, &what, |_| {
+            self.node.get(&url).is_ok_and(|answer| answer.is_success()).then_some(())
         })
+    }
+
+    fn running(&self) -> Result<&Process, LabError> {
+        let stopped = || LabError::Impossible(format!("the sidecar of {} is stopped", self.node.name()));
+        self.process.as_ref().ok_or_else(stopped)
     }
 
     /// SIGTERM, and SIGKILL where draining does not end in time.
     pub fn stop(&mut self) {
-        if let Some(mut process) = self.process.take() {
+        if let Some(process) = self.process.take() {
             process.stop(STOP);
         }
     }
@@ -339,12 +341,6 @@ impl RunningSidecar {
     #[must_use]
     pub fn process(&self) -> Option<&Process> {
         self.process.as_ref()
-    }
-
-    /// The same to wait on.
-    #[must_use]
-    pub fn process_mut(&mut self) -> Option<&mut Process> {
-        self.process.as_mut()
     }
 
     /// The node that it stands in.
@@ -412,9 +408,14 @@ impl RunningSidecar {
         condition: impl Fn(&Value) -> bool,
     ) -> Result<(), LabError> {
         let page = || self.admin_json(path);
-        wait_until(timeout, what, || Ok(page().is_ok_and(|page| condition(&page)).then_some(()))).map_err(
-            |error| error.having_seen(|| page().map_or_else(|e| e.to_string(), |page| page.to_string())),
-        )
+        let process = self.running()?;
+        let waited = wait_until(timeout, what, || {
+            process.check_running()?;
+            Ok(page().is_ok_and(|page| condition(&page)).then_some(()))
+        });
+        waited.map_err(|error| {
+            error.having_seen(|| page().map_or_else(|error| error.to_string(), |page| page.to_string()))
+        })
     }
 
     /// Waits until it accepts on `port` what `mode` says: the policy that was just written is in force then.
@@ -461,10 +462,8 @@ impl RunningSidecar {
         matches: impl Fn(&ConnectionRecord) -> bool,
     ) -> Result<ConnectionRecord, LabError> {
         let what = format!("a matching line in the access log of {}", self.node.name());
-        wait_until(timeout, &what, || Ok(self.access_log().into_iter().rev().find(|record| matches(record))))
-            .map_err(|error| {
-                error.having_seen(|| self.process.as_ref().map(Process::tail).unwrap_or_default())
-            })
+        self.running()?
+            .wait_for(timeout, &what, |_| self.access_log().into_iter().rev().find(|record| matches(record)))
     }
 }
 
