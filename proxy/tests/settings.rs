@@ -1,4 +1,4 @@
-//! What a person sees of the settings: `--help`, `--check`, and every error, from the program itself.
+//! What a person sees of the settings: `--help`, `--check`, every error and every exit code, from the program itself.
 //!
 //! The expected texts are files under `golden/settings`; `UPDATE_GOLDEN=1 cargo test` writes them anew.
 
@@ -7,8 +7,15 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 const MINIMAL: &str = "\
 workload: {serviceAccount: backend}
@@ -58,17 +65,51 @@ dns: {refresh: 1m}
 log: {format: json}
 ";
 
-/// Runs the program in a folder that holds `proxy.yaml`, with no environment but `env`.
+/// The longest that the program may run.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Ends the program when it runs for too long, and when the test fails meanwhile.
+struct Watchdog {
+    program: Pid,
+    _done: Sender<()>,
+}
+
+impl Watchdog {
+    fn over(child: &Child) -> Self {
+        let program = Pid::from_child(child);
+        let (done, wait) = mpsc::channel();
+        std::thread::spawn(move || {
+            if wait.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                let _ = kill_process(program, Signal::KILL);
+            }
+        });
+        Self { program, _done: done }
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = kill_process(self.program, Signal::KILL);
+        }
+    }
+}
+
+/// The program in a folder that holds `proxy.yaml`, with no environment but `env`.
+fn program(folder: &TempDir, yaml: &str, args: &[&str], env: &[(&str, &str)]) -> Command {
+    fs::write(folder.path().join("proxy.yaml"), yaml).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pillion-proxy"));
+    command.args(args).env_clear().envs(env.iter().copied()).current_dir(folder.path());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs the program to its end.
 fn run(yaml: &str, args: &[&str], env: &[(&str, &str)]) -> Output {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("proxy.yaml"), yaml).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_pillion-proxy"))
-        .args(args)
-        .env_clear()
-        .envs(env.iter().copied())
-        .current_dir(folder.path())
-        .output()
-        .unwrap()
+    let child = program(&folder, yaml, args, env).spawn().unwrap();
+    let _watchdog = Watchdog::over(&child);
+    child.wait_with_output().unwrap()
 }
 
 fn check(yaml: &str, args: &[&str], env: &[(&str, &str)]) -> Output {
@@ -264,4 +305,95 @@ fn every_error_names_the_place_what_was_seen_and_the_cure() {
         writeln!(catalogue, "# {what}\n{}\n{stderr}", given.trim_end()).unwrap();
     }
     assert_golden("errors.txt", &catalogue);
+}
+
+/// The smallest settings, on ports of the kernel's choice, with `more`.
+fn loopback_with(more: &str) -> String {
+    let mut yaml = String::from(
+        "workload: {serviceAccount: backend}\n\
+         identity: {files: {certificate: svid.pem, key: svid.key, bundle: bundle.pem}}\n\
+         inbound: {listeners: [{address: 127.0.0.1:0, forward: 127.0.0.1:9}]}\n",
+    );
+    for server in ["admin", "readiness", "metrics"] {
+        if !more.starts_with(server) {
+            writeln!(yaml, "{server}: {{address: 127.0.0.1:0}}").unwrap();
+        }
+    }
+    yaml + more
+}
+
+#[test]
+fn a_port_in_use_is_a_runtime_failure() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let output = run(
+        &loopback_with(&format!("readiness: {{address: '{address}'}}")),
+        &["--config", "proxy.yaml"],
+        &[],
+    );
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains(&format!("cannot listen on {address} (readiness)")), "{stderr}");
+}
+
+#[test]
+fn a_broken_policy_stops_the_start_with_the_exit_code_of_wrong_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("strict.yaml");
+    fs::write(
+        &policy,
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a}\n\
+         spec: {mtls: {mode: DISABLED}}\n",
+    )
+    .unwrap();
+    let yaml = loopback_with(&format!("mesh: {}", policy.display()));
+    for args in [&["--config", "proxy.yaml"][..], &["--config", "proxy.yaml", "--check"]] {
+        let output = run(&yaml, args, &[]);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(stderr.contains("strict.yaml:4:"), "{args:?}: {stderr}");
+        assert!(stderr.contains("did you mean `DISABLE`"), "{args:?}: {stderr}");
+    }
+}
+
+#[test]
+fn a_log_level_that_is_none_is_a_wrong_setting() {
+    let output = run(&loopback_with(""), &["--config", "proxy.yaml"], &[("RUST_LOG", "no=such=level")]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        text(&output.stderr).starts_with("pillion-proxy: RUST_LOG: `no=such=level`"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn a_proxy_that_is_told_to_quit_ends_cleanly_and_every_line_of_its_json_log_is_an_object() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["--config", "proxy.yaml", "--log-format", "json"];
+    let mut proxy = program(&folder, &loopback_with(""), &args, &[]).spawn().unwrap();
+    let _watchdog = Watchdog::over(&proxy);
+    let mut asked = false;
+    for line in BufReader::new(proxy.stderr.take().unwrap()).lines() {
+        let line: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+        assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
+        let message = line["message"].as_str().unwrap();
+        if let Some(address) =
+            message.strip_prefix("listening on ").and_then(|rest| rest.strip_suffix(" (admin)"))
+        {
+            assert!(post(address, "/quitquitquit").starts_with("HTTP/1.1 200 "));
+            asked = true;
+        }
+    }
+    assert!(asked, "no line names the admin address");
+    assert_eq!(proxy.wait().unwrap().code(), Some(0));
+}
+
+fn post(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "POST {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }

@@ -6,6 +6,7 @@
 use std::fmt::{self, Debug};
 use std::io::{self, IsTerminal};
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -163,13 +164,15 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let metadata = event.metadata();
-        let now = pillion_mesh::wire::rfc3339::print(std::time::SystemTime::now());
         let mut fields = Map::new();
         event.record(&mut JsonVisitor(&mut fields));
-        fields.insert("timestamp".to_owned(), now.into());
-        fields.insert("level".to_owned(), metadata.level().as_str().into());
-        fields.insert("target".to_owned(), metadata.target().into());
-        let line = serde_json::to_string(&fields).map_err(|_unserializable| fmt::Error)?;
+        let line = JsonEvent {
+            timestamp: pillion_mesh::wire::rfc3339::print(std::time::SystemTime::now()),
+            level: metadata.level().as_str(),
+            target: metadata.target(),
+            fields,
+        };
+        let line = serde_json::to_string(&line).map_err(|_unserializable| fmt::Error)?;
         for c in line.chars() {
             // Such a character stands within a string, where JSON has an escape for it (RFC 8259 7).
             if acts_on_a_terminal(c) {
@@ -180,6 +183,15 @@ where
         }
         writeln!(writer)
     }
+}
+
+#[derive(Serialize)]
+struct JsonEvent {
+    timestamp: String,
+    level: &'static str,
+    target: &'static str,
+    #[serde(flatten)]
+    fields: Map<String, Value>,
 }
 
 struct JsonVisitor<'a>(&'a mut Map<String, Value>);
