@@ -74,6 +74,25 @@ fn every_relative_link_leads_to_a_file() {
     }
 }
 
+/// The steps that README shows are the demo's.
+#[test]
+fn the_readme_shows_the_steps_of_the_demo() {
+    let mut sources = String::new();
+    gather(&root().join("cli/src/demo"), &mut sources);
+    let readme = page("README.md");
+    let shown = readme.split("```text\n").nth(1).unwrap().split("\n```").next().unwrap();
+    let steps: Vec<_> = shown
+        .lines()
+        .filter_map(|line| line.split_once("  "))
+        .filter(|(number, _)| number.parse::<u8>().is_ok())
+        .map(|(_, title)| title)
+        .collect();
+    assert_eq!(steps.len(), 7);
+    for title in steps {
+        assert!(sources.contains(title), "the demo has no step {title:?}");
+    }
+}
+
 #[test]
 fn every_security_requirement_has_a_test_that_names_it() {
     let mut sources = String::new();
