@@ -207,7 +207,8 @@ impl Own {
     }
 }
 
-/// `source_*` or `destination_*`, in the order of [`SIDE`]; the principal comes apart.
+/// `source_*` or `destination_*`: workload, its namespace, app, version, canonical service and revision. The principal
+/// comes apart.
 type Side<'a> = [Cow<'a, str>; 6];
 
 type Labels<'a> = Vec<(&'static str, Cow<'a, str>)>;
