@@ -68,7 +68,7 @@ impl Shared {
         DialOptions {
             source: None,
             transparent: false,
-            mark: self.settings.interception.mark,
+            mark: self.settings.interception.mark_outwards(),
             keepalive: self.settings.limits.keepalive,
             timeout: self.settings.limits.connect_timeout,
         }
@@ -117,7 +117,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
 
     let drain = drain::Trigger::default();
     let telemetry = Arc::new(Telemetry::new(&settings.workload));
-    let mark = settings.interception.mark;
+    let mark = settings.interception.mark_outwards();
     let identity = identity::spawn(id, settings.identity.clone(), settings.tls, mark, drain.quit_token());
     let identity = Arc::new(identity);
     let resolver = Resolver::new(publisher.clone());

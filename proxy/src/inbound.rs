@@ -173,7 +173,8 @@ fn app_options<S: Leg>(client: &S, address: SocketAddr, role: &Role, shared: &Sh
         Role::InboundCapture => Some(sidecar_source(address.ip())),
         _ => None,
     };
-    DialOptions { source, transparent: tproxy && source.is_some(), ..shared.dial_options() }
+    let mark = shared.settings.interception.mark;
+    DialOptions { source, transparent: tproxy && source.is_some(), mark, ..shared.dial_options() }
 }
 
 fn loopback(ip: IpAddr) -> IpAddr {

@@ -173,6 +173,17 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+impl Interception {
+    /// The mark of connections that leave this host. With TPROXY it is for those to the app alone: packets that bear it
+    /// are routed to this host.
+    pub(crate) fn mark_outwards(self) -> Option<u32> {
+        match self.mode {
+            InterceptionMode::Redirect => self.mark,
+            InterceptionMode::Tproxy => None,
+        }
+    }
+}
+
 impl Settings {
     /// Every address that the proxy listens on, with the path of its setting, in the order of the file.
     pub(crate) fn bound_addresses(&self) -> Vec<(String, SocketAddr)> {
