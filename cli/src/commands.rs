@@ -22,7 +22,7 @@ struct Arguments {
 enum Command {
     /// Builds a mesh of real processes on this machine and walks through it
     Demo(demo::Options),
-    /// Asks an HTTP endpoint once; exit code 0 when it answers 2xx within two seconds
+    /// Asks an HTTP endpoint once and prints its answer; exit code 0 when that is 2xx and comes within two seconds
     Probe {
         /// http://HOST[:PORT][/PATH]
         url: String,

@@ -4,14 +4,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use pillion_cli::lab::{Lab, wait_until};
+use pillion_cli::lab::{Lab, Node, Service, Sidecar, wait_until};
 use pillion_cli::wiretap::payload;
+use rstest::rstest;
 
 const PILLION: &str = env!("CARGO_BIN_EXE_pillion");
 
@@ -125,6 +126,46 @@ fn what_a_killed_lab_left_behind_is_removed_by_the_next() {
     assert!(Command::new("ip").args(["netns", "add", &name]).status().unwrap().success());
     drop(lab().unwrap());
     assert!(!folder.exists() && !Path::new("/run/netns").join(name).exists());
+}
+
+/// What a sidecar is to be, where the other dials, and what the app sees as its client.
+#[rstest]
+#[case::redirect_v4(Sidecar::new("server"), Node::v4, "127.0.0.6")]
+#[case::redirect_v6(Sidecar::new("server"), Node::v6, "::6")]
+#[case::tproxy_v4(Sidecar::new("server").tproxy(), Node::v4, "client")]
+#[case::tproxy_v6(Sidecar::new("server").tproxy(), Node::v6, "client")]
+fn a_sidecar_captures_by_each_mode_and_family_and_can_be_restarted(
+    #[case] sidecar: Sidecar,
+    #[case] address: fn(&Node) -> IpAddr,
+    #[case] seen_by_app: &str,
+) {
+    let Some(lab) = lab() else { return };
+    let (client, server) = (lab.node("client").unwrap(), lab.node("server").unwrap());
+    let ca = lab.ca(&["client", "server"], "").unwrap();
+    let app = SocketAddr::new(address(&server), 8080);
+    lab.mesh().service(&Service::of("server", 8080, &[app.ip()])).unwrap();
+    let listen = SocketAddr::new(if app.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() }, 8080);
+    let backend =
+        server.start_pillion("app", &["example", "backend", "--listen", &listen.to_string()]).unwrap();
+    backend.wait_for_line(SOON, "listening on").unwrap();
+    let mut server_sidecar = sidecar.start(&server, &ca).unwrap();
+    let _client_sidecar = Sidecar::new("client").start(&client, &ca).unwrap();
+    let client_address = address(&client).to_string();
+    for _restart in 0..2 {
+        let answer = client.get(&format!("http://{app}/")).unwrap();
+        let expected = if seen_by_app == "client" { &client_address } else { seen_by_app };
+        assert!(answer.body.contains(expected), "{answer:?}");
+        let record =
+            server_sidecar.wait_for_record(SOON, |record| record.original_destination == Some(app)).unwrap();
+        assert_eq!(record.tls.unwrap().peer, "spiffe://cluster.local/ns/default/sa/client");
+        server_sidecar.stop();
+        server_sidecar.start_again().unwrap();
+        server_sidecar.wait_ready(SOON).unwrap();
+    }
+    server_sidecar.clean_rules().unwrap();
+    server_sidecar.stop();
+    let plain = lab.node("legacy").unwrap().get(&format!("http://{app}/")).unwrap();
+    assert!(plain.is_success(), "without rules and sidecar the app is itself again: {plain:?}");
 }
 
 #[test]

@@ -47,6 +47,7 @@ mod sidecar;
 mod wait;
 mod way;
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -71,7 +72,7 @@ pub const PROXY_USER: u32 = 1337;
 pub const PROXY_MARK: u32 = 1337;
 
 /// What kept the lab from doing what was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum LabError {
     /// Neither as root nor in a user namespace can namespaces and rules be made here.
     #[error("network namespaces cannot be made here: {0}")]
@@ -117,6 +118,13 @@ pub enum LabError {
     /// SIGINT or SIGTERM came.
     #[error("interrupted")]
     Interrupted,
+}
+
+/// As a person reads it, so that `unwrap` in a test shows a log line by line.
+impl fmt::Debug for LabError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl LabError {
