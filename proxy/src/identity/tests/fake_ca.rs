@@ -85,6 +85,7 @@ struct State {
     life: Duration,
     seen: Vec<Seen>,
     dialled: usize,
+    failed_handshakes: usize,
 }
 
 impl FakeCa {
@@ -92,7 +93,8 @@ impl FakeCa {
         let root = Arc::new(TestCa::root("fake root"));
         let bundle = root.bundle_pem();
         let behaviour = Behaviour::Good;
-        let state = State { behaviour, root, bundle, life, seen: Vec::new(), dialled: 0 };
+        let state =
+            State { behaviour, root, bundle, life, seen: Vec::new(), dialled: 0, failed_handshakes: 0 };
         Arc::new(FakeCa { state: Mutex::new(state), clock })
     }
 
@@ -121,6 +123,10 @@ impl FakeCa {
         self.state.lock().unwrap().dialled
     }
 
+    pub(super) fn failed_handshakes(&self) -> usize {
+        self.state.lock().unwrap().failed_handshakes
+    }
+
     pub(super) fn dial(self: &Arc<Self>) -> Dial {
         let ca = self.clone();
         Arc::new(move || {
@@ -144,7 +150,10 @@ impl FakeCa {
     }
 
     async fn serve(self: Arc<Self>, stream: DuplexStream) {
-        let Ok(stream) = TlsAcceptor::from(Arc::new(self.tls())).accept(stream).await else { return };
+        let Ok(stream) = TlsAcceptor::from(Arc::new(self.tls())).accept(stream).await else {
+            self.state.lock().unwrap().failed_handshakes += 1;
+            return;
+        };
         let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned();
         let service = service_fn(|request| {
             let answer = self.clone().answer(request, shown.clone());
