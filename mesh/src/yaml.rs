@@ -82,53 +82,43 @@ impl<'de, T: de::Deserialize<'de>> de::Deserialize<'de> for At<T> {
     }
 }
 
-/// Cuts a file into its documents. A line that begins with `---` or `...` at the left edge ends a document wherever
-/// it stands, and an indented one never does, within a block scalar neither (YAML 1.2.2, 9.1.2 and rule
-/// `c-forbidden`); so lines are enough. Comments and directives before a `---` belong to the document that follows.
+/// Cuts a file into its documents; one without content reads as `None` of an `Option`. A line that begins with `---`
+/// or `...` at the left edge ends a document wherever it stands, and an indented one never does, within a block scalar
+/// neither (YAML 1.2.2, 9.1.2 and rule `c-forbidden`); so lines are enough. Comments and directives before a `---`
+/// belong to the document that follows.
 #[must_use]
 pub fn documents<'t>(source_name: &'t str, text: &'t str) -> Vec<Document<'t>> {
     let mut found = Vec::new();
     let mut rest = text;
     let mut lines_before = 0;
     while !rest.is_empty() {
-        let Cut { bytes, lines, holds_document } = first_document(rest);
+        let (bytes, lines) = first_document(rest);
         let (document, after) = rest.split_at_checked(bytes).unwrap_or((rest, ""));
-        if holds_document {
-            found.push(Document { source_name, text: document, lines_before });
-        }
+        found.push(Document { source_name, text: document, lines_before });
         rest = after;
         lines_before += lines;
     }
     found
 }
 
-/// Where the first document of a text ends.
-struct Cut {
-    bytes: usize,
-    lines: u64,
-    /// Whether there is more than comments and empty lines.
-    holds_document: bool,
-}
-
-fn first_document(text: &str) -> Cut {
-    let mut cut = Cut { bytes: 0, lines: 0, holds_document: false };
+/// The bytes and lines of the first document of a text.
+fn first_document(text: &str) -> (usize, u64) {
+    let (mut bytes, mut lines) = (0, 0);
     let mut begun = false;
     for line in text.split_inclusive('\n') {
         let bare = line.trim_start_matches('\u{feff}');
         if is_marker(bare, "---") && begun {
-            return cut;
+            break;
         }
-        cut.bytes += line.len();
-        cut.lines += 1;
+        bytes += line.len();
+        lines += 1;
         if is_marker(bare, "...") {
-            return cut;
+            break;
         }
         let is_directive = bare.starts_with('%') && !begun;
-        let is_filler = bare.trim().is_empty() || bare.trim_start().starts_with('#');
-        begun |= !is_directive && !is_filler;
-        cut.holds_document |= !is_filler;
+        begun |= !is_directive && !bare.trim().is_empty() && !bare.trim_start().starts_with('#');
     }
-    cut
+    (bytes, lines)
 }
 
 fn is_marker(line: &str, marker: &str) -> bool {
@@ -242,15 +232,6 @@ fn options() -> Options {
             max_nodes: MAX_NODES,
             max_depth: MAX_DEPTH,
             max_total_scalar_bytes: MAX_SCALAR_BYTES,
-            max_events: MAX_NODES * 4,
-            max_aliases: 1_000,
-            max_anchors: 1_000,
-            max_recorded_anchor_events: MAX_NODES,
-            max_recorded_anchor_bytes: MAX_SCALAR_BYTES,
-        },
-        alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: MAX_NODES,
-            max_replay_stack_depth: 16,
         },
         emit_comments: false,
         with_snippet: false,

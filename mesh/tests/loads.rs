@@ -86,6 +86,13 @@ fn a_service_on_virtual_machines_says() {
 }
 
 #[test]
+fn the_identities_of_a_sidecar_may_stand_in_the_entry() {
+    let entry = load("canary").service_entries.remove(0);
+    assert!(entry.endpoints[0].has_sidecar() && entry.endpoints[0].service_account.is_none());
+    assert_eq!(entry.subject_alt_names.len(), 1);
+}
+
+#[test]
 fn an_item_of_a_list_has_its_own_place_time_and_position() {
     let resources = load("from_kubectl");
     let policy = &resources.peer_authentications[0].meta;

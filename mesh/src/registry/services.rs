@@ -18,7 +18,7 @@ pub(super) struct Services {
     pub(super) all: Vec<Service>,
     /// The names among the endpoints, each once.
     pub(super) names: Vec<String>,
-    /// The ports, of service and endpoint, behind those names.
+    /// The ports, of service and endpoint, behind those of the names that have a sidecar.
     pub(super) ports_by_name: HashSet<u16>,
     /// The workload's namespace, in which short names are looked up.
     pub(super) namespace: String,
@@ -92,7 +92,9 @@ impl Services {
                 if !self.names.contains(name) {
                     self.names.push(name.clone());
                 }
-                self.ports_by_name.extend([port.number, backend.port]);
+                if backend.has_sidecar {
+                    self.ports_by_name.extend([port.number, backend.port]);
+                }
             }
         }
         self.all.push(Service {

@@ -54,14 +54,12 @@ impl Resources {
         Ok(())
     }
 
-    /// The name and place of every resource, with its kind, in reading order.
-    pub(crate) fn metas(&self) -> Vec<(&'static str, &Meta)> {
+    /// The name and place of every resource, with its kind; in reading order within a kind.
+    pub(crate) fn metas(&self) -> impl Iterator<Item = (&'static str, &Meta)> {
         let policies = self.peer_authentications.iter().map(|policy| ("PeerAuthentication", &policy.meta));
         let services = self.service_entries.iter().map(|entry| ("ServiceEntry", &entry.meta));
         let workloads = self.workload_entries.iter().map(|entry| ("WorkloadEntry", &entry.meta));
-        let mut metas: Vec<_> = policies.chain(services).chain(workloads).collect();
-        metas.sort_by_key(|(_, meta)| meta.position);
-        metas
+        policies.chain(services).chain(workloads)
     }
 
     fn len(&self) -> usize {

@@ -259,7 +259,7 @@ fn any_policies() -> impl Strategy<Value = Vec<PeerAuthentication>> {
                     place: format!("mesh.yaml:{position}"),
                     position,
                 },
-                ports: if selector.is_some() { ports } else { BTreeMap::new() },
+                ports,
                 selector: selector.map(|pairs| Selector { match_labels: labels(&pairs) }),
                 mode,
             })
