@@ -212,13 +212,15 @@ impl Rotation {
     }
 }
 
-/// How long to wait after a failure: the usual back-off, but never more than a quarter of what the certificate still
-/// has, so that a short-lived one is not slept away. `left` is none before the first certificate.
+/// How long to wait after a failure. `left` is what the certificate still has, none before the first one.
+///
+/// The usual back-off, but never more than a quarter of what is left, so that a short-lived certificate is not slept
+/// away; and with nothing left, when every second without a certificate is an outage, at most 16 s.
 fn retry_after(failures: u32, jitter: f64, left: Option<Duration>) -> Duration {
-    let backoff = rotation::backoff(failures, jitter);
+    const FAILURES_TO_16_S: u32 = 6;
     match left {
-        Some(left) if !left.is_zero() => backoff.min((left / 4).max(LEAST_WAIT)),
-        _ => backoff,
+        Some(left) if !left.is_zero() => rotation::backoff(failures, jitter).min((left / 4).max(LEAST_WAIT)),
+        _ => rotation::backoff(failures.min(FAILURES_TO_16_S), jitter),
     }
 }
 
@@ -268,9 +270,16 @@ mod tests {
     fn a_short_lived_certificate_is_not_slept_away() {
         let seconds = Duration::from_secs;
         assert_eq!(retry_after(9, 0.0, Some(seconds(8))), seconds(2));
-        assert_eq!(retry_after(9, 0.0, Some(seconds(1))), Duration::from_millis(500));
+        assert_eq!(retry_after(9, 0.0, Some(seconds(1))), LEAST_WAIT);
         assert_eq!(retry_after(1, 0.0, Some(seconds(3600))), rotation::backoff(1, 0.0));
-        assert_eq!(retry_after(9, 0.0, Some(seconds(0))), rotation::backoff(9, 0.0));
-        assert_eq!(retry_after(9, 0.0, None), rotation::backoff(9, 0.0));
+        assert_eq!(retry_after(99, 0.0, Some(seconds(3600))), seconds(150));
+    }
+
+    #[test]
+    fn without_a_valid_certificate_the_ca_is_asked_at_least_every_16_seconds() {
+        for left in [None, Some(Duration::ZERO)] {
+            assert_eq!(retry_after(1, 0.0, left), rotation::backoff(1, 0.0));
+            assert_eq!(retry_after(99, 0.0, left), Duration::from_secs(16));
+        }
     }
 }
