@@ -110,7 +110,8 @@ impl Registry {
         &self.services.names
     }
 
-    /// Whether a service whose names DNS resolves has this port, so that an unknown address on it may be a fresh one.
+    /// Whether a service whose names DNS resolves has this port and sidecars behind it, so that an unknown address on
+    /// it may be a fresh one that must not be spoken to in plaintext.
     #[must_use]
     pub fn may_be_stale(&self, port: u16) -> bool {
         self.services.ports_by_name.contains(&port)

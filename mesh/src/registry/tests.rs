@@ -246,6 +246,13 @@ fn names_are_resolved_by_the_caller() {
 }
 
 #[test]
+fn an_unknown_address_is_never_a_fresh_one_of_a_service_without_sidecars() {
+    let registry = registry(&[&BY_DNS.replace("tlsMode: istio", "tlsMode: disabled")]);
+    assert_eq!(registry.names_to_resolve(), ["customers"]);
+    assert!(!registry.may_be_stale(80) && !registry.may_be_stale(3000));
+}
+
+#[test]
 fn hosts_without_endpoints_are_names_each_for_itself() {
     let text = entry("a", "  resolution: DNS\n").replace("[a.example.org]", "[a.example.org, b.example.org]");
     let registry = registry(&[&text]);
