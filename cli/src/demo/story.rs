@@ -15,7 +15,7 @@ use crate::wiretap::{Segment, contains, hex_lines, payload};
 const RELOAD: Duration = Duration::from_secs(10);
 
 /// How long a sidecar may take to log a connection that has ended, and an ear to have heard all of it.
-const SETTLE: Duration = Duration::from_secs(5);
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// How many calls are made before a policy changes, and again after it.
 const CALLS: usize = 20;
@@ -129,8 +129,8 @@ fn on_the_wire(stage: &Stage) -> Result<Seen, LabError> {
     let bytes = payload(&wire, |_| true);
     let found = contains(&bytes, stage.marker.as_bytes());
     let mut lines = vec![found_in(found, bytes.len())];
-    // 23 is application data (RFC 8446 5.1); the longest piece is the answer.
-    let records = wire.iter().filter(|segment| segment.payload.starts_with(&[23, 3, 3]));
+    // The longest is the answer.
+    let records = wire.iter().filter(|segment| is_application_data(segment));
     if let Some(segment) = records.max_by_key(|segment| segment.payload.len()) {
         lines.push(direction(segment));
         lines.extend(hex_lines(&segment.payload, 3));
@@ -147,16 +147,39 @@ fn on_the_app_leg(stage: &Stage) -> Result<Seen, LabError> {
     Ok(Seen { lines, met: found })
 }
 
-/// What was heard on both legs, when the ears have caught up: the app's leg has carried the answer, and the wire at least
-/// as much towards the frontend as the app said.
+/// What was heard on both legs, when the ears have caught up: the app's leg has carried the answer, and the wire a TLS
+/// record that can hold it, or, if something is wrong, the answer itself.
 fn hear_whole_answer(stage: &Stage) -> Result<(Vec<Segment>, Vec<Segment>), LabError> {
+    let marker = stage.marker.as_bytes();
     wait_until(SETTLE, "the backend's answer on both legs", || {
         let (wire, app_leg) = (stage.heard_on_wire(), stage.heard_on_app_leg());
-        let said = payload(&app_leg, |_| true);
-        let carried = payload(&wire, |_| true);
-        let whole = contains(&said, stage.marker.as_bytes()) && carried.len() >= said.len();
+        let answer = app_leg.iter().find(|segment| contains(&segment.payload, marker));
+        let whole = answer.is_some_and(|answer| {
+            wire.iter().any(|segment| {
+                (is_application_data(segment) && segment.payload.len() > answer.payload.len())
+                    || contains(&segment.payload, marker)
+            })
+        });
         Ok(whole.then_some((wire, app_leg)))
     })
+}
+
+/// A call of the frontend and what was heard of it on the wire once `heard` is content; nothing where the call failed.
+fn call_and_listen(
+    stage: &Stage,
+    what: &str,
+    heard: impl Fn(&[Segment]) -> bool,
+) -> Result<(Call, Vec<Segment>), LabError> {
+    stage.listen_afresh();
+    let call = stage.caller().call();
+    if call.failure.is_some() {
+        return Ok((call, Vec::new()));
+    }
+    let wire = wait_until(SETTLE, what, || {
+        let wire = stage.heard_on_wire();
+        Ok(heard(&wire).then_some(wire))
+    })?;
+    Ok((call, wire))
 }
 
 fn stranger_is_accepted(stage: &Stage) -> Result<Seen, LabError> {
@@ -188,38 +211,45 @@ fn strict(stage: &Stage) -> Result<Seen, LabError> {
 
 fn disable(stage: &Stage) -> Result<Seen, LabError> {
     set_policy(stage, "DISABLE")?;
+    let readable = |wire: &[Segment]| contains(&payload(wire, |_| true), stage.marker.as_bytes());
+    let (call, wire) = call_and_listen(stage, "the backend's name on the wire", readable)?;
     let stranger = stage.call_as_legacy();
-    stage.listen_afresh();
-    let call = stage.caller().call();
-    let mut lines =
-        vec![format!("legacy    {}", stranger.describe()), format!("frontend  {}", call.describe())];
-    if call.failure.is_some() {
-        return Ok(Seen { lines, met: false });
-    }
-    let (wire, _) = hear_whole_answer(stage)?;
-    let bytes = payload(&wire, |_| true);
-    let found = contains(&bytes, stage.marker.as_bytes());
-    lines.push(found_in(found, bytes.len()));
+    let met = stranger.failure.is_none() && readable(&wire);
+    let mut lines = vec![
+        format!("legacy    {}", stranger.describe()),
+        format!("frontend  {}", call.describe()),
+        found_in(readable(&wire), payload(&wire, |_| true).len()),
+    ];
     lines.extend(show_marker(stage, &wire));
-    Ok(Seen { lines, met: stranger.failure.is_none() && found })
+    Ok(Seen { lines, met })
 }
 
 fn deleted(stage: &Stage) -> Result<Seen, LabError> {
     stage.lab.mesh().remove(POLICY)?;
     wait_for_mode(stage, "PERMISSIVE")?;
+    let (call, wire) = call_and_listen(stage, "an answer by TLS on the wire", is_tls_both_ways)?;
     let stranger = stage.call_as_legacy();
-    stage.listen_afresh();
-    let call = stage.caller().call();
-    let mut lines =
-        vec![format!("legacy    {}", stranger.describe()), format!("frontend  {}", call.describe())];
-    if call.failure.is_some() {
-        return Ok(Seen { lines, met: false });
-    }
-    let (wire, _) = hear_whole_answer(stage)?;
     let bytes = payload(&wire, |_| true);
     let found = contains(&bytes, stage.marker.as_bytes());
-    lines.push(found_in(found, bytes.len()));
-    Ok(Seen { lines, met: stranger.failure.is_none() && !found })
+    let lines = vec![
+        format!("legacy    {}", stranger.describe()),
+        format!("frontend  {}", call.describe()),
+        found_in(found, bytes.len()),
+    ];
+    Ok(Seen { lines, met: stranger.failure.is_none() && is_tls_both_ways(&wire) && !found })
+}
+
+/// A ClientHello from one side (content type 22, RFC 8446 5.1), and application data from the other.
+fn is_tls_both_ways(wire: &[Segment]) -> bool {
+    let hello = wire.iter().find(|segment| segment.payload.starts_with(&[22, 3]));
+    hello.is_some_and(|hello| {
+        wire.iter().any(|segment| segment.from == hello.to && is_application_data(segment))
+    })
+}
+
+/// Whether it begins with a record of application data (content type 23, RFC 8446 5.1).
+fn is_application_data(segment: &Segment) -> bool {
+    segment.payload.starts_with(&[23, 3, 3])
 }
 
 fn set_policy(stage: &Stage, mode: &str) -> Result<(), LabError> {
