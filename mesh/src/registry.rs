@@ -1,7 +1,7 @@
 //! Services and their endpoints: what lies behind an address that an app dialled.
 //!
-//! Names are resolved by the caller and handed in as [`Addresses`]; this file asks no DNS. [`services`] makes the
-//! services from the resources, once for each reload; [`index`] finds them by address and by name, and is made anew
+//! Names are resolved by the caller and handed in as [`Addresses`]; this file asks no DNS. `services` makes the
+//! services from the resources, once for each reload; `index` finds them by address and by name, and is made anew
 //! with fresh addresses.
 
 mod index;
