@@ -209,13 +209,13 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// Logs to stderr. Where a program that holds this library has set up logging already, that stays.
+///
+/// The audit log is there at every level, unless RUST_LOG turns it off by its name, `audit=off`.
 fn start_logging(format: LogFormat) -> Result<(), Failure> {
-    let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
-        Ok(text) => EnvFilter::try_new(text)
-            .context("RUST_LOG is not a filter such as info or pillion_ca=debug")
-            .map_err(Failure::Configuration)?,
-        Err(_) => EnvFilter::new("info"),
-    };
+    let wish = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| "info".to_owned());
+    let filter = EnvFilter::try_new(format!("audit=info,{wish}"))
+        .context("RUST_LOG is not a filter such as info or pillion_ca=debug")
+        .map_err(Failure::Configuration)?;
     let colour = std::io::stderr().is_terminal();
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);

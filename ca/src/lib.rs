@@ -1,9 +1,9 @@
 //! The certificate authority of the mesh: it identifies a workload by evidence, signs the public key of its CSR and
 //! publishes the trust bundle.
 //!
-//! The life of a request: [`server`] accepts it and bounds it, [`attest`] turns its evidence into a SPIFFE ID, [`csr`]
-//! takes the public key out of the request, [`authority`] signs with the current one of the [`slots`], whose key
-//! [`store`] keeps on disk. What a SPIFFE ID and a valid SVID are is `pillion_mesh`'s business.
+//! The life of a request: `server` accepts it and bounds it, `attest` turns its evidence into a SPIFFE ID, `csr`
+//! takes the public key out of the request, `authority` signs with the current one of the `slots`, whose key
+//! `store` keeps on disk. What a SPIFFE ID and a valid SVID are is `pillion_mesh`'s business.
 
 mod attest;
 mod authority;

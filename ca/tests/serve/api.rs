@@ -14,7 +14,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use crate::support::{BACKEND, Client, Home, Identity, csr, get, plain_params, sign_request, wait_for};
+use crate::support::{BACKEND, Ca, Client, Home, Identity, csr, get, plain_params, sign_request, wait_for};
 
 fn new_key() -> KeyPair {
     KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap()
@@ -167,10 +167,8 @@ async fn req_33_a_caller_without_a_good_token_learns_only_that_and_the_log_tells
 async fn req_33_no_token_and_no_key_is_ever_logged() {
     let home = Home::new();
     let mut command = home.command(&["serve", "--log-format", "json"]);
-    let ca = crate::support::Ca::start({
-        command.env("RUST_LOG", "trace");
-        command
-    });
+    command.env("RUST_LOG", "trace");
+    let ca = Ca::start(command);
     let client = Client::new(&ca, &home);
     let token = home.token();
     client.enroll(&token, "").await;
@@ -206,6 +204,17 @@ async fn every_request_answered_is_one_line() {
     assert!(capped["note"].as_str().unwrap().contains("over workloadTtl.max"), "{capped}");
     let results: Vec<_> = ca.audit().iter().map(|line| line["result"].as_str().unwrap().to_owned()).collect();
     assert_eq!(results, ["issued", "refused", "refused", "refused", "refused", "issued"]);
+}
+
+#[tokio::test]
+async fn a_quiet_log_still_has_the_audit_lines() {
+    let home = Home::new();
+    let mut command = home.command(&["serve", "--log-format", "json"]);
+    // The addresses are read from the log.
+    command.env("RUST_LOG", "error,pillion_ca::server=info");
+    let ca = Ca::start(command);
+    Client::new(&ca, &home).enroll(&home.token(), "").await;
+    assert_eq!(ca.audit_line(1)["result"], "issued");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use rcgen::KeyPair;
 use rstest::rstest;
 
-use crate::support::{BACKEND, Client, Home, csr};
+use crate::support::{BACKEND, Ca, Client, Home, csr};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -120,7 +120,7 @@ fn the_environment_stands_in_for_the_file() {
     let elsewhere = home.path("elsewhere");
     let mut command = home.command(&["serve", "--log-format", "json"]);
     command.env("PILLION_CA_STATE", &elsewhere);
-    let _ca = crate::support::Ca::start(command);
+    let _ca = Ca::start(command);
     assert!(elsewhere.join("current/key.pem").exists());
     assert!(!home.path("state").exists());
 }

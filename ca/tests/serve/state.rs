@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rstest::rstest;
 
-use crate::support::{Ca, Client, Home, PATIENCE, files_below, stored_root};
+use crate::support::{Ca, Client, Home, PATIENCE, csr, files_below, stored_root};
 
 fn mode_of(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -92,7 +92,7 @@ async fn req_35_a_kill_while_issuing_leaves_the_same_root_and_valid_tokens() {
         });
         // Until the kill takes the CA away.
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        while let Ok(answer) = client.sign(Some(&seen.0), crate::support::csr(&key)).await {
+        while let Ok(answer) = client.sign(Some(&seen.0), csr(&key)).await {
             assert_eq!(answer.status, 201);
         }
         killer.join().unwrap();
