@@ -1,0 +1,262 @@
+//! What changes while traffic runs: certificates, the CA, policies, the proxy itself. A client of the mesh notices none
+//! of it.
+
+// Tests assert by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use pillion_cli::lab::{Lab, PROXY_USER, RunningSidecar, Sidecar, wait_until};
+use pillion_mesh::reason::Reason;
+use pillion_mesh::wire::Direction;
+use pillion_testkit::TestCa;
+use rstest::rstest;
+
+use common::load::{Expect, Load, Seen};
+use common::{CLIENT_ID, ECONNRESET, Family, Interception, PORT, SERVER_ID, SOON, Stage};
+
+/// No call failed, no held connection was cut, and there was a load.
+fn assert_unnoticed(seen: &Seen) {
+    assert_eq!(seen.failures, [""; 0], "{seen:?}");
+    assert!(seen.answers > 50 && seen.exchanges > 50, "{seen:?}");
+}
+
+/// How often a sidecar has taken a certificate into use.
+fn renewals(sidecar: &RunningSidecar) -> u64 {
+    sidecar.admin_json("/certs").unwrap()["renewals"]["succeeded"].as_u64().unwrap()
+}
+
+fn wait_for_renewals(sidecar: &RunningSidecar, count: u64, timeout: Duration) {
+    let what = format!("certificate {count} of {}", sidecar.node().name());
+    wait_until(timeout, &what, || Ok((renewals(sidecar) >= count).then_some(()))).unwrap();
+}
+
+/// The certificates that clients have shown to `sidecar`, by serial number.
+fn certificates_seen(sidecar: &RunningSidecar) -> BTreeSet<String> {
+    sidecar.access_log().into_iter().filter_map(|record| record.tls).map(|tls| tls.peer_serial).collect()
+}
+
+#[test]
+fn certificates_of_ten_seconds_are_renewed_three_times_and_no_connection_fails() {
+    let Some(stage) = Stage::with_ca("workloadTtl: {default: 10s}\n") else { return };
+    stage.mode("STRICT");
+    let _app = stage.app("echo", Family::V4.any());
+    let start =
+        |name, node| Sidecar::new(name).args(&["--identity-ca-ttl", "10s"]).start(node, &stage.ca).unwrap();
+    let (client, server) = (start("client", &stage.client), start("server", &stage.server));
+    let load = Load::of_a_mesh_client(&stage.client, stage.service(Family::V4));
+    for sidecar in [&client, &server] {
+        wait_for_renewals(sidecar, 4, Duration::from_secs(40));
+    }
+    load.wait_for_answers(20);
+    assert_unnoticed(&load.finish());
+    wait_until(SOON, "four client certificates in the server's access log", || {
+        Ok((certificates_seen(&server).len() >= 4).then_some(()))
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_ca_that_is_killed_and_comes_back_late_is_not_noticed() {
+    const TTL: &str = "20s";
+    let Some(mut stage) = Stage::with_ca(&format!("workloadTtl: {{default: {TTL}}}\n")) else { return };
+    stage.mode("STRICT");
+    let _app = stage.app("echo", Family::V4.any());
+    let start =
+        |name, node| Sidecar::new(name).args(&["--identity-ca-ttl", TTL]).start(node, &stage.ca).unwrap();
+    let (client, server) = (start("client", &stage.client), start("server", &stage.server));
+    stage.ca.kill();
+    let load = Load::of_a_mesh_client(&stage.client, stage.service(Family::V4));
+
+    // Half of the life is over when the first renewal is tried.
+    for sidecar in [&client, &server] {
+        let failed = |page: &serde_json::Value| page["renewals"]["failed"].as_u64() >= Some(1);
+        let what = "a failed renewal while the certificate is kept";
+        sidecar.wait_for_page(Duration::from_secs(20), "/certs", what, failed).unwrap();
+        assert_eq!(sidecar.admin_json("/certs").unwrap()["valid"], true);
+        assert!(
+            sidecar.process().unwrap().output().contains("the certificate lasts"),
+            "nobody is told until when"
+        );
+        assert_eq!(renewals(sidecar), 1);
+    }
+    load.wait_for_answers(20);
+    stage.ca.start_again().unwrap();
+    for sidecar in [&client, &server] {
+        wait_for_renewals(sidecar, 2, Duration::from_secs(20));
+    }
+    load.wait_for_answers(20);
+    assert_unnoticed(&load.finish());
+}
+
+#[test]
+fn a_mode_that_goes_to_and_fro_hurts_no_mesh_client_and_tears_nothing_for_a_stranger() {
+    let Some(stage) = Stage::new() else { return };
+    stage.mode("PERMISSIVE");
+    let _app = stage.app("echo", Family::V4.any());
+    let (_client, server) = stage.sidecars(Interception::Redirect);
+    let load = Load::of_a_mesh_client(&stage.client, stage.service(Family::V4));
+    let mut strangers = Load::new();
+    strangers.callers(&stage.stranger, stage.service(Family::V4), 2, Expect::AnswerOrRefusal);
+
+    for _ in 0..5 {
+        let before = strangers.seen();
+        strangers.wait("an answer under PERMISSIVE", |seen| seen.answers > before.answers);
+        stage.mode("STRICT");
+        server.wait_for_mode(SOON, PORT, "STRICT").unwrap();
+        let before = strangers.seen();
+        strangers.wait("a refusal under STRICT", |seen| seen.refusals > before.refusals);
+        stage.mode("PERMISSIVE");
+        server.wait_for_mode(SOON, PORT, "PERMISSIVE").unwrap();
+    }
+    let strangers = strangers.finish();
+    assert_eq!(strangers.failures, [""; 0], "{strangers:?}");
+    assert!(strangers.answers >= 5 && strangers.refusals >= 5, "{strangers:?}");
+    assert_unnoticed(&load.finish());
+}
+
+/// Which of the two sidecars is stopped.
+#[rstest]
+#[case::of_the_server(Direction::Inbound)]
+#[case::of_the_client(Direction::Outbound)]
+fn a_draining_proxy_lets_open_connections_finish_and_ends_cleanly(#[case] side: Direction) {
+    let Some(stage) = Stage::new() else { return };
+    stage.mode("STRICT");
+    let _app = stage.app("echo", Family::V4.any());
+    let start =
+        |name, node| Sidecar::new(name).args(&["--drain-timeout", "20s"]).start(node, &stage.ca).unwrap();
+    let (client, server) = (start("client", &stage.client), start("server", &stage.server));
+    let drained = if side == Direction::Inbound { &server } else { &client };
+    let service = stage.service(Family::V4);
+    let mut held = Load::new();
+    held.holders(&stage.client, service, 8);
+    let mut calls = Load::new();
+    calls.callers(&stage.client, service, 4, Expect::AnswerOrRefusal);
+    calls.wait_for_answers(50);
+
+    let process = drained.process().unwrap();
+    let told = Instant::now();
+    process.terminate().unwrap();
+    calls.wait("a refused call", |seen| seen.refusals > 0);
+    let before = held.seen().exchanges;
+    held.wait("two seconds' worth of talk on the held connections", |seen| seen.exchanges >= before + 800);
+    process.check_running().unwrap();
+    let (held, calls) = (held.finish(), calls.finish());
+    assert_eq!((held.failures, calls.failures), (vec![], vec![]));
+    assert_eq!(process.wait(SOON).unwrap().code(), Some(0));
+    assert!(told.elapsed() < Duration::from_secs(20), "it waited for the deadline with nothing open");
+
+    let log = drained.access_log();
+    let cut: Vec<_> = log.iter().filter(|record| record.reason != Some(Reason::Completed)).collect();
+    assert!(cut.is_empty(), "{cut:?}");
+    assert!(log.len() as u64 >= calls.answers + 8);
+}
+
+#[test]
+fn the_drain_deadline_is_kept_to_and_what_is_still_open_then_is_reset() {
+    const DEADLINE: Duration = Duration::from_secs(2);
+    let Some(stage) = Stage::new() else { return };
+    stage.mode("STRICT");
+    let _app = stage.app("echo", Family::V4.any());
+    let _client = Sidecar::new("client").start(&stage.client, &stage.ca).unwrap();
+    let server =
+        Sidecar::new("server").args(&["--drain-timeout", "2s"]).start(&stage.server, &stage.ca).unwrap();
+    let mut stream = stage.client.dial(stage.service(Family::V4)).unwrap();
+    let mut ask = || {
+        stream.write_all(b"hello")?;
+        stream.read_exact(&mut [0; 5])
+    };
+    ask().unwrap();
+
+    let process = server.process().unwrap();
+    let told = Instant::now();
+    process.terminate().unwrap();
+    let error = loop {
+        if let Err(error) = ask() {
+            break error;
+        }
+        assert!(told.elapsed() < SOON, "never cut");
+    };
+    let cut_after = told.elapsed();
+    assert_eq!(error.raw_os_error(), Some(ECONNRESET));
+    assert!((DEADLINE..DEADLINE * 2).contains(&cut_after), "cut after {cut_after:?}");
+    assert_eq!(process.wait(SOON).unwrap().code(), Some(0));
+    assert_eq!(server.access_log().last().unwrap().reason, Some(Reason::Drained));
+}
+
+/// A folder of identity files that somebody else renews.
+struct IdentityFiles {
+    folder: PathBuf,
+    staging: PathBuf,
+}
+
+impl IdentityFiles {
+    fn new(lab: &Lab, name: &str) -> Self {
+        let folder = lab.folder().join(format!("identity-{name}"));
+        let staging = folder.join("staging");
+        fs::create_dir_all(&staging).unwrap();
+        Self { folder, staging }
+    }
+
+    /// Replaces each of the three files, one after the other, with a new certificate of `signer`.
+    fn replace(&self, signer: &TestCa, id: &str, roots: &[&TestCa]) {
+        let bundle: String = roots.iter().map(|root| root.bundle_pem()).collect();
+        signer.issue(id).write(&self.staging, &bundle);
+        for name in ["bundle.pem", "svid.key", "svid.pem"] {
+            let file = self.staging.join(name);
+            chown(&file, Some(PROXY_USER), Some(PROXY_USER)).unwrap();
+            fs::rename(file, self.folder.join(name)).unwrap();
+        }
+    }
+
+    fn settings(&self) -> String {
+        let path = |name: &str| -> String { Path::new(&self.folder).join(name).display().to_string() };
+        format!(
+            "  files: {{certificate: {}, key: {}, bundle: {}}}\n",
+            path("svid.pem"),
+            path("svid.key"),
+            path("bundle.pem")
+        )
+    }
+}
+
+/// The old root goes in three steps: both are trusted, all have certificates of the new one, the old one is withdrawn.
+#[test]
+fn a_root_is_replaced_through_identity_files_and_no_connection_fails() {
+    let Some(stage) = Stage::new() else { return };
+    stage.mode("STRICT");
+    let (old, new) = (TestCa::root("old"), TestCa::root("new"));
+    let workloads = [("client", CLIENT_ID, &stage.client), ("server", SERVER_ID, &stage.server)];
+    let workloads = workloads.map(|(name, id, node)| {
+        let files = IdentityFiles::new(&stage.lab, name);
+        files.replace(&old, id, &[&old]);
+        let sidecar = Sidecar::new(name).identity(&files.settings()).start(node, &stage.ca).unwrap();
+        (id, files, sidecar)
+    });
+    let _app = stage.app("echo", Family::V4.any());
+    let load = Load::of_a_mesh_client(&stage.client, stage.service(Family::V4));
+
+    let steps: [(&TestCa, &[&TestCa]); 3] = [(&old, &[&old, &new]), (&new, &[&old, &new]), (&new, &[&new])];
+    for (step, (signer, roots)) in (2..).zip(steps) {
+        for (id, files, _) in &workloads {
+            files.replace(signer, id, roots);
+        }
+        for (_, _, sidecar) in &workloads {
+            wait_for_renewals(sidecar, step, SOON);
+        }
+        load.wait_for_answers(20);
+    }
+    assert_unnoticed(&load.finish());
+    let (_, _, server) = &workloads[1];
+    wait_until(SOON, "each client certificate in the server's access log", || {
+        Ok((certificates_seen(server).len() == 4).then_some(()))
+    })
+    .unwrap();
+}
