@@ -25,7 +25,14 @@ const AT_ONCE: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Resolver {
     publisher: Publisher,
-    last_round: Mutex<Option<Instant>>,
+    last_round: Mutex<Option<Round>>,
+}
+
+/// When DNS was asked.
+#[derive(Debug, Clone, Copy)]
+struct Round {
+    began: Instant,
+    ended: Instant,
 }
 
 impl Resolver {
@@ -33,15 +40,20 @@ impl Resolver {
         Arc::new(Self { publisher, last_round: Mutex::new(None) })
     }
 
-    /// Resolves all names now, or waits for the round that is under way. Returns at once where a round has only
-    /// just ended.
+    /// Returns once all names were resolved by questions asked after the call: what was true a moment ago does not tell
+    /// whether an address is a stranger's. Calls at the same time share a round.
     pub(crate) async fn refresh(&self) {
+        let asked = Instant::now();
         let mut last_round = self.last_round.lock().await;
-        if last_round.is_some_and(|ended| ended.elapsed() < PAUSE) {
-            return;
+        if let Some(last) = *last_round {
+            if last.began >= asked {
+                return;
+            }
+            tokio::time::sleep_until(last.ended + PAUSE).await;
         }
+        let began = Instant::now();
         self.round().await;
-        *last_round = Some(Instant::now());
+        *last_round = Some(Round { began, ended: Instant::now() });
     }
 
     /// Refreshes every `interval`, and when the registry's names change, until stopped.
