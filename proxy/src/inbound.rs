@@ -165,9 +165,11 @@ where
 }
 
 /// How the app is dialled: from 127.0.0.6 (`::6`), or with TPROXY from the client's own address, so that the
-/// interception rules let the connection pass.
+/// interception rules let the connection pass. An app on loopback sees 127.0.0.6 in either case: the kernel would not
+/// let its answers leave a loopback address for the client's.
 fn app_options<S: Leg>(client: &S, address: SocketAddr, role: &Role, shared: &Shared) -> DialOptions {
-    let tproxy = shared.settings.interception.mode == InterceptionMode::Tproxy;
+    let tproxy =
+        shared.settings.interception.mode == InterceptionMode::Tproxy && !address.ip().is_loopback();
     let source = match role {
         Role::InboundCapture if tproxy => client.tcp().peer_addr().ok().map(|peer| peer.ip().to_canonical()),
         Role::InboundCapture => Some(sidecar_source(address.ip())),
