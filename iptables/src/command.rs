@@ -209,6 +209,9 @@ fn cure(stderr: &str, line: &str, input: &str, rights: &Rights) -> Option<String
              -u '' -g '' --proxy-mark MARK"
         ));
     }
+    if says(&["BusyBox", "is garbage"]) {
+        return Some("this `ip` is too small: install iproute2".to_owned());
+    }
     if says(&["incompatible"]) {
         return Some(
             "the table was made by nft itself, which iptables cannot change: try `--backend legacy`"

@@ -201,9 +201,11 @@ pub(crate) fn set_proxy_address(wanted: bool) -> Result<bool, RouteError> {
     ip.run(&proxy_address_command(if wanted { "add" } else { "del" })).map(|()| true)
 }
 
-/// The command that adds or deletes the address.
+/// The command that adds or deletes the address. Without `nodad` it could not be bound for a moment: the kernel would first
+/// ask whether another host has it.
 pub(crate) fn proxy_address_command(verb: &str) -> String {
-    format!("ip -6 address {verb} {PROXY_SOURCE_V6} dev lo")
+    let at_once = if verb == "add" { " nodad" } else { "" };
+    format!("ip -6 address {verb} {PROXY_SOURCE_V6} dev lo{at_once}")
 }
 
 /// Why there is no IPv6 in this network namespace; none where there is.

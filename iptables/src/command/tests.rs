@@ -79,6 +79,13 @@ const OWNER: &str = "-A PILLION_OUTPUT -m owner --uid-owner 1337 -j RETURN";
     "uid 1337 does not exist"
 )]
 #[case::not_ours(true, ROOT, "table `nat' is incompatible, use 'nft' tool.", "", "--backend legacy")]
+#[case::small_ip(
+    true,
+    ROOT,
+    "ip: either \"local\" is duplicate, or \"nodad\" is garbage",
+    "",
+    "install iproute2"
+)]
 #[case::no_module(true, ROOT, "RULE_APPEND failed (No such file or directory)", OWNER, "the module xt_owner")]
 #[case::no_target(
     true,

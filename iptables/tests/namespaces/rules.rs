@@ -1,6 +1,7 @@
 //! What `apply`, `clean` and `show` do to the rules of a namespace.
 
-use std::process::Command;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
 
 use rstest::rstest;
 
@@ -275,18 +276,45 @@ fn ipv6_that_is_switched_off_is_skipped() {
     namespace.pillion_ok("clean");
 }
 
-/// Stands in for an ip6tables that understands the rules and cannot install them.
-fn failing_ip6tables(namespace: &Namespace, arguments: &str) -> std::process::Output {
+/// Runs pillion-iptables with a program replaced by one that fails where its arguments fit the pattern.
+fn with_failing(program: &str, pattern: &str, says: &str, namespace: &Namespace, arguments: &str) -> Output {
     let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("ip6tables-nft-restore");
-    let script = "#!/bin/sh\ncase \"$*\" in *--test*) ;; *) echo 'line 2: RULE_APPEND failed (No such file or directory)' >&2; \
-                  exit 4;; esac\n";
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let path = format!("PATH={}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let path = std::env::var("PATH").unwrap();
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in {pattern}) echo '{says}' >&2; exit 4;; esac\nPATH={path} exec {program} \"$@\"\n"
+    );
+    let file = folder.path().join(program);
+    std::fs::write(&file, script).unwrap();
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("PATH={}:{path}", folder.path().display());
     let mut words = vec!["env", &path, env!("CARGO_BIN_EXE_pillion-iptables")];
     words.extend(arguments.split_whitespace());
     namespace.command(&words).output().unwrap()
+}
+
+/// ip6tables understands the rules and cannot install them.
+fn with_failing_ip6tables(namespace: &Namespace, arguments: &str) -> Output {
+    let says = "line 2: RULE_APPEND failed (No such file or directory)";
+    with_failing("ip6tables-nft-restore", "--noflush*", says, namespace, arguments)
+}
+
+/// The rules stand and the route fails: the rules go.
+#[test]
+fn a_failure_in_one_family_takes_its_rules_back() {
+    if !can_run() {
+        return;
+    }
+    let namespace = Namespace::new();
+    let before = state(&namespace, "nft");
+    let says = "RTNETLINK answers: Operation not supported";
+    let failed = with_failing("ip", "*\"route add\"*", says, &namespace, "apply --backend nft -m TPROXY");
+    let said = text_of(&failed);
+    assert_eq!(failed.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("IPv4 routing: `ip -4 route add local default dev lo table 133 proto 133` failed"),
+        "{said}"
+    );
+    assert_eq!(state(&namespace, "nft"), before, "{said}");
 }
 
 #[rstest]
@@ -301,7 +329,7 @@ fn a_failure_leaves_what_was_there(#[case] earlier: Option<&str>) {
         namespace.pillion_ok(arguments);
     }
     let before = state(&namespace, "nft");
-    let failed = failing_ip6tables(&namespace, "apply --backend nft --ipv6 on");
+    let failed = with_failing_ip6tables(&namespace, "apply --backend nft --ipv6 on");
     let said = text_of(&failed);
     assert_eq!(failed.status.code(), Some(1), "{said}");
     assert!(said.contains("IPv6 rules: `ip6tables-nft-restore --noflush"), "{said}");
@@ -315,7 +343,7 @@ fn ipv6_that_fails_is_said_loudly_and_ipv4_stands() {
         return;
     }
     let namespace = Namespace::new();
-    let done = failing_ip6tables(&namespace, "apply --backend nft");
+    let done = with_failing_ip6tables(&namespace, "apply --backend nft");
     let said = text_of(&done);
     assert!(done.status.success() && said.contains("IPv6 is NOT captured"), "{said}");
     assert!(saved(&namespace, "nft", "iptables").contains("PILLION_OUTPUT"));
