@@ -51,7 +51,7 @@ pub struct ConnectionRecord {
     pub first_bytes: Option<FirstBytes>,
     /// The port's mode (inbound) and where it came from.
     pub mode: Option<ModeRecord>,
-    /// The service that the registry found (outbound).
+    /// The service that the registry found, `host:port`: the one that was dialled, or inbound the app's own.
     pub service: Option<String>,
     /// Why the outbound leg is mTLS or plaintext (outbound).
     pub plan: Option<String>,

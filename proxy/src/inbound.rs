@@ -49,6 +49,7 @@ pub(crate) async fn serve(
     let decision = snapshot.modes.for_port(target.port());
     connection.note(|record| {
         record.mode = Some(ModeRecord { mode: decision.mode, because: decision.because.clone() });
+        record.service = snapshot.own_port(target.port()).map(|own| format!("{}:{}", own.host, own.port));
     });
 
     if !needs_sniff(decision.mode) {
@@ -168,8 +169,7 @@ where
 /// interception rules let the connection pass. An app on loopback sees 127.0.0.6 in either case: the kernel would not
 /// let its answers leave a loopback address for the client's.
 fn app_options<S: Leg>(client: &S, address: SocketAddr, role: &Role, shared: &Shared) -> DialOptions {
-    let tproxy =
-        shared.settings.interception.mode == InterceptionMode::Tproxy && !address.ip().is_loopback();
+    let tproxy = shared.settings.interception.mode == InterceptionMode::Tproxy && !address.ip().is_loopback();
     let source = match role {
         Role::InboundCapture if tproxy => client.tcp().peer_addr().ok().map(|peer| peer.ip().to_canonical()),
         Role::InboundCapture => Some(sidecar_source(address.ip())),

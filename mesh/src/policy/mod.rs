@@ -5,4 +5,4 @@ pub mod dial;
 pub mod mode;
 mod snapshot;
 
-pub use snapshot::{Finding, Snapshot};
+pub use snapshot::{Finding, OwnPort, Snapshot};

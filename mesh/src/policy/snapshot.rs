@@ -27,9 +27,20 @@ pub struct Snapshot {
     pub registry: Registry,
     /// What is legal but probably not meant.
     pub findings: Vec<Finding>,
-    protocols: BTreeMap<u16, Protocol>,
+    own_ports: BTreeMap<u16, OwnPort>,
     /// Those of `findings` that addresses do not change.
     findings_of_resources: Vec<Finding>,
+}
+
+/// What a `ServiceEntry` says of one of the workload's own ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnPort {
+    /// The service's host name (its first).
+    pub host: String,
+    /// The service's port.
+    pub port: u16,
+    /// What is spoken there.
+    pub protocol: Protocol,
 }
 
 impl Snapshot {
@@ -44,17 +55,23 @@ impl Snapshot {
             &workload.labels,
         );
         let (registry, of_registry) = Registry::build(resources, workload, root_namespace);
-        let (protocols, of_protocols) = protocols(resources, workload);
-        findings.extend(of_modes.into_iter().chain(of_registry).chain(of_protocols));
-        Self { modes, findings: Vec::new(), registry, protocols, findings_of_resources: findings }
+        let (own_ports, of_ports) = own_ports(resources, workload);
+        findings.extend(of_modes.into_iter().chain(of_registry).chain(of_ports));
+        Self { modes, findings: Vec::new(), registry, own_ports, findings_of_resources: findings }
             .with_findings()
     }
 
-    /// The declared protocol of one of the workload's own ports: of a `ServiceEntry` whose selector, or one of whose
-    /// endpoints by namespace, service account and labels, is this workload; otherwise TCP.
+    /// What is declared of one of the workload's own ports: by a `ServiceEntry` whose selector, or one of whose
+    /// endpoints by namespace, service account and labels, is this workload.
+    #[must_use]
+    pub fn own_port(&self, port: u16) -> Option<&OwnPort> {
+        self.own_ports.get(&port)
+    }
+
+    /// The declared protocol of one of the workload's own ports; TCP where none is declared.
     #[must_use]
     pub fn protocol(&self, port: u16) -> Protocol {
-        self.protocols.get(&port).copied().unwrap_or(Protocol::Tcp)
+        self.own_port(port).map_or(Protocol::Tcp, |own| own.protocol)
     }
 
     /// The same with fresh addresses of names.
@@ -91,34 +108,42 @@ fn twins(resources: &Resources) -> Vec<Finding> {
 }
 
 /// What the entries declare of the workload's own ports; the first in reading order is taken.
-fn protocols(resources: &Resources, workload: &Workload) -> (BTreeMap<u16, Protocol>, Vec<Finding>) {
-    let mut declared: BTreeMap<u16, (Protocol, &ServiceEntry)> = BTreeMap::new();
+fn own_ports(resources: &Resources, workload: &Workload) -> (BTreeMap<u16, OwnPort>, Vec<Finding>) {
+    let mut declared: BTreeMap<u16, (&Port, &ServiceEntry)> = BTreeMap::new();
     let mut findings = Vec::new();
     for entry in &resources.service_entries {
-        for (port, protocol) in own_ports(entry, resources, workload) {
-            match declared.entry(port) {
+        for (number, port) in declared_by(entry, resources, workload) {
+            match declared.entry(number) {
                 Entry::Vacant(vacant) => {
-                    vacant.insert((protocol, entry));
+                    vacant.insert((port, entry));
                 }
-                Entry::Occupied(first) if first.get().0 != protocol => {
-                    findings.push(declared_twice(port, first.get().1, entry));
+                Entry::Occupied(first) if first.get().0.protocol != port.protocol => {
+                    findings.push(declared_twice(number, first.get().1, entry));
                 }
                 Entry::Occupied(_) => {}
             }
         }
     }
-    (declared.into_iter().map(|(port, (protocol, _))| (port, protocol)).collect(), findings)
+    let own = |(number, (port, entry)): (u16, (&Port, &ServiceEntry))| {
+        let host = entry.hosts.first().cloned().unwrap_or_default();
+        (number, OwnPort { host, port: port.number, protocol: port.protocol })
+    };
+    (declared.into_iter().map(own).collect(), findings)
 }
 
-/// The ports of the workload that an entry describes.
-fn own_ports(entry: &ServiceEntry, resources: &Resources, workload: &Workload) -> Vec<(u16, Protocol)> {
+/// The ports of the workload that an entry describes, by the number that the workload listens on.
+fn declared_by<'a>(
+    entry: &'a ServiceEntry,
+    resources: &'a Resources,
+    workload: &Workload,
+) -> Vec<(u16, &'a Port)> {
     let own_endpoints =
         endpoints_of(entry, resources).into_iter().filter(|endpoint| is_workload(endpoint, workload));
-    let by_endpoint = own_endpoints
-        .flat_map(|endpoint| entry.ports.iter().map(move |port: &Port| (port.at(endpoint), port.protocol)));
+    let by_endpoint =
+        own_endpoints.flat_map(|endpoint| entry.ports.iter().map(move |port| (port.at(endpoint), port)));
     let is_selected = entry.meta.namespace == workload.namespace
         && entry.workload_selector.as_ref().is_some_and(|selector| selector.matches(&workload.labels));
-    let by_selector = entry.ports.iter().filter(|_| is_selected).map(|port| (port.target(), port.protocol));
+    let by_selector = entry.ports.iter().filter(|_| is_selected).map(|port| (port.target(), port));
     by_endpoint.chain(by_selector).collect()
 }
 

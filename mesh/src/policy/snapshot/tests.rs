@@ -120,3 +120,11 @@ fn fresh_addresses_change_the_registry_and_its_findings_alone() {
     assert_eq!(fresh.findings.len(), 2, "{:?}", fresh.findings);
     assert_eq!(fresh.with_addresses(&Addresses::new()).findings, []);
 }
+
+#[test]
+fn an_own_port_knows_its_service() {
+    let snapshot = snapshot(&[&format!("{BACKEND}{SELECTOR}")], &workload());
+    let own = snapshot.own_port(3000).unwrap();
+    assert_eq!((own.host.as_str(), own.port), ("backend", 80));
+    assert_eq!(snapshot.own_port(80), None, "the service's port is not the workload's");
+}
