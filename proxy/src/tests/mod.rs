@@ -148,14 +148,6 @@ impl Sidecar {
         self.running.shared.telemetry.encode(&crate::telemetry::Scraped::default())
     }
 
-    /// Waits until the mesh folder was read `version` times.
-    async fn version(&self, version: u64) {
-        self.eventually("the changed resources in force", || {
-            self.running.shared.snapshot.borrow().version >= version
-        })
-        .await;
-    }
-
     async fn eventually(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let waited = timeout(PATIENCE, async {
             while !holds() {
