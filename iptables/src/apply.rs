@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::arguments::{BackendChoice, Ipv6};
 use crate::backend::{Backend, BackendError, Backends, Kind};
-use crate::capture::{Capture, Mode};
+use crate::capture::Capture;
 use crate::command::CommandError;
 use crate::plan::{Family, Plan, Table};
 use crate::render::{self, CHAIN_PREFIX, NOTE_ADDRESS_ADDED, NOTE_TABLE_ADDED, RuleSet};
@@ -59,10 +59,6 @@ pub(crate) fn apply(capture: &Capture, ipv6: Ipv6, choice: BackendChoice) -> Res
     }
     for other in backends.others(backend) {
         remove_rules(other)?;
-    }
-    if matches!(capture.mode, Mode::Tproxy { .. }) && !routes::accepted_sockets_take_the_mark() {
-        say("note: for an app that listens on 127.0.0.1 only, TPROXY needs a kernel setting: sysctl -w \
-             net.ipv4.tcp_fwmark_accept=1");
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ pub(crate) struct Apply {
     #[command(flatten)]
     pub(crate) capture: CaptureFlags,
     /// Rules for IPv6: where the host has IPv6 (auto), always, or never.
-    #[arg(long, value_enum, default_value_t = Ipv6::Auto, env = "PILLION_IPTABLES_IPV6")]
+    #[arg(long, value_enum, default_value_t = Ipv6::Auto, env = "PILLION_IPTABLES_IPV6", help_heading = HOST)]
     pub(crate) ipv6: Ipv6,
     #[command(flatten)]
     pub(crate) host: HostFlags,
@@ -67,7 +67,11 @@ pub(crate) struct Explain {
     pub(crate) json: bool,
 }
 
+/// Heading of the flags that say where and how, and not what.
+const HOST: &str = "On this host";
+
 #[derive(Debug, Args)]
+#[command(next_help_heading = HOST)]
 pub(crate) struct HostFlags {
     /// Which iptables: the one that has rules already, else the default one (auto), or one of the two.
     #[arg(long, value_enum, default_value_t = BackendChoice::Auto, env = "PILLION_IPTABLES_BACKEND")]

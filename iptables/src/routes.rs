@@ -222,12 +222,6 @@ pub(crate) fn ipv6_is_absent() -> Option<&'static str> {
     (!switched_on).then_some("IPv6 is switched off on every interface (net.ipv6.conf.*.disable_ipv6 = 1)")
 }
 
-/// Whether a socket that an app accepts takes the mark of the connection. In TPROXY mode an app that listens on 127.0.0.1
-/// only needs it: from there no route but the mark's leads to a client elsewhere.
-pub(crate) fn accepted_sockets_take_the_mark() -> bool {
-    std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fwmark_accept").is_ok_and(|on| on.trim() != "0")
-}
-
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
