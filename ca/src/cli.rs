@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pillion_mesh::duration;
 use pillion_mesh::spiffe::SpiffeId;
 use pillion_mesh::wire::rfc3339;
 use rustls_pki_types::ServerName;
@@ -17,7 +18,6 @@ use tracing_subscriber::EnvFilter;
 
 use crate::attest::Attestor;
 use crate::authority::Authority;
-use crate::duration;
 use crate::files::{self, PUBLIC_FILE};
 use crate::server::Server;
 use crate::settings::{Overrides, Settings};

@@ -10,7 +10,6 @@ mod authority;
 mod bundle;
 mod cli;
 mod csr;
-mod duration;
 mod files;
 mod keys;
 mod metrics;

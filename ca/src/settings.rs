@@ -8,13 +8,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pillion_mesh::duration;
 use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
 use pillion_mesh::yaml::{self, YamlError};
 use rustls_pki_types::ServerName;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::authority::WorkloadTtl;
-use crate::duration;
 use crate::files::Owner;
 
 const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
@@ -98,9 +98,9 @@ struct Document {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct TtlDocument {
-    #[serde(deserialize_with = "duration::deserialize")]
+    #[serde(deserialize_with = "duration")]
     default: Option<Duration>,
-    #[serde(deserialize_with = "duration::deserialize")]
+    #[serde(deserialize_with = "duration")]
     max: Option<Duration>,
 }
 
@@ -108,8 +108,14 @@ struct TtlDocument {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct LimitsDocument {
     connections: Option<usize>,
-    #[serde(deserialize_with = "duration::deserialize")]
+    #[serde(deserialize_with = "duration")]
     request_timeout: Option<Duration>,
+}
+
+/// Serde's `deserialize_with` for an optional duration.
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    duration::parse(&text).map(Some).map_err(de::Error::custom)
 }
 
 /// Single settings that a flag or an environment variable gives in the place of the file.

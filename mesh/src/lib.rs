@@ -5,6 +5,7 @@
 //! lessons call the same functions, so an explanation cannot drift from the behaviour.
 
 pub mod client_hello;
+pub mod duration;
 pub mod policy;
 pub mod reason;
 pub mod registry;

@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes};
 use hyper::header::{AUTHORIZATION, CACHE_CONTROL, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, StatusCode};
+use pillion_mesh::duration;
 use pillion_mesh::spiffe::SpiffeId;
 use pillion_mesh::wire::rfc3339;
 use rustls::ServerConfig;
@@ -26,7 +27,6 @@ use crate::attest::{Attestor, Evidence, Refusal};
 use crate::authority::{Authority, IssueError, Issued};
 use crate::bundle::Bundle;
 use crate::csr::{self, CsrError};
-use crate::duration;
 use crate::metrics::Metrics;
 
 /// Longest body of a request, in bytes (requirement 34).

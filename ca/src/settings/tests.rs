@@ -77,7 +77,7 @@ fn a_longest_lifetime_under_a_day_shortens_the_default() {
 #[case("dnsNames: []", "expected at least one name")]
 #[case("dnsNames: ['ca one']", "neither a DNS name nor an IP address")]
 #[case("workloadTtl: {default: 24}", "duration")]
-#[case("workloadTtl: {default: 0s}", "at least 1s")]
+#[case("workloadTtl: {default: 500ms}", "at least 1s")]
 #[case("workloadTtl: {default: 2h, max: 1h}", "longer than workloadTtl.max")]
 #[case("limits: {connections: 0}", "expected 1 to 100000")]
 #[case("limits: {requestTimeout: 1h}", "expected 10ms to 5m")]
