@@ -72,16 +72,25 @@ pub(crate) async fn run(
 
 /// Reads until two reads agree, a few times at most.
 async fn settled(path: &Path) -> Result<Texts, ReloadError> {
-    let mut last = read(Some(path));
+    let mut last = read_aside(path).await;
     for _ in 0..10 {
         tokio::time::sleep(SETTLE).await;
-        let now = read(Some(path));
+        let now = read_aside(path).await;
         if now == last {
             break;
         }
         last = now;
     }
     last
+}
+
+/// Reads on a thread that may wait for a slow disk; connections are served meanwhile.
+async fn read_aside(path: &Path) -> Result<Texts, ReloadError> {
+    let path = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || read(Some(&path)));
+    read.await.unwrap_or_else(|fault| {
+        Err(ReloadError::Unreadable { path: PathBuf::new(), fault: fault.to_string() })
+    })
 }
 
 fn apply(
