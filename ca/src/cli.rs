@@ -217,8 +217,12 @@ fn start_logging(format: LogFormat) -> Result<(), Failure> {
         .context("RUST_LOG is not a filter such as info or pillion_ca=debug")
         .map_err(Failure::Configuration)?;
     let colour = std::io::stderr().is_terminal();
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        // A line that cannot be written is lost: to complain on the same stderr would be a panic.
+        .log_internal_errors(false);
     let _ = match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),
