@@ -1,6 +1,6 @@
 //! Listens in on TCP traffic of a network namespace, as anybody on the wire can: what is plaintext there and what is not.
 //!
-//! By a packet socket, which needs CAP_NET_RAW. [`Tap`] collects in the background; [`run`] is `pillion tap`, which shows
+//! By a packet socket, which needs CAP_NET_RAW. [`Tap`] collects in the background; `pillion tap` shows
 //! what it hears and can keep it for Wireshark.
 
 mod packet;
