@@ -449,7 +449,7 @@ spec:
     second_app.wait_for_line(SOON, "listening on").unwrap();
     let sidecar = |node: &Node| Sidecar::new("server").start(node, &stage.ca).unwrap();
     let (_first, second_sidecar) = (sidecar(&stage.server), sidecar(&second));
-    let client =
+    let _client =
         Sidecar::new("client").args(&["--dns-refresh", "1h"]).start(&stage.client, &stage.ca).unwrap();
 
     echoes(&stage.client, stage.service(Family::V4)).unwrap();

@@ -7,7 +7,6 @@ mod common;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -24,6 +23,7 @@ use rustls::{
     SupportedCipherSuite,
 };
 
+use common::identity::IdentityFiles;
 use common::load::Load;
 use common::process::{cpu_time, descriptors, private_memory};
 use common::{
@@ -257,21 +257,9 @@ fn req_30_memory_is_bounded_where_40_clients_do_not_read_16_mb_each(#[case] to_c
 
 /// A sidecar in front of the app whose clients are the test itself, with certificates of a root of its own.
 fn sidecar_of(stage: &Stage, root: &TestCa) -> RunningSidecar {
-    let folder = stage.lab.folder().join("identity");
-    std::fs::create_dir(&folder).unwrap();
-    let _ = root.issue(SERVER_ID).write(&folder, &root.bundle_pem());
-    let path = |name: &str| -> String {
-        let path: PathBuf = folder.join(name);
-        std::os::unix::fs::chown(&path, Some(1337), Some(1337)).unwrap();
-        path.display().to_string()
-    };
-    let identity = format!(
-        "  files: {{certificate: {}, key: {}, bundle: {}}}\n",
-        path("svid.pem"),
-        path("svid.key"),
-        path("bundle.pem")
-    );
-    Sidecar::new("server").identity(&identity).start(&stage.server, &stage.ca).unwrap()
+    let files = IdentityFiles::new(&stage.lab, "server");
+    files.replace(root, SERVER_ID, &[root]);
+    Sidecar::new("server").identity(&files.settings()).start(&stage.server, &stage.ca).unwrap()
 }
 
 /// What an authenticated peer can send without end at little cost.
@@ -324,6 +312,7 @@ fn mesh_stream(
     stream: TcpStream,
     config: ClientConfig,
 ) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    stream.set_nodelay(true)?;
     let connection = ClientConnection::new(Arc::new(config), any_name()).map_err(io::Error::other)?;
     let mut stream = StreamOwned::new(connection, stream);
     while stream.conn.is_handshaking() {
@@ -360,9 +349,10 @@ fn empty_records(connection: ClientConnection) -> impl FnMut() -> Vec<u8> {
 
 /// Requirement 28.
 #[rstest]
-fn req_28_floods_hold_up_no_good_client(
-    #[values(Flood::KeyUpdates, Flood::EmptyRecords, Flood::ChangeCipherSpecs)] flood: Flood,
-) {
+#[case(Flood::KeyUpdates, "TooManyKeyUpdateRequests")]
+#[case(Flood::EmptyRecords, "TooManyEmptyFragments")]
+#[case(Flood::ChangeCipherSpecs, "IllegalMiddleboxChangeCipherSpec")]
+fn req_28_floods_are_cut_and_hold_up_no_good_client(#[case] flood: Flood, #[case] told: &str) {
     let Some(stage) = Stage::new() else { return };
     stage.mode("STRICT");
     let _app = stage.app("echo", Family::V4.any());
@@ -398,6 +388,9 @@ fn req_28_floods_hold_up_no_good_client(
         stop.store(true, Ordering::Relaxed);
         done.unwrap().unwrap();
     });
+    sidecar
+        .wait_for_record(SOON, |record| record.detail.as_ref().is_some_and(|detail| detail.contains(told)))
+        .unwrap();
     sidecar.process().unwrap().check_running().unwrap();
 }
 

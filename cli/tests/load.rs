@@ -7,18 +7,16 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::chown;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use pillion_cli::lab::{Lab, PROXY_USER, RunningSidecar, Sidecar, wait_until};
+use pillion_cli::lab::{RunningSidecar, Sidecar, wait_until};
 use pillion_mesh::reason::Reason;
 use pillion_mesh::wire::Direction;
 use pillion_testkit::TestCa;
 use rstest::rstest;
 
+use common::identity::IdentityFiles;
 use common::load::{Expect, Load, Seen};
 use common::{CLIENT_ID, ECONNRESET, Family, Interception, PORT, SERVER_ID, SOON, Stage};
 
@@ -189,42 +187,6 @@ fn the_drain_deadline_is_kept_to_and_what_is_still_open_then_is_reset() {
     assert!((DEADLINE..DEADLINE * 2).contains(&cut_after), "cut after {cut_after:?}");
     assert_eq!(process.wait(SOON).unwrap().code(), Some(0));
     assert_eq!(server.access_log().last().unwrap().reason, Some(Reason::Drained));
-}
-
-/// A folder of identity files that somebody else renews.
-struct IdentityFiles {
-    folder: PathBuf,
-    staging: PathBuf,
-}
-
-impl IdentityFiles {
-    fn new(lab: &Lab, name: &str) -> Self {
-        let folder = lab.folder().join(format!("identity-{name}"));
-        let staging = folder.join("staging");
-        fs::create_dir_all(&staging).unwrap();
-        Self { folder, staging }
-    }
-
-    /// Replaces each of the three files, one after the other, with a new certificate of `signer`.
-    fn replace(&self, signer: &TestCa, id: &str, roots: &[&TestCa]) {
-        let bundle: String = roots.iter().map(|root| root.bundle_pem()).collect();
-        signer.issue(id).write(&self.staging, &bundle);
-        for name in ["bundle.pem", "svid.key", "svid.pem"] {
-            let file = self.staging.join(name);
-            chown(&file, Some(PROXY_USER), Some(PROXY_USER)).unwrap();
-            fs::rename(file, self.folder.join(name)).unwrap();
-        }
-    }
-
-    fn settings(&self) -> String {
-        let path = |name: &str| -> String { Path::new(&self.folder).join(name).display().to_string() };
-        format!(
-            "  files: {{certificate: {}, key: {}, bundle: {}}}\n",
-            path("svid.pem"),
-            path("svid.key"),
-            path("bundle.pem")
-        )
-    }
 }
 
 /// The old root goes in three steps: both are trusted, all have certificates of the new one, the old one is withdrawn.
