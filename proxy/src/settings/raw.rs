@@ -291,7 +291,7 @@ pub(super) struct InterceptionSection {
         env = "PILLION_INTERCEPTION_MODE"
     )]
     pub(super) mode: Option<InterceptionMode>,
-    /// SO_MARK of the proxy's own sockets; needs CAP_NET_ADMIN [default: none with REDIRECT, 1337 with TPROXY]
+    /// SO_MARK of what the proxy dials, with TPROXY of its connections to the app alone; needs CAP_NET_ADMIN [default: none with REDIRECT, 1337 with TPROXY]
     #[arg(
         id = "interception.mark",
         long = "interception-mark",
