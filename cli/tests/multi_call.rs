@@ -74,7 +74,9 @@ fn a_probe_is_true_to_the_answer(#[case] status: &'static str, #[case] code: Opt
 #[test]
 fn a_probe_of_what_cannot_be_asked_fails_with_the_cause() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    for (url, cause) in [(format!("http://{closed}/"), "refused"), ("https://localhost/".to_owned(), "http://")] {
+    for (url, cause) in
+        [(format!("http://{closed}/"), "refused"), ("https://localhost/".to_owned(), "http://")]
+    {
         let output = Command::new(PILLION).args(["probe", &url]).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         assert!(String::from_utf8(output.stderr).unwrap().contains(cause), "{url}");
