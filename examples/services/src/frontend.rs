@@ -95,9 +95,9 @@ impl Frontend {
         let status = outcome.status.map(|status| status.to_string());
         let word = outcome.errno.or(status.as_deref()).unwrap_or("failed");
         let error = outcome.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+        let took = Duration::from_micros(outcome.micros);
         // One piece, so that lines of calls at the same time stay whole.
-        let line =
-            format!("{}: GET {} -> {word} in {} us{error}\n", self.name, self.backend.url(), outcome.micros);
+        let line = format!("{}: GET {} -> {word} in {took:.1?}{error}\n", self.name, self.backend.url());
         eprint!("{line}");
         outcome
     }
