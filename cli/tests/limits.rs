@@ -417,6 +417,7 @@ fn garbage() -> Vec<Vec<u8>> {
         b"\x15\x03\x03\x00\x02\x02\x28".repeat(100),
     ];
     let mut hello = mesh_hello();
+    all.extend([1, 5, 6, 9, 43, 100, 1000].map(|length| hello[..length].to_vec()));
     for _ in 0..20 {
         let at = random.usize(..hello.len());
         hello[at] = random.u8(..);
