@@ -64,8 +64,11 @@ fn a_call_is_mutual_tls_and_the_app_sees_the_client_that_the_interception_shows(
     assert_eq!((tls.peer.as_str(), tls.local.as_str()), (SERVER_ID, CLIENT_ID));
     assert_eq!(record.reason, Some(Reason::Completed));
 
-    let heard = payload(&wire.segments(), |_| true);
-    assert!(heard.len() > 1000, "{} bytes on the wire", heard.len());
+    let heard = wait_until(SOON, "the call on the wire", || {
+        let heard = payload(&wire.segments(), |_| true);
+        Ok((heard.len() > 1000).then_some(heard))
+    })
+    .unwrap();
     assert!(!contains(&heard, b"HTTP/1"), "plaintext on the wire");
 }
 
