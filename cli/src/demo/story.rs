@@ -114,7 +114,7 @@ fn mutual_tls(stage: &Stage) -> Result<Seen, LabError> {
     let handshake = Duration::from_micros(tls.handshake_micros).as_secs_f64() * 1e3;
     lines.push(format!("client  {}", tls.peer));
     lines.push(format!("server  {}", tls.local));
-    lines.push(format!("{}, {}, {}, {handshake:.1} ms", tls.version, tls.group, tls.cipher_suite));
+    lines.push(format!("{}, {}, {}, handshake {handshake:.1} ms", tls.version, tls.group, tls.cipher_suite));
     Ok(Seen { lines, met })
 }
 
