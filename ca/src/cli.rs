@@ -134,8 +134,21 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(Failure::Configuration(error)) => (error, 2),
         Err(Failure::Runtime(error)) => (error, 1),
     };
-    let _ = writeln!(std::io::stderr(), "pillion-ca: {error:#}");
+    let _ = writeln!(std::io::stderr(), "pillion-ca: {}", with_causes(&error));
     ExitCode::from(code)
+}
+
+/// The error and its causes, but for those whose words stand in an outer one already.
+fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
+        if text.is_empty() {
+            cause
+        } else if text.contains(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
 }
 
 fn check(configuration: Configuration) -> Result<(), Failure> {
@@ -156,6 +169,9 @@ fn serve(configuration: Configuration, log_format: LogFormat) -> Result<(), Fail
         registrations = settings.registrations.len(),
         "starting"
     );
+    if settings.registrations.is_empty() {
+        tracing::warn!("registrations: there are none, so nobody can get a certificate");
+    }
     let now = SystemTime::now();
     let state = State::open(&settings.state)?;
     let slots = Slots::new(state.signer(&settings.trust_domain, now)?);

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +23,8 @@ const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 const DEFAULT_STATE: &str = "/var/lib/pillion-ca";
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15012);
 const DEFAULT_MONITORING: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15014);
+/// A file larger than this is no configuration.
+const MAX_BYTES: u64 = 1 << 20;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the CA runs by, checked.
@@ -67,8 +71,8 @@ pub(crate) struct Limits {
 /// Settings that cannot be.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingsError {
-    #[error("cannot read {path}: {source}", path = path.display())]
-    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("cannot read {path}: {source}; --config names a readable YAML file", path = path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Yaml(#[from] YamlError),
     #[error("{0}: {1}")]
@@ -84,9 +88,11 @@ pub(crate) enum SettingsError {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct Document {
     trust_domain: Option<TrustDomain>,
+    #[serde(deserialize_with = "address")]
     listen: Option<SocketAddr>,
     dns_names: Option<Vec<String>>,
     state: Option<PathBuf>,
+    #[serde(deserialize_with = "address")]
     monitoring: Option<SocketAddr>,
     workload_ttl: TtlDocument,
     bundle_file: Option<PathBuf>,
@@ -118,6 +124,16 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
     duration::parse(&text).map(Some).map_err(de::Error::custom)
 }
 
+/// Serde's `deserialize_with` for an optional address.
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    parse_address(&String::deserialize(deserializer)?).map(Some).map_err(de::Error::custom)
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let fault = "is not an address with a port; write it as 0.0.0.0:15012 or [::1]:15012, names are not looked up here";
+    text.parse().map_err(|_syntax| format!("`{text}` {fault}"))
+}
+
 /// Single settings that a flag or an environment variable gives in the place of the file.
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Settings in place of the file's")]
@@ -126,7 +142,7 @@ pub(crate) struct Overrides {
     #[arg(long, env = "PILLION_CA_TRUST_DOMAIN", value_name = "NAME")]
     trust_domain: Option<TrustDomain>,
     /// listen: address of the HTTPS API [default: 0.0.0.0:15012]
-    #[arg(long, env = "PILLION_CA_LISTEN", value_name = "ADDRESS:PORT")]
+    #[arg(long, env = "PILLION_CA_LISTEN", value_name = "ADDRESS:PORT", value_parser = parse_address)]
     listen: Option<SocketAddr>,
     /// dnsNames: names and addresses in the CA's own server certificate [default: localhost]
     #[arg(long, env = "PILLION_CA_DNS_NAMES", value_name = "NAME,…", value_delimiter = ',')]
@@ -135,7 +151,7 @@ pub(crate) struct Overrides {
     #[arg(long, env = "PILLION_CA_STATE", value_name = "FOLDER")]
     state: Option<PathBuf>,
     /// monitoring: address of metrics and readiness [default: 0.0.0.0:15014]
-    #[arg(long, env = "PILLION_CA_MONITORING", value_name = "ADDRESS:PORT")]
+    #[arg(long, env = "PILLION_CA_MONITORING", value_name = "ADDRESS:PORT", value_parser = parse_address)]
     monitoring: Option<SocketAddr>,
     /// workloadTtl.default: lifetime of a certificate where the request asks for none [default: 24h]
     #[arg(long, env = "PILLION_CA_WORKLOAD_TTL_DEFAULT", value_name = "DURATION", value_parser = duration::parse)]
@@ -157,8 +173,8 @@ pub(crate) struct Overrides {
 impl Settings {
     /// Reads the file, lets the overrides have their say, and checks the whole.
     pub(crate) fn load(path: &Path, overrides: Overrides) -> Result<Self, SettingsError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| SettingsError::Unreadable { path: path.to_owned(), source })?;
+        let text =
+            read(path).map_err(|source| SettingsError::Unreadable { path: path.to_owned(), source })?;
         Settings::parse(&path.display().to_string(), &text, overrides)
     }
 
@@ -176,12 +192,20 @@ impl Settings {
         };
         let bundle_file = overrides.bundle_file.or(document.bundle_file);
         check_registrations(&document.registrations, &trust_domain, bundle_file.as_deref())?;
+        let listen = overrides.listen.or(document.listen).unwrap_or(DEFAULT_LISTEN);
+        let monitoring = overrides.monitoring.or(document.monitoring).unwrap_or(DEFAULT_MONITORING);
+        if listen == monitoring && listen.port() != 0 {
+            return Err(field(
+                "monitoring",
+                format_args!("{listen} is taken by listen; give it another port"),
+            ));
+        }
         Ok(Settings {
             trust_domain,
-            listen: overrides.listen.or(document.listen).unwrap_or(DEFAULT_LISTEN),
+            listen,
             dns_names: check_names(overrides.dns_names.or(document.dns_names))?,
             state: overrides.state.or(document.state).unwrap_or_else(|| DEFAULT_STATE.into()),
-            monitoring: overrides.monitoring.or(document.monitoring).unwrap_or(DEFAULT_MONITORING),
+            monitoring,
             workload_ttl: check_ttl(
                 overrides.workload_ttl_default.or(document.workload_ttl.default),
                 overrides.workload_ttl_max.or(document.workload_ttl.max),
@@ -194,6 +218,16 @@ impl Settings {
             )?,
         })
     }
+}
+
+/// The file as text. What goes on for ever, such as a device, is not read to its end.
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(io::Error::other(format!("it has more than {MAX_BYTES} bytes")));
+    }
+    Ok(text)
 }
 
 fn check_names(names: Option<Vec<String>>) -> Result<Vec<ServerName<'static>>, SettingsError> {

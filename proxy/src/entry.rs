@@ -1,7 +1,8 @@
 //! From the command line to a running proxy, and to its exit code.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -37,6 +38,8 @@ enum SettingsError {
     Yaml(#[from] YamlError),
     #[error(transparent)]
     Faults(#[from] Faults),
+    #[error("{0}\nno settings file was given; name it by --config FILE")]
+    FaultsWithoutFile(Faults),
     #[error(transparent)]
     Resources(#[from] ReloadError),
     #[error("RUST_LOG: {0}")]
@@ -68,20 +71,23 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Flags over environment over file, then checked.
 fn settings(arguments: Arguments) -> Result<Settings, SettingsError> {
-    let file = match &arguments.config {
-        Some(path) => read(path)?,
-        None => RawSettings::default(),
+    let Some(path) = &arguments.config else {
+        let alone = arguments.settings.over(RawSettings::default());
+        return Settings::try_from(alone).map_err(SettingsError::FaultsWithoutFile);
     };
-    Ok(Settings::try_from(arguments.settings.over(file))?)
+    Ok(Settings::try_from(arguments.settings.over(read(path)?))?)
 }
 
 fn read(path: &Path) -> Result<RawSettings, SettingsError> {
     let unreadable = |fault: String| SettingsError::Unreadable { path: path.display().to_string(), fault };
-    let size = fs::metadata(path).map_err(|fault| unreadable(fault.to_string()))?.len();
-    if size > MAX_CONFIG_BYTES {
-        return Err(unreadable(format!("has {size} bytes, more than {MAX_CONFIG_BYTES}")));
+    let mut text = String::new();
+    // A device may go on for ever.
+    File::open(path)
+        .and_then(|file| file.take(MAX_CONFIG_BYTES + 1).read_to_string(&mut text))
+        .map_err(|fault| unreadable(fault.to_string()))?;
+    if text.len() as u64 > MAX_CONFIG_BYTES {
+        return Err(unreadable(format!("has more than {MAX_CONFIG_BYTES} bytes")));
     }
-    let text = fs::read_to_string(path).map_err(|fault| unreadable(fault.to_string()))?;
     Ok(yaml::read(&path.display().to_string(), &text)?)
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -147,12 +147,22 @@ fn read(path: Option<&Path>) -> Result<Texts, ReloadError> {
     let mut left = MAX_BYTES;
     let mut texts = Texts::new();
     for file in files {
-        let size = fs::metadata(&file).map_err(|fault| unreadable(&file, &fault))?.len();
+        let text = read_text(&file, left).map_err(|fault| unreadable(&file, &fault))?;
+        let size = text.len() as u64;
         left = left.checked_sub(size).ok_or_else(|| ReloadError::TooLarge { path: path.into() })?;
-        let text = fs::read_to_string(&file).map_err(|fault| unreadable(&file, &fault))?;
         texts.insert(file, text);
     }
     Ok(texts)
+}
+
+/// At most one byte more than `limit`. A pipe or a device would be waited for, or never end.
+fn read_text(file: &Path, limit: u64) -> io::Result<String> {
+    if !fs::metadata(file)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut text = String::new();
+    fs::File::open(file)?.take(limit.saturating_add(1)).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 fn resource_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
@@ -195,6 +205,14 @@ mod tests {
     fn a_missing_folder_is_a_fault_and_not_an_empty_mesh() {
         let fault = read(Some(Path::new("/nonexistent/mesh"))).unwrap_err();
         assert!(fault.to_string().contains("/nonexistent/mesh"), "{fault}");
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/zero", folder.path().join("endless.yaml")).unwrap();
+        let fault = read(Some(folder.path())).unwrap_err();
+        assert!(fault.to_string().contains("endless.yaml: it is no regular file"), "{fault}");
     }
 
     #[test]

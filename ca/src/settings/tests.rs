@@ -73,7 +73,8 @@ fn a_longest_lifetime_under_a_day_shortens_the_default() {
 #[rstest]
 #[case("trustdomain: x", "unknown")]
 #[case("trustDomain: Example.Org", "trust domain")]
-#[case("listen: here", "socket address")]
+#[case("listen: here", "`here` is not an address with a port")]
+#[case("{listen: 0.0.0.0:1, monitoring: 0.0.0.0:1}", "monitoring: 0.0.0.0:1 is taken by listen")]
 #[case("dnsNames: []", "expected at least one name")]
 #[case("dnsNames: ['ca one']", "neither a DNS name nor an IP address")]
 #[case("workloadTtl: {default: 24}", "duration")]
@@ -102,6 +103,12 @@ fn a_longest_lifetime_under_a_day_shortens_the_default() {
 fn a_wrong_setting_is_refused_with_its_name(#[case] text: &str, #[case] expected: &str) {
     let error = parse(text).unwrap_err().to_string();
     assert!(error.contains(expected), "expected {expected:?}; seen {error:?}");
+}
+
+#[test]
+fn a_file_without_end_is_not_read_to_its_end() {
+    let error = Settings::load(Path::new("/dev/zero"), Overrides::default()).unwrap_err().to_string();
+    assert!(error.contains("/dev/zero") && error.contains("more than"), "{error}");
 }
 
 #[test]
