@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::btree_map::Entry;
 
+use super::authz::Policies;
 use super::mode::Modes;
 use crate::registry::{Addresses, Registry, endpoints_of};
 use crate::resource::{Port, Protocol, Resources, ServiceEntry, TLS_MODE_LABEL, WorkloadEntry};
+use crate::spiffe::TrustDomain;
 use crate::workload::Workload;
 
 /// Something legal that is probably not meant: a policy that lost, a port that is declared twice.
@@ -23,6 +25,8 @@ pub struct Finding {
 pub struct Snapshot {
     /// The modes of the workload's ports.
     pub modes: Modes,
+    /// Who may do what with the workload.
+    pub authorization: Policies,
     /// Where outbound traffic can go.
     pub registry: Registry,
     /// What is legal but probably not meant.
@@ -36,6 +40,17 @@ impl Snapshot {
     /// Resolves all resources for `workload`. Names in the registry have no addresses yet.
     #[must_use]
     pub fn build(resources: &Resources, workload: &Workload, root_namespace: &str) -> Self {
+        Self::build_with_aliases(resources, workload, root_namespace, &[])
+    }
+
+    /// As [`Self::build`]; in the principals of policies, `trust_domain_aliases` stand for the workload's trust domain.
+    #[must_use]
+    pub fn build_with_aliases(
+        resources: &Resources,
+        workload: &Workload,
+        root_namespace: &str,
+        trust_domain_aliases: &[TrustDomain],
+    ) -> Self {
         let mut findings = twins(resources);
         let (modes, of_modes) = Modes::resolve(
             &resources.peer_authentications,
@@ -46,8 +61,21 @@ impl Snapshot {
         let (registry, of_registry) = Registry::build(resources, workload, root_namespace);
         let (protocols, of_protocols) = protocols(resources, workload);
         findings.extend(of_modes.into_iter().chain(of_registry).chain(of_protocols));
-        Self { modes, findings: Vec::new(), registry, protocols, findings_of_resources: findings }
-            .with_findings()
+        let authorization = Policies::build(
+            &resources.authorization_policies,
+            root_namespace,
+            workload,
+            trust_domain_aliases,
+        );
+        Self {
+            modes,
+            authorization,
+            findings: Vec::new(),
+            registry,
+            protocols,
+            findings_of_resources: findings,
+        }
+        .with_findings()
     }
 
     /// The declared protocol of one of the workload's own ports: of a `ServiceEntry` whose selector, or one of whose

@@ -8,6 +8,7 @@ use crate::yaml::{At, Document, YamlError, expected_one_of, quoted};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     PeerAuthentication,
+    AuthorizationPolicy,
     ServiceEntry,
     WorkloadEntry,
 }
@@ -36,8 +37,13 @@ const NETWORKING: &str = "networking.istio.io";
 /// Equal for every group: a resource means the same under each.
 const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha3"];
 
-const READ: [(&str, &str, Kind); 3] = [
+/// Whether the proxy enforces `AuthorizationPolicy`. Until it does, the kind is refused, so that nobody takes a policy
+/// to be in force that is not. The unit tests of this crate read it either way.
+const AUTHORIZATION_POLICY_IS_ENFORCED: bool = cfg!(test);
+
+const READ: [(&str, &str, Kind); 4] = [
     ("PeerAuthentication", SECURITY, Kind::PeerAuthentication),
+    ("AuthorizationPolicy", SECURITY, Kind::AuthorizationPolicy),
     ("ServiceEntry", NETWORKING, Kind::ServiceEntry),
     ("WorkloadEntry", NETWORKING, Kind::WorkloadEntry),
 ];
@@ -97,7 +103,7 @@ pub(super) fn of(document: &Document<'_>, head: &At<Head>) -> Result<Kind, YamlE
     };
     let api_version = head.value.api_version.as_ref().ok_or_else(|| missing("apiVersion"))?;
     let kind = head.value.kind.as_ref().ok_or_else(|| missing("kind"))?;
-    let Some((name, group, read)) = READ.iter().find(|(name, ..)| *name == kind.value) else {
+    let Some((name, group, read)) = read_kinds().find(|(name, ..)| *name == kind.value) else {
         return Err(document.error(kind, refusal(&kind.value)));
     };
     let known = VERSIONS.map(|version| format!("{group}/{version}"));
@@ -108,6 +114,10 @@ pub(super) fn of(document: &Document<'_>, head: &At<Head>) -> Result<Kind, YamlE
         return Err(document.error(api_version, format!("unknown apiVersion {seen} of {name}{expected}")));
     }
     Ok(*read)
+}
+
+fn read_kinds() -> impl Iterator<Item = &'static (&'static str, &'static str, Kind)> {
+    READ.iter().filter(|(.., kind)| AUTHORIZATION_POLICY_IS_ENFORCED || *kind != Kind::AuthorizationPolicy)
 }
 
 fn refusal(kind: &str) -> String {
@@ -123,8 +133,8 @@ fn refusal(kind: &str) -> String {
     if kind == "IstioOperator" {
         return ISTIO_OPERATOR.to_owned();
     }
-    let known: Vec<&str> = READ.iter().map(|(name, ..)| *name).chain(NOT_YET).collect();
-    let read: Vec<&str> = READ.iter().map(|(name, ..)| *name).collect();
+    let known: Vec<&str> = read_kinds().map(|(name, ..)| *name).chain(NOT_YET).collect();
+    let read: Vec<&str> = read_kinds().map(|(name, ..)| *name).collect();
     match crate::yaml::nearest(kind, &known) {
         Some(near) => format!("unknown kind {}; did you mean `{near}`?", quoted(kind)),
         None => format!("unknown kind {}{}", quoted(kind), expected_one_of(kind, &read)),
