@@ -71,7 +71,13 @@ impl<T> At<T> {
     /// The place alone.
     #[must_use]
     pub fn place(&self) -> At<()> {
-        At { value: (), line: self.line, column: self.column }
+        self.with(())
+    }
+
+    /// Another value at the same place.
+    #[must_use]
+    pub(crate) fn with<U>(&self, value: U) -> At<U> {
+        At { value, line: self.line, column: self.column }
     }
 }
 
