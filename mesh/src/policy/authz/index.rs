@@ -49,25 +49,36 @@ impl Index {
 
     /// The first rule that matches, by its number.
     pub(super) fn first_match<'r>(&self, rules: &'r [Rule], facts: &Facts<'_>) -> Option<&'r Rule> {
-        let matching = |numbers: &[usize]| {
+        let matching = |numbers: &Vec<usize>| {
             let mut numbered = numbers.iter().filter_map(|number| Some((*number, rules.get(*number)?)));
             numbered.find(|(_, rule)| rule.evaluate(facts).is_ok())
         };
-        let peer = facts.peer;
-        let account = peer.and_then(service_account);
+        let firsts = self.lists(facts).filter_map(matching);
+        firsts.min_by_key(|(number, _)| *number).map(|(_, rule)| rule)
+    }
+
+    /// How many rules are looked at, at most.
+    #[cfg(test)]
+    pub(super) fn candidates(&self, facts: &Facts<'_>) -> usize {
+        self.lists(facts).map(Vec::len).sum()
+    }
+
+    /// The lists that hold every rule which could match.
+    fn lists(&self, facts: &Facts<'_>) -> impl Iterator<Item = &Vec<usize>> {
+        let account = facts.peer.and_then(service_account);
         let of_account = || {
             let (namespace, name) = account.filter(|_| !self.by_service_account.is_empty())?;
             self.by_service_account.get(&(namespace.to_owned(), name?.to_owned()))
         };
-        let lists = [
+        [
             Some(&self.others),
-            peer.and_then(|peer| self.by_principal.get(peer.principal())),
+            facts.peer.and_then(|peer| self.by_principal.get(peer.principal())),
             account.and_then(|(namespace, _)| self.by_namespace.get(namespace)),
             of_account(),
             self.by_port.get(&facts.destination.port()),
-        ];
-        let firsts = lists.into_iter().flatten().filter_map(|numbers| matching(numbers));
-        firsts.min_by_key(|(number, _)| *number).map(|(_, rule)| rule)
+        ]
+        .into_iter()
+        .flatten()
     }
 }
 

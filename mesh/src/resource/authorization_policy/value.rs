@@ -67,8 +67,11 @@ pub(super) fn principal(text: &str) -> Result<Pattern, String> {
     }
     let pattern = Pattern::parse(text)?;
     if let Pattern::Exact(principal) = &pattern {
-        SpiffeId::of_principal(principal).map_err(|error| {
-            format!("expected `<trust domain>/ns/<namespace>/sa/<service account>`: {error}")
+        SpiffeId::of_principal(principal).map_err(|_| {
+            format!(
+                "expected `<trust domain>/ns/<namespace>/sa/<service account>`, the trust domain in lower case, seen {}",
+                quoted(text)
+            )
         })?;
     }
     Ok(pattern)
@@ -87,7 +90,13 @@ pub(super) fn trust_domain(text: &str) -> Result<Pattern, String> {
     match pattern.literal() {
         "" => Ok(pattern),
         // A part of a trust domain has the characters of a whole one.
-        name => name.parse::<TrustDomain>().map(|_| pattern.clone()).map_err(|error| error.to_string()),
+        name => match name.parse::<TrustDomain>() {
+            Ok(_) => Ok(pattern),
+            Err(_) => Err(format!(
+                "expected a trust domain, in lower case and without a path, seen {}",
+                quoted(text)
+            )),
+        },
     }
 }
 
