@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -127,7 +128,7 @@ fn the_demo_tells_the_same_story_each_way(#[case] way: &str) {
         assert!(text.contains(told), "no {told:?} in:\n{text}");
     }
     assert!(!text.contains('\u{1b}'), "colours where there is no terminal");
-    assert!(text.lines().all(|line| line.chars().count() <= 100), "too wide:\n{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "too wide:\n{text}");
     assert_eq!(demo.traces(), [""; 0]);
 }
 
@@ -210,4 +211,32 @@ fn a_kept_mesh_stays_until_a_signal(#[case] way: &str) {
     let (status, text) = demo.end();
     assert!(status.success(), "{status}\n{text}");
     assert_eq!(demo.traces(), [""; 0]);
+}
+
+#[rstest]
+#[case::user_namespace("user-namespace")]
+#[case::loopback("loopback")]
+fn what_a_killed_demo_left_running_is_ended_by_the_next(#[case] way: &str) {
+    if !possible(way) {
+        return;
+    }
+    let mut killed = Demo::start(&["--way", way, "--keep"]);
+    killed.read_to("The mesh stays until Ctrl-C");
+    let folder = format!("{}/pillion-{}-", std::env::temp_dir().display(), killed.child.id());
+    assert!(!running(&folder).is_empty());
+    drop(killed);
+    let _next = Demo::start(&["--way", "loopback"]);
+    wait_until(SOON, "the end of what the killed demo had started", || {
+        Ok(running(&folder).is_empty().then_some(()))
+    })
+    .unwrap();
+}
+
+/// The processes whose executable begins with `path`.
+fn running(path: &str) -> Vec<PathBuf> {
+    let executables = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let executable = fs::read_link(entry.ok()?.path().join("exe")).ok()?;
+        executable.to_str()?.starts_with(path).then_some(executable)
+    });
+    executables.collect()
 }

@@ -64,8 +64,11 @@ fn a_call_is_mutual_tls_and_the_app_sees_the_client_that_the_interception_shows(
     assert_eq!((tls.peer.as_str(), tls.local.as_str()), (SERVER_ID, CLIENT_ID));
     assert_eq!(record.reason, Some(Reason::Completed));
 
-    let heard = payload(&wire.segments(), |_| true);
-    assert!(heard.len() > 1000, "{} bytes on the wire", heard.len());
+    let heard = wait_until(SOON, "the call on the wire", || {
+        let heard = payload(&wire.segments(), |_| true);
+        Ok((heard.len() > 1000).then_some(heard))
+    })
+    .unwrap();
     assert!(!contains(&heard, b"HTTP/1"), "plaintext on the wire");
 }
 
@@ -337,9 +340,10 @@ fn req_38_a_peer_reaches_neither_app_nor_admin_past_the_policy(
     let app_v6 = stage.server.listen(on_v6).unwrap();
     let sidecar = interception.sidecar("server").args(&["--inbound-traffic-policy", policy]);
     let sidecar = sidecar.start(&stage.server, &stage.ca).unwrap();
-    stage.server.run("sysctl", &["-qw", "net.ipv4.conf.all.route_localnet=1"]).unwrap();
+    let take_loopback = "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet";
+    stage.server.run("sh", &["-c", take_loopback]).unwrap();
     let detour = format!(
-        "sysctl -qw net.ipv4.conf.all.route_localnet=1
+        "{take_loopback}
          ip route flush table local dev lo
          ip route add 127.0.0.0/8 via {} src {}
          ip -6 route add ::6/128 via {}",

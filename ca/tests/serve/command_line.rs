@@ -27,7 +27,7 @@ async fn a_token_created_beside_a_running_ca_counts_at_once() {
     let client = Client::new(&ca, &home);
     client.enroll(&create("1h"), "").await;
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-    let expired = client.sign(Some(&create("0s")), csr(&key)).await.unwrap();
+    let expired = client.sign(Some(&create("1ms")), csr(&key)).await.unwrap();
     assert_eq!(expired.status, 401);
     assert!(ca.audit_line(2)["reason"].as_str().unwrap().contains("expired at"));
 }

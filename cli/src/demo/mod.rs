@@ -110,7 +110,7 @@ fn choose_way(options: &Options, executable: &Path) -> Result<(Way, Vec<String>)
         match Way::here() {
             Ok(way) if options.way.allows(way) => return Ok((way, why_not)),
             Ok(way) => why_not.push(format!("possible is: {way}")),
-            Err(error) => why_not.push(error.to_string()),
+            Err(error) => why_not.push(why(error)),
         }
     }
     if options.way.allows(Way::UserNamespace) && !options.inside_user_namespace {
@@ -119,13 +119,21 @@ fn choose_way(options: &Options, executable: &Path) -> Result<(Way, Vec<String>)
                 let args: Vec<_> = std::env::args_os().skip(1).chain([USER_NAMESPACE_FLAG.into()]).collect();
                 lab::enter_user_namespace(executable, &args).to_string()
             }
-            Err(error) => format!("in a user namespace: {error}"),
+            Err(error) => format!("in a user namespace: {}", why(error)),
         });
     }
     if options.way.allows(Way::Loopback) {
         return Ok((Way::Loopback, why_not));
     }
     Err(LabError::Impossible(why_not.join("; ")))
+}
+
+/// What is impossible, without saying once more that it is.
+fn why(error: LabError) -> String {
+    match error {
+        LabError::Impossible(why) => why,
+        error => error.to_string(),
+    }
 }
 
 impl WishedWay {

@@ -1,4 +1,4 @@
-//! The look of the demo: 80 to 100 columns of text, colour only where a terminal shows it and NO_COLOR does not forbid it.
+//! The look of the demo: 80 columns of text, colour only where a terminal shows it and NO_COLOR does not forbid it.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -51,14 +51,14 @@ impl Page {
         self.styled(TITLE, "pillion demo");
         self.print("");
         self.print(
-            "frontend calls backend. Both speak plain HTTP and know of no mesh; a sidecar stands beside each.\n\
-             legacy is a client that has no sidecar.",
+            "frontend calls backend. Both speak plain HTTP and know of no mesh; beside each\n\
+             stands a sidecar. legacy is a client that has none.",
         );
         self.print(format_args!("Built from {way}."));
         if way == Way::Loopback {
             self.print(
-                "Nothing is captured on loopback: the frontend is told to call its sidecar, and relays of the demo\n\
-                 stand where the wires would be, to listen in.",
+                "Nothing is captured on loopback: the frontend is told to call its sidecar, and\n\
+                 relays of the demo stand where the wires would be, to listen in.",
             );
         }
         for line in why_not.iter().flat_map(|why| why.lines()) {

@@ -259,7 +259,7 @@ impl Stage {
             ),
             (
                 "refuse who has none; watch the call above fail, the page go on",
-                format!("cat {strict}; cp {strict} {policy}"),
+                format!("cat {strict}\ncp {strict} {policy}"),
             ),
             ("accept everybody again", format!("rm {policy}")),
             ("what the backend's sidecar knows", within("backend", admin(&self.backend, "/config_dump"))),

@@ -34,7 +34,7 @@ pub(super) fn tell(page: &Page, stage: &Stage) -> Result<(usize, usize), LabErro
     )?;
     walk.step(
         "That call, on the wire between the sidecars",
-        &format!("Somebody listens in. The backend calls itself {:?} in its answer.", stage.marker),
+        &format!("Somebody listens in. The backend's answer says {:?}.", stage.marker),
         "ciphertext: the name is not to be found",
         || on_the_wire(stage),
     )?;
@@ -53,12 +53,12 @@ pub(super) fn tell(page: &Page, stage: &Stage) -> Result<(usize, usize), LabErro
     walk.step(
         "A policy says STRICT, while the frontend goes on calling",
         "The file is written into the mesh folder that the sidecars watch.",
-        "ECONNRESET for the client without a sidecar; no failure for the frontend",
+        "ECONNRESET for legacy; no failure for the frontend",
         || strict(stage),
     )?;
     walk.step(
         "The policy says DISABLE",
-        "The frontend's sidecar knows the policy too, and does not try TLS where it is disabled.",
+        "The frontend's sidecar knows the policy too, and sends no TLS there.",
         "200 for both, and the name is to be read on the wire",
         || disable(stage),
     )?;
@@ -114,7 +114,7 @@ fn mutual_tls(stage: &Stage) -> Result<Seen, LabError> {
     let handshake = Duration::from_micros(tls.handshake_micros).as_secs_f64() * 1e3;
     lines.push(format!("client  {}", tls.peer));
     lines.push(format!("server  {}", tls.local));
-    lines.push(format!("{}, {}, {}, {handshake:.1} ms", tls.version, tls.group, tls.cipher_suite));
+    lines.push(format!("{}, {}, {}, handshake {handshake:.1} ms", tls.version, tls.group, tls.cipher_suite));
     Ok(Seen { lines, met })
 }
 
@@ -198,7 +198,8 @@ fn strict(stage: &Stage) -> Result<Seen, LabError> {
     let reason = stage.backend.wait_for_record(SETTLE, refused)?.reason.unwrap_or(Reason::Internal);
     let mut lines = vec![
         format!("legacy    {}", stranger.describe()),
-        format!("          {reason}: {}", reason.sentence()),
+        format!("          the backend's sidecar: {reason}."),
+        format!("          {}", reason.sentence()),
         format!(
             "frontend  {} calls before, during and after the change: {} failed",
             count.made(),

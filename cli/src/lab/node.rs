@@ -271,6 +271,7 @@ pub(crate) fn write_enter_script(shared: &Shared) -> Result<PathBuf, LabError> {
     let script = format!(
         r#"#!/bin/sh
 # Runs a command inside a node of the mesh: {path} NODE COMMAND…
+[ $# -ge 2 ] || {{ echo "expected NODE COMMAND…, got: $*" >&2; exit 2; }}
 node=$1; shift
 PATH={folder}:$PATH
 exec {enter}ip netns exec {name}-"$node" sh -c '{WITH_HOSTS}' sh {hosts} "$@"

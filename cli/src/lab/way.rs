@@ -169,8 +169,9 @@ pub(crate) fn remove_namespaces(prefix: &str) {
     }
 }
 
-/// Removes what labs of dead processes left behind: namespaces with what runs in them, and folders.
+/// Removes what labs of dead processes left behind: processes, namespaces and folders.
 pub(crate) fn sweep() {
+    end_abandoned_processes();
     for name in names_in(Path::new(NETNS)).filter(|name| is_abandoned(name)) {
         remove_namespace(&name);
     }
@@ -181,6 +182,28 @@ pub(crate) fn sweep() {
             let _ = fs::remove_dir_all(folder);
         }
     }
+}
+
+/// Ends the processes of dead labs, known by their executable: each lab runs a copy in its own folder. Those of another
+/// PID namespace are left alone, for their lab's process cannot be seen from here.
+fn end_abandoned_processes() {
+    let temporary = std::env::temp_dir();
+    let pid_namespace = |process: &Path| fs::read_link(process.join("ns/pid")).ok();
+    let ours = pid_namespace(Path::new("/proc/self"));
+    for name in names_in(Path::new("/proc")) {
+        let Some(pid) = name.parse().ok().and_then(Pid::from_raw) else { continue };
+        let process = Path::new("/proc").join(name);
+        let abandoned = fs::read_link(process.join("exe"))
+            .is_ok_and(|executable| lab_of(&executable, &temporary).is_some_and(is_abandoned));
+        if abandoned && ours.is_some() && pid_namespace(&process) == ours {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+/// The name of the lab whose folder holds `executable`.
+fn lab_of<'a>(executable: &'a Path, temporary: &Path) -> Option<&'a str> {
+    executable.strip_prefix(temporary).ok()?.components().next()?.as_os_str().to_str()
 }
 
 /// Whether a name is of a lab whose process is gone.
@@ -225,6 +248,14 @@ mod tests {
     #[case("compose-4711-0", None)]
     fn a_name_tells_whose_it_is(#[case] name: &str, #[case] process: Option<u32>) {
         assert_eq!(owner(name), process);
+    }
+
+    #[rstest]
+    #[case("/tmp/pillion-4711-0-Ab1/pillion", Some("pillion-4711-0-Ab1"))]
+    #[case("/tmp/pillion-4711-0-Ab1/pillion (deleted)", Some("pillion-4711-0-Ab1"))]
+    #[case("/usr/bin/pillion-4711-0-x/pillion", None)]
+    fn an_executable_tells_whose_it_is(#[case] executable: &str, #[case] lab: Option<&str>) {
+        assert_eq!(lab_of(Path::new(executable), Path::new("/tmp")), lab);
     }
 
     #[test]

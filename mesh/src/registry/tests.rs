@@ -454,6 +454,15 @@ fn all_destinations_stand_in_file_order() {
 }
 
 #[test]
+fn an_address_behind_a_name_without_sidecar_is_not_asked_for_again() {
+    let without_sidecar = BY_DNS.replace("tlsMode: istio", "tlsMode: disabled");
+    assert_ne!(without_sidecar, BY_DNS);
+    let registry = registry(&[&without_sidecar]);
+    assert_eq!(registry.names_to_resolve(), ["customers"]);
+    assert!(!registry.may_be_stale(80) && !registry.may_be_stale(3000));
+}
+
+#[test]
 fn an_empty_registry_knows_nothing() {
     let registry = Registry::default();
     assert_eq!(registry.lookup(at("10.0.0.1:80"), 0), Err(Miss::Unknown));

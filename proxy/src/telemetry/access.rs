@@ -90,7 +90,8 @@ fn write_security(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt:
     }
 }
 
-/// The reason; where something is wrong also what it means, what was seen, which policy decided, and the cure.
+/// The reason; where something is wrong also what it means, what was seen, which policy decided (of a refusal, unless
+/// the detail says it), and the cure.
 fn write_end(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt::Result {
     let reason = record.reason.unwrap_or(Reason::Internal);
     write!(f, "{reason}")?;
@@ -104,7 +105,10 @@ fn write_end(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt::Resu
     if reason.kind() == Kind::Ended {
         return Ok(());
     }
-    if let Some(mode) = &record.mode {
+    let said = |because: &str| record.detail.as_ref().is_some_and(|detail| detail.contains(because));
+    if let Some(mode) =
+        record.mode.as_ref().filter(|mode| reason.kind() == Kind::Refused && !said(&mode.because))
+    {
         write!(f, " {} by {}.", mode.mode, Escaped(&mode.because))?;
     }
     write!(f, " Cure: {}", reason.cure())

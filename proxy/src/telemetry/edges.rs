@@ -123,7 +123,7 @@ impl Edge {
         };
         let service = match &record.service {
             _ if record.reason == Some(Reason::SelfLoop) => Service::BlackHole,
-            Some(host) => Service::Host(host.clone()),
+            Some(service) => Service::Host(host_of(service).to_owned()),
             None => Service::Passthrough,
         };
         Self { direction: record.direction, peer, service, flags: response_flags(record) }
@@ -325,6 +325,11 @@ impl Service {
             Service::Other => [OTHER.into(), OTHER.into(), OTHER.into()],
         }
     }
+}
+
+/// The host in the `host:port` of a record: Istio's labels name the service without its port.
+fn host_of(service: &str) -> &str {
+    service.rsplit_once(':').map_or(service, |(host, _port)| host)
 }
 
 /// Name and namespace of `<name>.<namespace>.svc.…`.

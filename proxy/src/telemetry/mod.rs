@@ -125,6 +125,10 @@ impl Telemetry {
             accept_failures: Counter::default(),
         };
         telemetry.register();
+        // From the start, so that an alert on the first failure sees it rise.
+        for taken in [true, false] {
+            drop(telemetry.reloads.get_or_create(&result(taken)));
+        }
         telemetry
     }
 

@@ -203,7 +203,7 @@ fn the_query_for_plaintext_by_workload_finds_the_client_without_a_sidecar() {
     ("source_canonical_service", "unknown"), ("source_canonical_revision", "latest"),
     ("destination_workload", "backend-v1"), ("destination_principal", "unknown"),
 ])]
-#[case::mtls_out(ConnectionRecord { service: Some("customers".into()), ..secured(Direction::Outbound) }, &[
+#[case::mtls_out(ConnectionRecord { service: Some("customers:3000".into()), ..secured(Direction::Outbound) }, &[
     ("reporter", "source"), ("connection_security_policy", "unknown"),
     ("source_workload", "backend-v1"), ("source_principal", BACKEND),
     ("destination_workload", "customers"), ("destination_workload_namespace", "shop"),
@@ -212,12 +212,12 @@ fn the_query_for_plaintext_by_workload_finds_the_client_without_a_sidecar() {
     ("destination_service_namespace", "shop"),
 ])]
 #[case::to_a_kubernetes_name(
-    ConnectionRecord { service: Some("web.shop.svc.cluster.local".into()), ..record(Direction::Outbound) }, &[
+    ConnectionRecord { service: Some("web.shop.svc.cluster.local:80".into()), ..record(Direction::Outbound) }, &[
     ("destination_service", "web.shop.svc.cluster.local"), ("destination_service_name", "web"),
     ("destination_service_namespace", "shop"), ("source_principal", "unknown"),
 ])]
 #[case::to_a_host_outside(
-    ConnectionRecord { service: Some("api.example.com".into()), ..record(Direction::Outbound) }, &[
+    ConnectionRecord { service: Some("api.example.com:443".into()), ..record(Direction::Outbound) }, &[
     ("destination_service", "api.example.com"), ("destination_service_name", "api.example.com"),
     ("destination_service_namespace", "unknown"),
 ])]
@@ -514,7 +514,7 @@ fn an_unproved_server_name_makes_no_label_set() {
 #[case::outbound_to_a_service(
     ended(
         ConnectionRecord {
-            service: Some("customers".into()),
+            service: Some("customers:3000".into()),
             upstream: Some("10.0.0.9:3000".parse().unwrap()),
             bytes_to_client: 2_345_678_901,
             duration_micros: 125_000_000,
@@ -522,7 +522,7 @@ fn an_unproved_server_name_makes_no_label_set() {
         },
         Reason::ServerReset,
     ),
-    "outbound  10.0.0.7:4312 -> 10.0.0.8:8080 (customers) at 10.0.0.9:3000  \
+    "outbound  10.0.0.7:4312 -> 10.0.0.8:8080 (customers:3000) at 10.0.0.9:3000  \
      mTLS spiffe://cluster.local/ns/shop/sa/customers  TLSv1.3 X25519MLKEM768  \
      0 B to server, 2.3 GB to client  2 m 5 s  \
      server_reset: The server reset the connection; the reset was passed on."
@@ -557,6 +557,20 @@ fn a_refusal_tells_what_was_seen_which_policy_decided_and_the_cure() {
     );
     let line = Line(&record).to_string();
     assert!(line.ends_with(&end), "{line}");
+}
+
+#[rstest]
+#[case::refused(Reason::StrictPlaintext, "port 8080 is STRICT by default/strict (namespace)")]
+// The mode of the record is that of the beginning, and no longer what decided.
+#[case::cut(Reason::PolicyChanged, "port 8080 is DISABLE by default/new (workload)")]
+fn the_policy_that_decided_is_told_once(#[case] reason: Reason, #[case] detail: &str) {
+    let record = ConnectionRecord {
+        mode: Some(ModeRecord { mode: Mode::Strict, because: "default/strict (namespace)".to_owned() }),
+        detail: Some(detail.to_owned()),
+        ..ended(record(Direction::Inbound), reason)
+    };
+    let line = Line(&record).to_string();
+    assert_eq!(line.matches(" by default/").count(), 1, "{line}");
 }
 
 /// Collects what is logged.
