@@ -11,6 +11,7 @@
 mod aliases;
 mod explain;
 mod facts;
+mod http_ports;
 mod index;
 mod matcher;
 mod rule;
@@ -30,6 +31,7 @@ use crate::spiffe::TrustDomain;
 use crate::workload::Workload;
 use aliases::TrustDomains;
 use explain::Asked;
+use http_ports::HttpPorts;
 use index::Index;
 use rule::Rule;
 
@@ -45,6 +47,8 @@ struct Sets {
     audit: Set,
     shadow_deny: Set,
     shadow_allow: Set,
+    /// Of the policies in force.
+    http_ports: HttpPorts,
 }
 
 /// Policies of one action; one of their rules is enough.
@@ -114,6 +118,8 @@ impl Policies {
                 sets.of(policy).add(policy, scope, &trust_domains);
             }
         }
+        let Sets { deny, allow, audit, http_ports, .. } = &mut sets;
+        [deny, allow, audit].into_iter().flat_map(|set| &set.rules).for_each(|rule| http_ports.add(rule));
         Self(Arc::new(sets))
     }
 
@@ -136,8 +142,7 @@ impl Policies {
     /// changes nothing, this neither.
     #[must_use]
     pub fn needs_http(&self, port: u16) -> bool {
-        let Sets { deny, allow, audit, .. } = &*self.0;
-        [deny, allow, audit].into_iter().any(|set| set.rules.iter().any(|rule| rule.needs_http_on(port)))
+        self.0.http_ports.contains(port)
     }
 
     /// Whether no policy applies.
@@ -147,7 +152,7 @@ impl Policies {
     }
 
     fn decide(&self, facts: &Facts<'_>, asked: &mut Asked<'_>) -> Verdict {
-        let Sets { deny, allow, audit, shadow_deny, shadow_allow } = &*self.0;
+        let Sets { deny, allow, audit, shadow_deny, shadow_allow, .. } = &*self.0;
         let audited = audit.first_match(facts, asked);
         let denied = deny.first_match(facts, asked);
         let allowed =
@@ -178,7 +183,7 @@ impl Sets {
     }
 
     fn all(&self) -> [&Set; 5] {
-        let Self { deny, allow, audit, shadow_deny, shadow_allow } = self;
+        let Self { deny, allow, audit, shadow_deny, shadow_allow, .. } = self;
         [deny, allow, audit, shadow_deny, shadow_allow]
     }
 }
