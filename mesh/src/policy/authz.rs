@@ -11,6 +11,7 @@
 mod aliases;
 mod explain;
 mod facts;
+mod http_ports;
 mod index;
 mod matcher;
 mod rule;
@@ -31,6 +32,7 @@ use crate::spiffe::TrustDomain;
 use crate::workload::Workload;
 use aliases::TrustDomains;
 use explain::Asked;
+use http_ports::HttpPorts;
 use index::Index;
 use rule::Rule;
 
@@ -46,6 +48,8 @@ struct Sets {
     audit: Set,
     shadow_deny: Set,
     shadow_allow: Set,
+    /// Of the policies in force.
+    http_ports: HttpPorts,
 }
 
 /// Policies of one action; one of their rules is enough.
@@ -115,6 +119,8 @@ impl Policies {
                 sets.of(policy).add(policy, scope, &trust_domains);
             }
         }
+        let Sets { deny, allow, audit, http_ports, .. } = &mut sets;
+        [deny, allow, audit].into_iter().flat_map(|set| &set.rules).for_each(|rule| http_ports.add(rule));
         Self(Arc::new(sets))
     }
 
@@ -137,8 +143,7 @@ impl Policies {
     /// changes nothing, this neither.
     #[must_use]
     pub fn needs_http(&self, port: u16) -> bool {
-        let Sets { deny, allow, audit, .. } = &*self.0;
-        [deny, allow, audit].into_iter().any(|set| set.rules.iter().any(|rule| rule.needs_http_on(port)))
+        self.0.http_ports.contains(port)
     }
 
     /// Rules with HTTP fields, and what becomes of them where connections are not read as HTTP: an ALLOW rule never
@@ -194,7 +199,7 @@ impl Policies {
     }
 
     fn decide(&self, facts: &Facts<'_>, asked: &mut Asked<'_>) -> Verdict {
-        let Sets { deny, allow, audit, shadow_deny, shadow_allow } = &*self.0;
+        let Sets { deny, allow, audit, shadow_deny, shadow_allow, .. } = &*self.0;
         let audited = audit.first_match(facts, asked);
         let denied = deny.first_match(facts, asked);
         let allowed =
@@ -225,7 +230,7 @@ impl Sets {
     }
 
     fn all(&self) -> [&Set; 5] {
-        let Self { deny, allow, audit, shadow_deny, shadow_allow } = self;
+        let Self { deny, allow, audit, shadow_deny, shadow_allow, .. } = self;
         [deny, allow, audit, shadow_deny, shadow_allow]
     }
 }

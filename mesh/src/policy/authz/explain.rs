@@ -42,6 +42,8 @@ pub struct PolicyExplanation {
 pub struct RuleExplanation {
     /// Whether it matched.
     pub matched: bool,
+    /// Fields that it was read without, since the connection is TCP and they ask for HTTP.
+    pub ignored: Vec<String>,
     /// Where not: of each alternative of the part that failed, the first field.
     pub misses: Vec<Miss>,
 }
@@ -63,8 +65,12 @@ impl Asked<'_> {
 impl PolicyExplanation {
     pub(super) fn of(policy: &Policy, rules: &[Rule], facts: &Facts<'_>) -> Self {
         let rule = |rule: &Rule| match rule.evaluate(facts) {
-            Ok(()) => RuleExplanation { matched: true, misses: Vec::new() },
-            Err(failure) => RuleExplanation { matched: false, misses: failure.misses(facts) },
+            Ok(()) => {
+                RuleExplanation { matched: true, ignored: rule.ignored_fields(facts), misses: Vec::new() }
+            }
+            Err(failure) => {
+                RuleExplanation { matched: false, ignored: Vec::new(), misses: failure.misses(facts) }
+            }
         };
         Self {
             name: policy.name.clone(),
@@ -117,6 +123,9 @@ impl fmt::Display for PolicyExplanation {
         }
         for (number, rule) in rules.iter().enumerate() {
             write!(f, "\n    rule[{number}] {}", if rule.matched { "matches" } else { "does not match" })?;
+            if !rule.ignored.is_empty() {
+                write!(f, ", read without {}: the connection is TCP", rule.ignored.join(", "))?;
+            }
             rule.misses.iter().try_for_each(|miss| write!(f, "\n      {miss}"))?;
         }
         Ok(())

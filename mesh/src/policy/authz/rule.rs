@@ -15,7 +15,7 @@ use crate::resource::{
     self, Action, AuthorizationPolicy, Condition, Match, Operation, PathPattern, Pattern, ServiceAccount,
     Source,
 };
-use crate::yaml::quoted;
+use crate::yaml::quoted_at_length as quoted;
 
 /// One rule of a policy.
 #[derive(Debug)]
@@ -126,19 +126,20 @@ impl Rule {
         }
     }
 
-    /// Whether a request to this port could be asked for what only HTTP answers.
-    pub(super) fn needs_http_on(&self, port: u16) -> bool {
-        let is_about = |clauses: &[Clause]| clauses.iter().all(|clause| clause.admits_port(port));
-        let needs_http = |clauses: &[Clause]| clauses.iter().any(|clause| clause.test.needs_http());
-        let when_needs_http = needs_http(&self.when);
-        is_about(&self.when)
-            && if self.to.is_empty() {
-                when_needs_http
-            } else {
-                self.to
-                    .iter()
-                    .any(|operation| is_about(operation) && (when_needs_http || needs_http(operation)))
-            }
+    /// Of each way to match that asks for what only HTTP answers, all clauses that are about the operation.
+    pub(super) fn ways_that_need_http(&self) -> Vec<Vec<&Clause>> {
+        let needs_http = |clauses: &[&Clause]| clauses.iter().any(|clause| clause.test.needs_http());
+        let ways: Vec<Vec<&Clause>> = if self.to.is_empty() {
+            vec![self.when.iter().collect()]
+        } else {
+            self.to.iter().map(|operation| operation.iter().chain(&self.when).collect()).collect()
+        };
+        ways.into_iter().filter(|clauses| needs_http(clauses)).collect()
+    }
+
+    /// The fields that a DENY or AUDIT rule is read without, the connection being TCP.
+    pub(super) fn ignored_fields(&self, facts: &Facts<'_>) -> Vec<String> {
+        if facts.http.is_some() { Vec::new() } else { self.http_clauses().map(|miss| miss.field).collect() }
     }
 
     /// Whether a peer without an identity can never match it.
@@ -204,13 +205,6 @@ impl Clause {
     /// Whether its values are what must be there, not what must not.
     pub(super) fn is_positive(&self) -> bool {
         !self.is_not
-    }
-
-    fn admits_port(&self, port: u16) -> bool {
-        match &self.test {
-            Test::DestinationPort(ports) => ports.contains(&port) != self.is_not,
-            _ => true,
-        }
     }
 
     fn miss(&self, place: &str, facts: &Facts<'_>) -> Miss {

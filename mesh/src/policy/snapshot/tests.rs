@@ -1,6 +1,7 @@
 use rstest::rstest;
 
 use super::*;
+use crate::policy::authz::Facts;
 use crate::policy::mode::Mode;
 
 const BACKEND: &str = "
@@ -86,6 +87,42 @@ fn modes_are_resolved_for_the_workload() {
     let snapshot = snapshot(&[STRICT], &workload());
     assert_eq!(snapshot.modes.for_port(3000).mode, Mode::Strict);
     assert_eq!(snapshot.findings, []);
+}
+
+const ONLY_WEB: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: web, namespace: foo}\nspec: {selector: {matchLabels: {app: backend}}, rules: [{from: [{source: {principals: [old.example/ns/foo/sa/web]}}], to: [{operation: {methods: [GET], ports: ['3000']}}]}]}\n";
+
+#[test]
+fn authorization_is_that_of_the_workload() {
+    let backend = snapshot(&[ONLY_WEB], &workload());
+    assert!(backend.authorization.needs_http(3000) && !backend.authorization.needs_http(4000));
+    let other = Workload { labels: BTreeMap::new(), ..workload() };
+    assert!(snapshot(&[ONLY_WEB], &other).authorization.is_empty());
+    let fresh = backend.with_addresses(&Addresses::new());
+    assert!(fresh.authorization.needs_http(3000), "addresses change no policy");
+}
+
+#[test]
+fn aliases_of_the_trust_domain_reach_the_policies() {
+    let mut resources = Resources::default();
+    resources
+        .read("0.yaml", &ONLY_WEB.replace(", to: [{operation: {methods: [GET], ports: ['3000']}}]", ""))
+        .unwrap();
+    let peer = "spiffe://cluster.local/ns/foo/sa/web".parse().unwrap();
+    let address: std::net::SocketAddr = "10.0.0.9:3000".parse().unwrap();
+    let facts = Facts {
+        peer: Some(&peer),
+        source: address.ip(),
+        remote: address.ip(),
+        destination: address,
+        sni: None,
+        http: None,
+    };
+    let allows = |aliases: &[TrustDomain]| {
+        let snapshot = Snapshot::build_with_aliases(&resources, &workload(), "istio-system", aliases);
+        snapshot.authorization.authorize(&facts).outcome.is_ok()
+    };
+    assert!(!allows(&[]));
+    assert!(allows(&["old.example".parse().unwrap()]));
 }
 
 #[test]

@@ -404,6 +404,26 @@ fn on_tcp_http_fields_make_allow_narrower_and_deny_wider(
     "{to: [{operation: {methods: [GET], ports: ['80']}}, {operation: {ports: ['8080']}}]}",
     false
 )]
+#[case::two_port_lists_that_meet(
+    "DENY",
+    "{to: [{operation: {methods: [GET], ports: ['80', '8080']}}], when: [{key: destination.port, values: ['8080', '81']}]}",
+    true
+)]
+#[case::two_port_lists_that_do_not_meet(
+    "DENY",
+    "{to: [{operation: {methods: [GET], ports: ['8080']}}], when: [{key: destination.port, values: ['81']}]}",
+    false
+)]
+#[case::excluded_by_one_of_two_rules(
+    "DENY",
+    "[{to: [{operation: {methods: [GET], notPorts: ['8080']}}]}, {to: [{operation: {paths: [/a], notPorts: ['80']}}]}]",
+    true
+)]
+#[case::excluded_by_both_rules(
+    "DENY",
+    "[{to: [{operation: {methods: [GET], notPorts: ['8080']}}]}, {to: [{operation: {paths: [/a], notPorts: ['8080', '80']}}]}]",
+    false
+)]
 #[case::header_with_an_operation_on_the_port(
     "ALLOW",
     "{to: [{operation: {ports: ['8080']}}], when: [{key: 'request.headers[x]', values: [a]}]}",

@@ -95,7 +95,7 @@ fn the_pairs_may_use_these_methods_and_paths() {
             };
             let methods: Vec<&str> = ["GET", "HEAD", "POST", "PUT", "DELETE"]
                 .into_iter()
-                .filter(|method| allowed(&method))
+                .filter(|method| allowed(method))
                 .collect();
             table += &format!("{service}{path}: {}\n", methods.join(" "));
         }
