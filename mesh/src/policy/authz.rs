@@ -150,7 +150,7 @@ impl Policies {
     /// matches, a DENY rule loses these fields and denies more (as in Envoy).
     #[must_use]
     pub fn on_tcp(&self) -> Vec<Finding> {
-        let Sets { deny, allow, audit, shadow_deny, shadow_allow } = &*self.0;
+        let Sets { deny, allow, audit, shadow_deny, shadow_allow, .. } = &*self.0;
         let effects = [
             (deny, "they are left out, so it denies more"),
             (shadow_deny, "they are left out, so it would deny more"),

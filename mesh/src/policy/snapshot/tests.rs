@@ -165,3 +165,36 @@ fn an_own_port_knows_its_service() {
     assert_eq!((own.host.as_str(), own.port), ("backend", 80));
     assert_eq!(snapshot.own_port(80), None, "the service's port is not the workload's");
 }
+
+fn authorization_policy(spec: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: foo}}\nspec: {spec}\n"
+    )
+}
+
+#[rstest]
+#[case::allow("{rules: [{to: [{operation: {methods: [GET], paths: [/a]}}]}]}", "it never matches")]
+#[case::deny("{action: DENY, rules: [{to: [{operation: {methods: [GET]}}]}]}", "it denies more")]
+#[case::when("{rules: [{when: [{key: 'request.headers[x]', values: [a]}]}]}", "request.headers[x]")]
+fn what_http_fields_come_to_on_tcp_is_reported(#[case] spec: &str, #[case] effect: &str) {
+    let snapshot = snapshot(&[&authorization_policy(spec)], &workload());
+    let [finding] = snapshot.findings.as_slice() else { panic!("{:?}", snapshot.findings) };
+    assert!(finding.message.contains(effect), "{finding:?}");
+    assert!(finding.message.contains("ns[foo]-policy[p]-rule[0]"), "{finding:?}");
+}
+
+#[rstest]
+#[case::principals("{action: DENY, rules: [{from: [{source: {principals: [a/ns/b/sa/c]}}]}]}", true)]
+#[case::one_way_without(
+    "{action: DENY, rules: [{from: [{source: {namespaces: [a]}}, {source: {ipBlocks: [10.0.0.1]}}]}]}",
+    false
+)]
+#[case::not_principals("{action: DENY, rules: [{from: [{source: {notPrincipals: [a/ns/b/sa/c]}}]}]}", false)]
+#[case::condition("{action: DENY, rules: [{when: [{key: source.namespace, values: [a]}]}]}", true)]
+#[case::allow("{rules: [{from: [{source: {namespaces: [a]}}]}]}", false)]
+fn req_39_a_deny_that_plaintext_escapes_is_reported(#[case] spec: &str, #[case] reported: bool) {
+    let policy = authorization_policy(spec);
+    let open = snapshot(&[&policy], &workload());
+    assert_eq!(open.findings.len(), usize::from(reported), "{:?}", open.findings);
+    assert_eq!(snapshot(&[&policy, STRICT], &workload()).findings, []);
+}
