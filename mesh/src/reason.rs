@@ -127,6 +127,9 @@ reasons! {
         "Name the endpoint's serviceAccount in the ServiceEntry or WorkloadEntry, or the identities in subjectAltNames.";
     PeerRefused = "peer_refused", Refused,
         "The peer refused our certificate or our TLS offer with an alert.", "Read the peer's log: its sidecar names the reason.";
+    AuthorizationDenied = "authorization_denied", Refused,
+        "An AuthorizationPolicy does not allow the connection.",
+        "The detail names the policy and the rule, or what each ALLOW rule missed; allow the caller's principal there if it shall be let in.";
     NoCertificate = "no_certificate", Refused,
         "This proxy has no valid certificate.", "Look at the identity log lines: the CA may be down or refuse the token.";
     SelfLoop = "self_loop", Refused,

@@ -76,6 +76,11 @@ impl SpiffeId {
         })
     }
 
+    /// The ID of a [`Self::principal`].
+    pub(crate) fn of_principal(principal: &str) -> Result<Self, SpiffeIdError> {
+        format!("{SCHEME}{principal}").parse()
+    }
+
     /// The trust domain that must vouch for this ID.
     #[must_use]
     pub fn trust_domain(&self) -> TrustDomain {

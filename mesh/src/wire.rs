@@ -57,6 +57,8 @@ pub struct ConnectionRecord {
     pub plan: Option<String>,
     /// The finished handshake of the mesh leg.
     pub tls: Option<TlsRecord>,
+    /// What the AuthorizationPolicies decided (inbound).
+    pub authorization: Option<AuthorizationRecord>,
     /// The address that the proxy dialled.
     pub upstream: Option<SocketAddr>,
     /// Application bytes from the client to the server.
@@ -101,6 +103,32 @@ pub struct ModeRecord {
     pub mode: Mode,
     /// The policy that decided, in words.
     pub because: String,
+}
+
+/// What the AuthorizationPolicies decided, and what is only told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorizationRecord {
+    /// Whether the connection is allowed.
+    pub allowed: bool,
+    /// The rule that decided, or that none did, in words.
+    pub because: String,
+    /// The AUDIT rule that marks it.
+    #[serde(default)]
+    pub audited: Option<String>,
+    /// What policies in dry run (`istio.io/dry-run`) would have decided, where there are any.
+    #[serde(default)]
+    pub shadow: Option<ShadowRecord>,
+}
+
+/// What policies in dry run would have decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShadowRecord {
+    /// Whether they would have allowed the connection.
+    pub allowed: bool,
+    /// The rule that would have decided; none where no ALLOW rule matched.
+    pub rule: Option<String>,
 }
 
 /// The mesh leg's handshake as it ended.

@@ -19,6 +19,8 @@ const MAX_DEPTH: usize = 64;
 const MAX_SCALAR_BYTES: usize = 1024 * 1024;
 /// Characters of the text that an error quotes.
 const MAX_QUOTED: usize = 60;
+/// Characters of an identity or a path that a message quotes.
+const MAX_QUOTED_AT_LENGTH: usize = 200;
 
 /// A fault in a YAML text, as a person needs it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +73,13 @@ impl<T> At<T> {
     /// The place alone.
     #[must_use]
     pub fn place(&self) -> At<()> {
-        At { value: (), line: self.line, column: self.column }
+        self.with(())
+    }
+
+    /// Another value at the same place.
+    #[must_use]
+    pub(crate) fn with<U>(&self, value: U) -> At<U> {
+        At { value, line: self.line, column: self.column }
     }
 }
 
@@ -186,8 +194,17 @@ impl<'t> Document<'t> {
 
 /// `name`, quoted, cut and without control characters, for a message.
 pub(crate) fn quoted(text: &str) -> String {
-    let mut quoted: String = text.chars().take(MAX_QUOTED).collect::<String>().escape_debug().to_string();
-    if text.chars().nth(MAX_QUOTED).is_some() {
+    quoted_up_to(MAX_QUOTED, text)
+}
+
+/// The same with more of the text: enough for an identity or a path.
+pub(crate) fn quoted_at_length(text: &str) -> String {
+    quoted_up_to(MAX_QUOTED_AT_LENGTH, text)
+}
+
+fn quoted_up_to(max: usize, text: &str) -> String {
+    let mut quoted: String = text.chars().take(max).collect::<String>().escape_debug().to_string();
+    if text.chars().nth(max).is_some() {
         quoted.push('…');
     }
     format!("`{quoted}`")

@@ -80,6 +80,7 @@ impl Connection {
             service: None,
             plan: None,
             tls: None,
+            authorization: None,
             upstream: None,
             bytes_to_server: 0,
             bytes_to_client: 0,
@@ -96,6 +97,11 @@ impl Connection {
     /// Notes what was learnt.
     pub(crate) fn note(&self, note: impl FnOnce(&mut ConnectionRecord)) {
         note(&mut lock(&self.entry.record));
+    }
+
+    /// The address that dialled.
+    pub(crate) fn client(&self) -> SocketAddr {
+        lock(&self.entry.record).client
     }
 
     /// The byte counters of the relay.

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use pillion_mesh::policy::Snapshot;
 use pillion_mesh::policy::admit::{Admission, Observed, admit, needs_sniff};
+use pillion_mesh::policy::authz::Permit;
 use pillion_mesh::reason::Reason;
 use pillion_mesh::wire::{FirstBytes, ModeRecord};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -13,10 +14,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::app::Shared;
+use crate::authorize::Known;
 use crate::connections::Connection;
 use crate::listener::Role;
 use crate::net::Leg;
-use crate::net::dial::{self, DialOptions};
+use crate::net::dial::{self, DialOptions, OwnDial};
 use crate::net::original_dst::original_destination;
 use crate::net::relay::{End, relay};
 use crate::net::rewind::Rewound;
@@ -26,11 +28,11 @@ use crate::settings::{InterceptionMode, PolicyChange, TrafficPolicy};
 use crate::tls;
 
 /// What a connection was admitted for; kept so that a changed policy can be asked again.
-#[derive(Debug, Clone, Copy)]
-struct Facts {
-    port: u16,
+#[derive(Debug, Clone)]
+struct Admitted {
     observed: Option<Observed>,
     admission: Admission,
+    known: Known,
 }
 
 /// Serves one accepted connection until its end.
@@ -44,6 +46,7 @@ pub(crate) async fn serve(
         Ok(target) => target,
         Err(end) => return end,
     };
+    let client = connection.client().ip();
     let published = shared.snapshot.borrow().clone();
     let snapshot = &published.snapshot;
     let decision = snapshot.modes.for_port(target.port());
@@ -54,8 +57,9 @@ pub(crate) async fn serve(
 
     if !needs_sniff(decision.mode) {
         connection.note(|record| record.first_bytes = Some(FirstBytes::Unseen));
-        let facts = Facts { port: target.port(), observed: None, admission: Admission::Forward };
-        return forward(stream, facts, target, connection, role, shared).await;
+        let known = Known { peer: None, source: client, destination: target, sni: None };
+        let admitted = Admitted { observed: None, admission: Admission::Forward, known };
+        return forward(stream, admitted, snapshot, connection, role, shared).await;
     }
 
     let sniffed =
@@ -76,11 +80,13 @@ pub(crate) async fn serve(
     connection.note(|record| record.first_bytes = Some(first_bytes(&sniffed.first)));
 
     let admission = admit(decision.mode, snapshot.protocol(target.port()), observed);
-    let facts = Facts { port: target.port(), observed: Some(observed), admission };
+    let sni = if let First::Hello(hello) = sniffed.first { hello.sni } else { None };
+    let known = Known { peer: None, source: client, destination: target, sni };
+    let admitted = Admitted { observed: Some(observed), admission, known };
     let stream = Rewound::new(sniffed.bytes, stream);
     match admission {
-        Admission::Forward => forward(stream, facts, target, connection, role, shared).await,
-        Admission::Terminate => terminate(stream, facts, target, connection, role, shared).await,
+        Admission::Forward => forward(stream, admitted, snapshot, connection, role, shared).await,
+        Admission::Terminate => terminate(stream, admitted, snapshot, connection, role, shared).await,
         Admission::Refuse(reason) => {
             refuse(reason, format!("port {} is {} by {}", target.port(), decision.mode, decision.because))
         }
@@ -109,8 +115,8 @@ fn target(
 /// Terminates mutual TLS, then relays. The app is not dialled before the handshake is verified.
 async fn terminate(
     stream: Rewound<TcpStream>,
-    facts: Facts,
-    target: SocketAddr,
+    mut admitted: Admitted,
+    snapshot: &Snapshot,
     connection: &mut Connection,
     role: &Role,
     shared: &Arc<Shared>,
@@ -130,15 +136,17 @@ async fn terminate(
         }
     };
     stream.close_by_reset();
+    admitted.known.peer = Some(handshake.peer);
     connection.note(|record| record.tls = Some(handshake.record));
-    forward(stream, facts, target, connection, role, shared).await
+    forward(stream, admitted, snapshot, connection, role, shared).await
 }
 
-/// Dials the app and relays until the end, or until the policy no longer allows the connection.
+/// Asks the AuthorizationPolicies, dials the app with their permit, and relays until the end, or until the policies no
+/// longer allow the connection.
 async fn forward<S>(
     mut client: S,
-    facts: Facts,
-    target: SocketAddr,
+    admitted: Admitted,
+    snapshot: &Snapshot,
     connection: &mut Connection,
     role: &Role,
     shared: &Arc<Shared>,
@@ -146,6 +154,33 @@ async fn forward<S>(
 where
     S: AsyncRead + AsyncWrite + Leg + Unpin,
 {
+    let (outcome, record) = admitted.known.ask(&snapshot.authorization);
+    connection.note(|open| open.authorization = Some(record));
+    let permit = match outcome {
+        Ok(permit) => permit,
+        Err(end) => return end,
+    };
+    let (mut app, _own) = match dial_app(&permit, &client, &admitted.known, connection, role, shared).await {
+        Ok(dialled) => dialled,
+        Err(end) => return end,
+    };
+    connection.opened();
+    tokio::select! {
+        end = relay(&mut client, &mut app, connection.moved()) => end,
+        because = no_longer_allowed(&admitted, shared) => End { reason: Reason::PolicyChanged, detail: Some(because) },
+    }
+}
+
+/// Connects to the app. Only who holds a permit may: the authorizer alone makes one.
+async fn dial_app<S: Leg>(
+    _permit: &Permit,
+    client: &S,
+    known: &Known,
+    connection: &Connection,
+    role: &Role,
+    shared: &Shared,
+) -> Result<(TcpStream, OwnDial), End> {
+    let target = known.destination;
     let address = match (role, shared.settings.inbound.traffic_policy) {
         (Role::InboundCapture, TrafficPolicy::Localhost) => {
             SocketAddr::new(loopback(target.ip()), target.port())
@@ -153,16 +188,10 @@ where
         _ => target,
     };
     connection.note(|record| record.upstream = Some(address));
-    let options = app_options(&client, address, role, shared);
-    let (mut app, _own) = match dial::connect_remembered(address, &options, &shared.own_dials).await {
-        Ok(dialled) => dialled,
-        Err(error) => return dial_fault(&error, address, Reason::AppUnreachable),
-    };
-    connection.opened();
-    tokio::select! {
-        end = relay(&mut client, &mut app, connection.moved()) => end,
-        because = no_longer_allowed(facts, shared) => End { reason: Reason::PolicyChanged, detail: Some(because) },
-    }
+    let options = app_options(client, address, role, shared);
+    dial::connect_remembered(address, &options, &shared.own_dials)
+        .await
+        .map_err(|error| dial_fault(&error, address, Reason::AppUnreachable))
 }
 
 /// How the app is dialled: from 127.0.0.6 (`::6`), or with TPROXY from the client's own address, so that the
@@ -192,14 +221,14 @@ fn sidecar_source(ip: IpAddr) -> IpAddr {
 }
 
 /// Ends, with the reason in words, when a change of policy would no longer let this connection in as it was.
-async fn no_longer_allowed(facts: Facts, shared: &Shared) -> String {
+async fn no_longer_allowed(admitted: &Admitted, shared: &Shared) -> String {
     let mut snapshot = shared.snapshot.clone();
     loop {
         if snapshot.changed().await.is_err() || shared.settings.policy_change == PolicyChange::Keep {
             return std::future::pending().await;
         }
         let published = snapshot.borrow_and_update().clone();
-        if let Some(because) = refusal_of(facts, &published.snapshot) {
+        if let Some(because) = refusal_of(admitted, &published.snapshot) {
             return because;
         }
     }
@@ -207,16 +236,20 @@ async fn no_longer_allowed(facts: Facts, shared: &Shared) -> String {
 
 /// Whether the snapshot would refuse what was admitted before. A connection is not cut for being safer than it
 /// would have to be; one that was never looked at (DISABLE) is plaintext for all that is known.
-fn refusal_of(facts: Facts, snapshot: &Snapshot) -> Option<String> {
-    let decision = snapshot.modes.for_port(facts.port);
-    if !needs_sniff(decision.mode) {
-        return None;
+fn refusal_of(admitted: &Admitted, snapshot: &Snapshot) -> Option<String> {
+    let Admitted { observed, admission, known } = admitted;
+    let port = known.destination.port();
+    let decision = snapshot.modes.for_port(port);
+    if needs_sniff(decision.mode) {
+        let observed = observed.unwrap_or(Observed::Plaintext);
+        let now = admit(decision.mode, snapshot.protocol(port), observed);
+        let kept = now == *admission || (*admission == Admission::Terminate && now == Admission::Forward);
+        if !kept {
+            return Some(format!("port {port} is {} by {}", decision.mode, decision.because));
+        }
     }
-    let observed = facts.observed.unwrap_or(Observed::Plaintext);
-    let now = admit(decision.mode, snapshot.protocol(facts.port), observed);
-    let kept =
-        now == facts.admission || (facts.admission == Admission::Terminate && now == Admission::Forward);
-    (!kept).then(|| format!("port {} is {} by {}", facts.port, decision.mode, decision.because))
+    let (outcome, record) = known.ask(&snapshot.authorization);
+    outcome.is_err().then_some(record.because)
 }
 
 /// What the record keeps of the first bytes. A peer may name thousands of protocols; the record keeps a few.

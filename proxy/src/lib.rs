@@ -6,6 +6,7 @@
 
 mod admin;
 mod app;
+mod authorize;
 mod connections;
 mod drain;
 mod entry;

@@ -1,8 +1,11 @@
-//! The decisions: what a port accepts, what is done with first bytes, how a destination is dialled.
+//! The decisions: what a port accepts, what is done with first bytes, who may do what, how a destination is dialled.
 
 pub mod admit;
+pub mod authz;
 pub mod dial;
 pub mod mode;
+pub mod path;
+pub mod request;
 mod snapshot;
 
 pub use snapshot::{Finding, OwnPort, Snapshot};

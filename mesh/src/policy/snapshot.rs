@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::btree_map::Entry;
 
-use super::mode::Modes;
+use super::authz::Policies;
+use super::mode::{Mode, Modes, PortDecision};
 use crate::registry::{Addresses, Registry, endpoints_of};
 use crate::resource::{Port, Protocol, Resources, ServiceEntry, TLS_MODE_LABEL, WorkloadEntry};
+use crate::spiffe::TrustDomain;
 use crate::workload::Workload;
 
 /// Something legal that is probably not meant: a policy that lost, a port that is declared twice.
@@ -23,6 +25,8 @@ pub struct Finding {
 pub struct Snapshot {
     /// The modes of the workload's ports.
     pub modes: Modes,
+    /// Who may do what with the workload.
+    pub authorization: Policies,
     /// Where outbound traffic can go.
     pub registry: Registry,
     /// What is legal but probably not meant.
@@ -47,6 +51,17 @@ impl Snapshot {
     /// Resolves all resources for `workload`. Names in the registry have no addresses yet.
     #[must_use]
     pub fn build(resources: &Resources, workload: &Workload, root_namespace: &str) -> Self {
+        Self::build_with_aliases(resources, workload, root_namespace, &[])
+    }
+
+    /// As [`Self::build`]; in the principals of policies, `trust_domain_aliases` stand for the workload's trust domain.
+    #[must_use]
+    pub fn build_with_aliases(
+        resources: &Resources,
+        workload: &Workload,
+        root_namespace: &str,
+        trust_domain_aliases: &[TrustDomain],
+    ) -> Self {
         let mut findings = twins(resources);
         let (modes, of_modes) = Modes::resolve(
             &resources.peer_authentications,
@@ -56,9 +71,26 @@ impl Snapshot {
         );
         let (registry, of_registry) = Registry::build(resources, workload, root_namespace);
         let (own_ports, of_ports) = own_ports(resources, workload);
+        let authorization = Policies::build(
+            &resources.authorization_policies,
+            root_namespace,
+            workload,
+            trust_domain_aliases,
+        );
         findings.extend(of_modes.into_iter().chain(of_registry).chain(of_ports));
-        Self { modes, findings: Vec::new(), registry, own_ports, findings_of_resources: findings }
-            .with_findings()
+        findings.extend(authorization.on_tcp());
+        if accepts_plaintext(&modes) {
+            findings.extend(authorization.escaped_by_plaintext());
+        }
+        Self {
+            modes,
+            authorization,
+            findings: Vec::new(),
+            registry,
+            own_ports,
+            findings_of_resources: findings,
+        }
+        .with_findings()
     }
 
     /// What is declared of one of the workload's own ports: by a `ServiceEntry` whose selector, or one of whose
@@ -84,6 +116,12 @@ impl Snapshot {
         self.findings = [self.findings_of_resources.as_slice(), self.registry.conflicts()].concat();
         self
     }
+}
+
+/// Whether a port of the workload lets peers in that prove no identity.
+fn accepts_plaintext(modes: &Modes) -> bool {
+    let open = |decision: &PortDecision| decision.mode != Mode::Strict;
+    open(modes.for_other_ports()) || modes.ports().any(|(_, decision)| open(decision))
 }
 
 /// Resources of one kind and name; in a cluster the later would have replaced the earlier.

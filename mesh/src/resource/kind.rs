@@ -8,6 +8,7 @@ use crate::yaml::{At, Document, YamlError, expected_one_of, quoted};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     PeerAuthentication,
+    AuthorizationPolicy,
     ServiceEntry,
     WorkloadEntry,
 }
@@ -36,15 +37,15 @@ const NETWORKING: &str = "networking.istio.io";
 /// Equal for every group: a resource means the same under each.
 const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha3"];
 
-const READ: [(&str, &str, Kind); 3] = [
+const READ: [(&str, &str, Kind); 4] = [
     ("PeerAuthentication", SECURITY, Kind::PeerAuthentication),
+    ("AuthorizationPolicy", SECURITY, Kind::AuthorizationPolicy),
     ("ServiceEntry", NETWORKING, Kind::ServiceEntry),
     ("WorkloadEntry", NETWORKING, Kind::WorkloadEntry),
 ];
 
 /// Istio's other kinds. To skip one would open what it closes, so each is refused.
-const NOT_YET: [&str; 12] = [
-    "AuthorizationPolicy",
+const NOT_YET: [&str; 11] = [
     "DestinationRule",
     "Gateway",
     "VirtualService",

@@ -54,8 +54,7 @@ pub(super) struct Metadata {
     namespace: Option<At<String>>,
     #[serde(default)]
     pub(super) labels: Labels,
-    #[serde(rename = "annotations")]
-    _annotations: Option<IgnoredAny>,
+    annotations: Option<Annotations>,
     creation_timestamp: Option<At<String>>,
     #[serde(rename = "uid")]
     _uid: Option<IgnoredAny>,
@@ -79,14 +78,42 @@ pub(super) struct Metadata {
     _generate_name: Option<IgnoredAny>,
 }
 
+/// Annotations are notes for tools; one means something here.
+#[derive(Deserialize)]
+struct Annotations {
+    #[serde(rename = "istio.io/dry-run")]
+    dry_run: Option<At<String>>,
+}
+
 impl At<Metadata> {
+    /// `istio.io/dry-run`, for the kind that has it; on the others [`Self::check`] refuses it.
+    pub(super) fn take_dry_run(&mut self, document: &Document<'_>) -> Result<Option<At<bool>>, YamlError> {
+        let Some(written) = self.value.annotations.as_mut().and_then(|all| all.dry_run.take()) else {
+            return Ok(None);
+        };
+        // What Go's ParseBool takes, as Istio does.
+        match written.value.as_str() {
+            "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(Some(written.with(true))),
+            "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(Some(written.with(false))),
+            other => {
+                let seen = quoted(other);
+                Err(document.error(&written, format!("istio.io/dry-run is `true` or `false`, seen {seen}")))
+            }
+        }
+    }
+
     pub(super) fn check(
         self,
         document: &Document<'_>,
         place: String,
         position: usize,
     ) -> Result<Meta, YamlError> {
-        let Metadata { name, namespace, creation_timestamp, .. } = self.value;
+        let Metadata { name, namespace, creation_timestamp, annotations, .. } = self.value;
+        if let Some(dry_run) = annotations.and_then(|annotations| annotations.dry_run) {
+            let message =
+                "istio.io/dry-run is an annotation of AuthorizationPolicy; this resource would be in force";
+            return Err(document.error(&dry_run, message));
+        }
         if !is_dns_name(&name.value) {
             return Err(document.error(&name, not_a_name("metadata.name", &name.value)));
         }

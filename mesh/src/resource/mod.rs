@@ -3,15 +3,21 @@
 //! A document is read twice: for `apiVersion` and `kind`, then as what these say. One file per kind; what resources
 //! mean together is [`crate::policy`]'s and [`crate::registry`]'s.
 
+mod authorization_policy;
 mod host;
 mod kind;
 mod meta;
+mod pattern;
 mod peer_authentication;
 mod port_number;
 mod service_entry;
 mod workload_entry;
 
+pub use authorization_policy::{
+    Action, AuthorizationPolicy, Condition, Match, Operation, PathPattern, Rule, ServiceAccount, Source,
+};
 pub use meta::Meta;
+pub use pattern::Pattern;
 pub use peer_authentication::{PeerAuthentication, PortMode};
 pub use service_entry::{Location, Port, Protocol, Resolution, ServiceEntry};
 pub(crate) use workload_entry::TLS_MODE_LABEL;
@@ -29,6 +35,8 @@ use meta::Envelope;
 pub struct Resources {
     /// `PeerAuthentication`.
     pub peer_authentications: Vec<PeerAuthentication>,
+    /// `AuthorizationPolicy`.
+    pub authorization_policies: Vec<AuthorizationPolicy>,
     /// `ServiceEntry`.
     pub service_entries: Vec<ServiceEntry>,
     /// `WorkloadEntry`.
@@ -49,6 +57,7 @@ impl Resources {
             }
         }
         self.peer_authentications.append(&mut read.peer_authentications);
+        self.authorization_policies.append(&mut read.authorization_policies);
         self.service_entries.append(&mut read.service_entries);
         self.workload_entries.append(&mut read.workload_entries);
         Ok(())
@@ -57,13 +66,18 @@ impl Resources {
     /// The name and place of every resource, with its kind; in reading order within a kind.
     pub(crate) fn metas(&self) -> impl Iterator<Item = (&'static str, &Meta)> {
         let policies = self.peer_authentications.iter().map(|policy| ("PeerAuthentication", &policy.meta));
+        let authorizations =
+            self.authorization_policies.iter().map(|policy| ("AuthorizationPolicy", &policy.meta));
         let services = self.service_entries.iter().map(|entry| ("ServiceEntry", &entry.meta));
         let workloads = self.workload_entries.iter().map(|entry| ("WorkloadEntry", &entry.meta));
-        policies.chain(services).chain(workloads)
+        policies.chain(authorizations).chain(services).chain(workloads)
     }
 
     fn len(&self) -> usize {
-        self.peer_authentications.len() + self.service_entries.len() + self.workload_entries.len()
+        self.peer_authentications.len()
+            + self.authorization_policies.len()
+            + self.service_entries.len()
+            + self.workload_entries.len()
     }
 
     fn check(
@@ -78,6 +92,12 @@ impl Resources {
             Written::PeerAuthentication(written) => {
                 let meta = written.metadata.check(document, place, position)?;
                 self.peer_authentications.push(peer_authentication::check(document, meta, written.spec)?);
+            }
+            Written::AuthorizationPolicy(mut written) => {
+                let dry_run = written.metadata.take_dry_run(document)?;
+                let meta = written.metadata.check(document, place, position)?;
+                let policy = authorization_policy::check(document, meta, dry_run.as_ref(), written.spec)?;
+                self.authorization_policies.push(policy);
             }
             Written::ServiceEntry(written) => {
                 let meta = written.metadata.check(document, place, position)?;
@@ -96,6 +116,7 @@ impl Resources {
 /// A resource as it stands in the file, not yet checked.
 enum Written {
     PeerAuthentication(Envelope<Option<peer_authentication::Spec>>),
+    AuthorizationPolicy(Envelope<Option<At<authorization_policy::Spec>>>),
     ServiceEntry(Envelope<At<service_entry::Spec>>),
     WorkloadEntry(Envelope<At<workload_entry::Spec>>),
 }
@@ -107,6 +128,7 @@ impl<'de> DeserializeSeed<'de> for Kind {
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Written, D::Error> {
         Ok(match self {
             Kind::PeerAuthentication => Written::PeerAuthentication(Envelope::deserialize(deserializer)?),
+            Kind::AuthorizationPolicy => Written::AuthorizationPolicy(Envelope::deserialize(deserializer)?),
             Kind::ServiceEntry => Written::ServiceEntry(Envelope::deserialize(deserializer)?),
             Kind::WorkloadEntry => Written::WorkloadEntry(Envelope::deserialize(deserializer)?),
         })

@@ -95,7 +95,7 @@ pub(super) fn check(
 }
 
 /// A selector compares literally; who writes a `*` expects otherwise.
-fn check_literal(document: &Document<'_>, selector: &At<Selector>) -> Result<(), YamlError> {
+pub(super) fn check_literal(document: &Document<'_>, selector: &At<Selector>) -> Result<(), YamlError> {
     for (name, value) in &selector.value.match_labels {
         if name.is_empty() {
             return Err(document.error(selector, "a label of matchLabels has an empty name"));

@@ -146,33 +146,51 @@ impl Edge {
 /// Envoy's response flags for how a connection ended, `-` for one that is open or ended well.
 fn response_flags(record: &ConnectionRecord) -> &'static str {
     let inbound = record.direction == Direction::Inbound;
-    match record.reason {
-        None | Some(Reason::Completed) => "-",
+    let Some(reason) = record.reason else { return "-" };
+    match reason {
+        Reason::Completed => "-",
         // Downstream and upstream connection termination.
-        Some(Reason::ClientReset) => "DC",
-        Some(Reason::ServerReset) => "UC",
+        Reason::ClientReset | Reason::ClientLost => "DC",
+        Reason::ServerReset | Reason::ServerLost => "UC",
         // No filter chain takes these bytes, no route leads there.
-        Some(
-            Reason::StrictPlaintext
-            | Reason::StrictSilent
-            | Reason::TlsToHttpPort
-            | Reason::HelloTooLarge
-            | Reason::NoOriginalDestination
-            | Reason::DestinationUnknown
-            | Reason::SelfLoop,
-        ) => "NR",
-        Some(Reason::NoEndpoint) => "UH",
-        Some(Reason::AppUnreachable | Reason::DestinationUnreachable | Reason::ConnectTimeout) => "UF",
-        Some(Reason::TooManyConnections) => "UO",
+        Reason::StrictPlaintext
+        | Reason::StrictSilent
+        | Reason::TlsToHttpPort
+        | Reason::HelloTooLarge
+        | Reason::NoOriginalDestination
+        | Reason::DestinationUnknown
+        | Reason::SelfLoop => "NR",
+        // Envoy has no flag for it; ztunnel's word.
+        Reason::AuthorizationDenied => "DENY",
+        Reason::NoEndpoint => "UH",
+        Reason::AppUnreachable | Reason::DestinationUnreachable | Reason::ConnectTimeout => "UF",
+        Reason::TooManyConnections => "UO",
         // Downstream and upstream protocol error.
-        Some(Reason::TlsTruncated) if inbound => "DPE",
-        Some(Reason::TlsTruncated) => "UPE",
+        Reason::TlsTruncated | Reason::TlsBroken if inbound => "DPE",
+        Reason::TlsTruncated | Reason::TlsBroken => "UPE",
         // Duration timeout, and resets of our own.
-        Some(Reason::Drained) => "DT",
-        Some(Reason::PolicyChanged | Reason::Internal) => "LR",
-        // All others are handshakes that did not come to be.
-        Some(_) if inbound => "DPE",
-        Some(_) => "UF",
+        Reason::Drained => "DT",
+        Reason::PolicyChanged | Reason::Internal => "LR",
+        // Handshakes that did not come to be.
+        Reason::HandshakeTimeout
+        | Reason::HandshakeFailed
+        | Reason::NoClientCertificate
+        | Reason::CertificateExpired
+        | Reason::CertificateNotYetValid
+        | Reason::CertificateUntrusted
+        | Reason::CertificateInvalid
+        | Reason::SvidInvalid
+        | Reason::TrustDomainUnknown
+        | Reason::IdentityUnexpected
+        | Reason::NoExpectedIdentity
+        | Reason::PeerRefused
+        | Reason::NoCertificate => {
+            if inbound {
+                "DPE"
+            } else {
+                "UF"
+            }
+        }
     }
 }
 

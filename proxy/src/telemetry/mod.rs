@@ -47,6 +47,7 @@ pub(crate) struct Telemetry {
     reloads: Family<ResultLabel, Counter>,
     renewals: Family<ResultLabel, Counter>,
     expiry: Family<KindLabel, Gauge>,
+    shadow: Family<ShadowLabel, Counter>,
     panics: Counter,
     accept_failures: Counter,
 }
@@ -96,6 +97,11 @@ struct ResultLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShadowLabel {
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabel {
     kind: &'static str,
 }
@@ -114,6 +120,7 @@ impl Telemetry {
             reloads: Family::default(),
             renewals: Family::default(),
             expiry: Family::default(),
+            shadow: Family::default(),
             panics: Counter::default(),
             accept_failures: Counter::default(),
         };
@@ -139,6 +146,7 @@ impl Telemetry {
     /// access log.
     pub(crate) fn closed(&self, record: &ConnectionRecord, opened: bool) {
         access::log(record);
+        self.dry_run(record);
         let reason = record.reason.unwrap_or(Reason::Internal);
         let labels = ReasonLabels { reason: reason.id(), direction: record.direction.as_str() };
         let counts = self.edges.of(record);
@@ -215,6 +223,13 @@ impl Telemetry {
         }
     }
 
+    fn dry_run(&self, record: &ConnectionRecord) {
+        if let Some(shadow) = record.authorization.as_ref().and_then(|decided| decided.shadow.as_ref()) {
+            let result = if shadow.allowed { "allowed" } else { "denied" };
+            self.shadow.get_or_create(&ShadowLabel { result }).inc();
+        }
+    }
+
     fn gauge(&self, direction: Direction) -> Gauge {
         self.connections_open.get_or_create_owned(&DirectionLabel { direction: direction.as_str() })
     }
@@ -239,6 +254,11 @@ impl Telemetry {
             "pillion_connections_refused",
             "Connections that were not let in, or for which nothing could be reached",
             self.refused.clone(),
+        );
+        registry.register(
+            "pillion_authorization_shadow",
+            "Connections by what AuthorizationPolicies in dry run would have decided",
+            self.shadow.clone(),
         );
         registry.register(
             "pillion_connections_ended",

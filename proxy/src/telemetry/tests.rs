@@ -43,6 +43,7 @@ fn record(direction: Direction) -> ConnectionRecord {
         service: None,
         plan: None,
         tls: None,
+        authorization: None,
         upstream: None,
         bytes_to_server: 0,
         bytes_to_client: 0,
@@ -317,6 +318,7 @@ fn every_refusal_counts_under_its_reason_and_never_as_opened() {
 #[case(Direction::Outbound, Reason::CertificateExpired, "UF")]
 #[case(Direction::Outbound, Reason::NoExpectedIdentity, "UF")]
 #[case(Direction::Outbound, Reason::NoEndpoint, "UH")]
+#[case(Direction::Inbound, Reason::AuthorizationDenied, "DENY")]
 #[case(Direction::Inbound, Reason::AppUnreachable, "UF")]
 #[case(Direction::Outbound, Reason::ConnectTimeout, "UF")]
 #[case(Direction::Inbound, Reason::TooManyConnections, "UO")]

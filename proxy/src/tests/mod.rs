@@ -1,5 +1,6 @@
 //! Whole sidecars in this process, on loopback with explicit listeners, against peers that are not pillion.
 
+mod authorization;
 mod modes;
 mod outbound;
 mod stopping;

@@ -1,6 +1,7 @@
 use rstest::rstest;
 
 use super::*;
+use crate::policy::authz::Facts;
 use crate::policy::mode::Mode;
 
 const BACKEND: &str = "
@@ -88,6 +89,42 @@ fn modes_are_resolved_for_the_workload() {
     assert_eq!(snapshot.findings, []);
 }
 
+const ONLY_WEB: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: web, namespace: foo}\nspec: {selector: {matchLabels: {app: backend}}, rules: [{from: [{source: {principals: [old.example/ns/foo/sa/web]}}], to: [{operation: {methods: [GET], ports: ['3000']}}]}]}\n";
+
+#[test]
+fn authorization_is_that_of_the_workload() {
+    let backend = snapshot(&[ONLY_WEB], &workload());
+    assert!(backend.authorization.needs_http(3000) && !backend.authorization.needs_http(4000));
+    let other = Workload { labels: BTreeMap::new(), ..workload() };
+    assert!(snapshot(&[ONLY_WEB], &other).authorization.is_empty());
+    let fresh = backend.with_addresses(&Addresses::new());
+    assert!(fresh.authorization.needs_http(3000), "addresses change no policy");
+}
+
+#[test]
+fn aliases_of_the_trust_domain_reach_the_policies() {
+    let mut resources = Resources::default();
+    resources
+        .read("0.yaml", &ONLY_WEB.replace(", to: [{operation: {methods: [GET], ports: ['3000']}}]", ""))
+        .unwrap();
+    let peer = "spiffe://cluster.local/ns/foo/sa/web".parse().unwrap();
+    let address: std::net::SocketAddr = "10.0.0.9:3000".parse().unwrap();
+    let facts = Facts {
+        peer: Some(&peer),
+        source: address.ip(),
+        remote: address.ip(),
+        destination: address,
+        sni: None,
+        http: None,
+    };
+    let allows = |aliases: &[TrustDomain]| {
+        let snapshot = Snapshot::build_with_aliases(&resources, &workload(), "istio-system", aliases);
+        snapshot.authorization.authorize(&facts).outcome.is_ok()
+    };
+    assert!(!allows(&[]));
+    assert!(allows(&["old.example".parse().unwrap()]));
+}
+
 #[test]
 fn a_resource_that_stands_twice_is_reported() {
     let snapshot = snapshot(&[STRICT, STRICT], &workload());
@@ -127,4 +164,37 @@ fn an_own_port_knows_its_service() {
     let own = snapshot.own_port(3000).unwrap();
     assert_eq!((own.host.as_str(), own.port), ("backend", 80));
     assert_eq!(snapshot.own_port(80), None, "the service's port is not the workload's");
+}
+
+fn authorization_policy(spec: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: foo}}\nspec: {spec}\n"
+    )
+}
+
+#[rstest]
+#[case::allow("{rules: [{to: [{operation: {methods: [GET], paths: [/a]}}]}]}", "it never matches")]
+#[case::deny("{action: DENY, rules: [{to: [{operation: {methods: [GET]}}]}]}", "it denies more")]
+#[case::when("{rules: [{when: [{key: 'request.headers[x]', values: [a]}]}]}", "request.headers[x]")]
+fn what_http_fields_come_to_on_tcp_is_reported(#[case] spec: &str, #[case] effect: &str) {
+    let snapshot = snapshot(&[&authorization_policy(spec)], &workload());
+    let [finding] = snapshot.findings.as_slice() else { panic!("{:?}", snapshot.findings) };
+    assert!(finding.message.contains(effect), "{finding:?}");
+    assert!(finding.message.contains("ns[foo]-policy[p]-rule[0]"), "{finding:?}");
+}
+
+#[rstest]
+#[case::principals("{action: DENY, rules: [{from: [{source: {principals: [a/ns/b/sa/c]}}]}]}", true)]
+#[case::one_way_without(
+    "{action: DENY, rules: [{from: [{source: {namespaces: [a]}}, {source: {ipBlocks: [10.0.0.1]}}]}]}",
+    false
+)]
+#[case::not_principals("{action: DENY, rules: [{from: [{source: {notPrincipals: [a/ns/b/sa/c]}}]}]}", false)]
+#[case::condition("{action: DENY, rules: [{when: [{key: source.namespace, values: [a]}]}]}", true)]
+#[case::allow("{rules: [{from: [{source: {namespaces: [a]}}]}]}", false)]
+fn req_39_a_deny_that_plaintext_escapes_is_reported(#[case] spec: &str, #[case] reported: bool) {
+    let policy = authorization_policy(spec);
+    let open = snapshot(&[&policy], &workload());
+    assert_eq!(open.findings.len(), usize::from(reported), "{:?}", open.findings);
+    assert_eq!(snapshot(&[&policy, STRICT], &workload()).findings, []);
 }
