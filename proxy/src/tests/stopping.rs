@@ -6,6 +6,8 @@ use pillion_testkit::peer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::listener::{self, Role};
+use crate::settings::{InboundListener, InterceptionMode};
 
 async fn says_hello<S: AsyncReadExt + AsyncWriteExt + Unpin>(stream: &mut S) -> io::Result<()> {
     stream.write_all(b"hello").await?;
@@ -137,4 +139,28 @@ async fn the_drain_deadline_cuts_what_is_still_open() {
     timeout(PATIENCE, sidecar.running.stop()).await.unwrap();
     let error = timeout(PATIENCE, open.read(&mut [0; 1])).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+/// Clients whom the kernel had let in before the listener closed are served, not cut.
+#[tokio::test]
+async fn draining_serves_what_already_waits_in_the_backlog() {
+    let lab = Lab::new();
+    let app = peer::echo_app().await;
+    let sidecar = lab.in_front_of(app.address, "drain: {timeout: 10s}").await;
+    let shared = sidecar.running.shared.clone();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let role = Role::Inbound(InboundListener { address: any, forward: app.address });
+    let mut bound = listener::bind(&role, any, InterceptionMode::Redirect).unwrap();
+    let bound = bound.pop().unwrap();
+    let address = bound.address;
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        waiting.push(TcpStream::connect(address).await.unwrap());
+    }
+    shared.drain.start();
+    listener::run(bound, shared.clone()).await;
+    for client in &mut waiting {
+        says_hello(client).await.unwrap();
+    }
+    assert!(TcpStream::connect(address).await.is_err(), "the listener is still open");
 }
