@@ -26,10 +26,10 @@ impl TrustDomains {
     pub(super) fn principals(&self, principal: &Pattern) -> Vec<Pattern> {
         let written = principal.to_string();
         let path = written.split_once('/').filter(|(_, path)| path.split('/').count() == 4);
-        let Some((trust_domain, path)) = path.filter(|(trust_domain, _)| *trust_domain != "*") else {
+        let Some((trust_domain, path)) = path else {
             return vec![principal.clone()];
         };
-        // Of `*-td` any trust domain that ends so is meant.
+        // Of `*-td` any trust domain that ends so is meant, of `*` any.
         let is_meant = |name: &str| match trust_domain.strip_prefix('*') {
             Some(end) => name.ends_with(end),
             None => name == trust_domain,

@@ -414,6 +414,11 @@ fn on_tcp_http_fields_make_allow_narrower_and_deny_wider(
     "{to: [{operation: {methods: [GET], ports: ['8080']}}], when: [{key: destination.port, values: ['81']}]}",
     false
 )]
+#[case::named_and_excluded(
+    "DENY",
+    "{to: [{operation: {methods: [GET], ports: ['8080'], notPorts: ['8080']}}]}",
+    false
+)]
 #[case::excluded_by_one_of_two_rules(
     "DENY",
     "[{to: [{operation: {methods: [GET], notPorts: ['8080']}}]}, {to: [{operation: {paths: [/a], notPorts: ['80']}}]}]",
