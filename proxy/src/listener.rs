@@ -10,7 +10,7 @@ use pillion_mesh::wire::Direction;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::app::Shared;
 use crate::connections::Connection;
@@ -79,7 +79,7 @@ pub(crate) fn bind(role: &Role, address: SocketAddr, mode: InterceptionMode) -> 
     let second = twin.and_then(|ip| {
         let address = SocketAddr::new(ip.into(), first.address.port());
         one(address)
-            .inspect_err(|error| warn!(%address, %error, "no IPv6 capture: this host seems to have no IPv6"))
+            .inspect_err(|error| info!(%address, %error, "no IPv6 capture: this host seems to have no IPv6"))
             .ok()
     });
     Ok([Some(first), second].into_iter().flatten().collect())
