@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::attest::Attestor;
+use crate::attest::token::TokenStore;
 use crate::authority::Authority;
 use crate::files::{self, PUBLIC_FILE};
 use crate::server::Server;
@@ -164,8 +165,8 @@ fn serve(configuration: Configuration, log_format: LogFormat) -> Result<(), Fail
         trust_domain = settings.trust_domain.as_str(),
         state = %settings.state.display(),
         dns_names = ?settings.dns_names.iter().map(ServerName::to_str).collect::<Vec<_>>(),
-        workload_ttl = ?settings.workload_ttl,
-        limits = ?settings.limits,
+        workload_ttl = duration::print(settings.workload_ttl.default),
+        workload_ttl_max = duration::print(settings.workload_ttl.max),
         registrations = settings.registrations.len(),
         "starting"
     );
@@ -175,25 +176,36 @@ fn serve(configuration: Configuration, log_format: LogFormat) -> Result<(), Fail
     let now = SystemTime::now();
     let state = State::open(&settings.state)?;
     let slots = Slots::new(state.signer(&settings.trust_domain, now)?);
-    let tokens = state.tokens()?;
-    if let Some(path) = &settings.bundle_file {
-        std::fs::create_dir_all(files::parent_of(path)).with_context(|| format!("bundleFile: {path:?}"))?;
-        files::write_atomic(path, slots.bundle_pem().as_bytes(), PUBLIC_FILE, None)?;
-    }
-    tokens.deliver(&settings.registrations, now)?;
-    let Settings { trust_domain, listen, monitoring, dns_names, workload_ttl, registrations, limits, .. } =
-        settings;
-    let ids = registrations.into_iter().map(|registration| registration.id);
-    let attestor = Attestor::new(trust_domain, ids, tokens);
-    let authority = Authority::new(slots, workload_ttl);
+    let bundle = slots.bundle_pem().into_owned();
+    let ids = settings.registrations.iter().map(|registration| registration.id.clone());
+    let attestor = Attestor::new(settings.trust_domain.clone(), ids, state.tokens()?);
+    let authority = Authority::new(slots, settings.workload_ttl);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = stop_on_signals()?;
-        let server = Server::bind(listen, monitoring, dns_names, limits, authority, attestor).await?;
+        let Settings { listen, monitoring, limits, .. } = settings;
+        let names = settings.dns_names.clone();
+        let server = Server::bind(listen, monitoring, names, limits, authority, attestor).await?;
+        // Only now that the ports are ours: a second CA started by mistake spoils nothing that the first has delivered.
+        deliver(&settings, &bundle, &state.tokens()?, now)?;
         server.run(stop).await;
         tracing::info!("stopped");
         Ok(())
     })
+}
+
+/// Writes what others read: the bundle and the tokens.
+fn deliver(
+    settings: &Settings,
+    bundle: &str,
+    tokens: &TokenStore,
+    now: SystemTime,
+) -> Result<(), anyhow::Error> {
+    if let Some(path) = &settings.bundle_file {
+        std::fs::create_dir_all(files::parent_of(path)).with_context(|| format!("bundleFile: {path:?}"))?;
+        files::write_changed(path, bundle.as_bytes(), PUBLIC_FILE)?;
+    }
+    Ok(tokens.deliver(&settings.registrations, now)?)
 }
 
 fn create_token(configuration: Configuration, id: &SpiffeId, ttl: Duration) -> Result<(), Failure> {

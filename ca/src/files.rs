@@ -47,6 +47,16 @@ pub(crate) fn write_atomic(
     replace(path, contents, mode, owner).map_err(FileError::new("write", path))
 }
 
+/// As [`write_atomic`], but a file that is as it shall be stays: a full disk does not stop a restart.
+pub(crate) fn write_changed(path: &Path, contents: &[u8], mode: u32) -> Result<(), FileError> {
+    let as_written = fs::symlink_metadata(path)
+        .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o7777 == mode);
+    if as_written && fs::read(path).is_ok_and(|found| found == contents) {
+        return Ok(());
+    }
+    write_atomic(path, contents, mode, None)
+}
+
 fn replace(path: &Path, contents: &[u8], mode: u32, owner: Option<Owner>) -> io::Result<()> {
     let folder = parent_of(path);
     let prefix = format!(".{}", name_of(path)?);
@@ -154,6 +164,22 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(mode_of(&path), PRIVATE_FILE);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a temporary file was left behind");
+    }
+
+    #[test]
+    fn a_file_that_is_as_it_shall_be_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bundle");
+        let inode = |contents: &[u8]| {
+            write_changed(&path, contents, PUBLIC_FILE).unwrap();
+            assert_eq!((fs::read(&path).unwrap().as_slice(), mode_of(&path)), (contents, PUBLIC_FILE));
+            fs::metadata(&path).unwrap().ino()
+        };
+        let first = inode(b"one");
+        assert_eq!(inode(b"one"), first);
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        inode(b"one");
+        inode(b"two");
     }
 
     #[test]

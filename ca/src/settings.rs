@@ -18,6 +18,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::authority::WorkloadTtl;
 use crate::files::Owner;
+use crate::store;
 
 const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 const DEFAULT_STATE: &str = "/var/lib/pillion-ca";
@@ -192,6 +193,10 @@ impl Settings {
         };
         let bundle_file = overrides.bundle_file.or(document.bundle_file);
         check_registrations(&document.registrations, &trust_domain, bundle_file.as_deref())?;
+        let state = overrides.state.or(document.state).unwrap_or_else(|| DEFAULT_STATE.into());
+        let tokens =
+            document.registrations.iter().filter_map(|registration| registration.token_file.as_deref());
+        check_outside_state(&state, tokens.chain(bundle_file.as_deref()))?;
         let listen = overrides.listen.or(document.listen).unwrap_or(DEFAULT_LISTEN);
         let monitoring = overrides.monitoring.or(document.monitoring).unwrap_or(DEFAULT_MONITORING);
         if listen == monitoring && listen.port() != 0 {
@@ -204,7 +209,7 @@ impl Settings {
             trust_domain,
             listen,
             dns_names: check_names(overrides.dns_names.or(document.dns_names))?,
-            state: overrides.state.or(document.state).unwrap_or_else(|| DEFAULT_STATE.into()),
+            state,
             monitoring,
             workload_ttl: check_ttl(
                 overrides.workload_ttl_default.or(document.workload_ttl.default),
@@ -291,6 +296,22 @@ fn check_registrations(
         }
     }
     Ok(())
+}
+
+/// What is written for others must not replace the CA's own key or records.
+fn check_outside_state<'a>(
+    state: &Path,
+    mut files: impl Iterator<Item = &'a Path>,
+) -> Result<(), SettingsError> {
+    let own = store::own_paths(state);
+    let inside = files.find(|file| own.iter().any(|own| file.starts_with(own)));
+    inside.map_or(Ok(()), |file| {
+        let file = file.display();
+        Err(field(
+            "state",
+            format_args!("{file} would be written among the CA's own files; write it elsewhere"),
+        ))
+    })
 }
 
 fn field(name: &'static str, fault: impl fmt::Display) -> SettingsError {

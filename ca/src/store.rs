@@ -48,6 +48,8 @@ pub(crate) enum StateError {
     Missing { path: PathBuf },
     #[error("{path}: {source}; restore it from a backup")]
     Damaged { path: PathBuf, source: SignerError },
+    #[error("{path}: {source}; write trustDomain as it was, or give this CA a state folder of its own")]
+    Foreign { path: PathBuf, source: SignerError },
     #[error("{path} holds no root; start `pillion-ca serve` with this state folder first")]
     NeverServed { path: PathBuf },
     #[error("cannot make a root: {0}")]
@@ -105,6 +107,11 @@ impl State {
     }
 }
 
+/// What the state folder holds; nobody else writes there.
+pub(crate) fn own_paths(folder: &Path) -> [PathBuf; 3] {
+    [LOCK, CURRENT, TOKENS].map(|name| folder.join(name))
+}
+
 /// The token records of a CA that has served before, for a process beside it.
 pub(crate) fn tokens_beside(folder: &Path) -> Result<TokenStore, StateError> {
     let tokens = folder.join(TOKENS);
@@ -133,6 +140,7 @@ fn load_signer(folder: &Path, trust_domain: &TrustDomain) -> Result<Signer, Stat
     Signer::load(&certificate, &key, trust_domain).map_err(|source| match source {
         SignerError::Key(_) => StateError::Damaged { path: key_path, source },
         SignerError::NotAPair => StateError::Damaged { path: folder.to_owned(), source },
+        SignerError::OtherTrustDomain { .. } => StateError::Foreign { path: certificate_path, source },
         source => StateError::Damaged { path: certificate_path, source },
     })
 }

@@ -63,25 +63,20 @@ impl Server {
         let authority = Arc::new(authority);
         let metrics = Metrics::new(authority.slots().current().not_after());
         let endpoint = Endpoint::new(Arc::clone(&authority), names, SystemTime::now())?;
-        let server = Server {
+        Ok(Server {
             api: bind(listen, "listen").await?,
             monitoring: bind(monitoring, "monitoring").await?,
             endpoint,
             state: Arc::new(Api::new(authority, attestor, metrics)),
             limits,
-        };
-        tracing::info!(
-            api = %address_of(&server.api),
-            monitoring = %address_of(&server.monitoring),
-            "listening"
-        );
-        Ok(server)
+        })
     }
 
     /// Serves until `stop`, then lets requests in flight end, for at most five seconds.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let connections = TaskTracker::new();
         let Server { api, monitoring, mut endpoint, state, limits } = self;
+        tracing::info!(api = %address_of(&api), monitoring = %address_of(&monitoring), "listening");
         let serve_api = accept::accept(api, limits.connections, &stop, &connections, |stream, peer| {
             let config = endpoint.config(SystemTime::now());
             api::serve(Arc::clone(&state), stream, peer, config, limits.request_timeout, stop.clone())

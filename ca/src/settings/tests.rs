@@ -96,6 +96,11 @@ fn a_longest_lifetime_under_a_day_shortens_the_default() {
     "{bundleFile: /t, registrations: [{id: spiffe://cluster.local/a, tokenFile: /t}]}",
     "two files would be written to /t"
 )]
+#[case(
+    "{state: /s, registrations: [{id: spiffe://cluster.local/a, tokenFile: /s/current/key.pem}]}",
+    "/s/current/key.pem would be written among the CA's own files"
+)]
+#[case("{state: /s, bundleFile: /s/lock}", "/s/lock would be written among the CA's own files")]
 #[case("registrations: [{id: spiffe://cluster.local/a, owner: root}]", "a user ID")]
 #[case("registrations: [{id: spiffe://cluster.local/a, owner: 5000000000}]", "a user ID")]
 #[case("registrations: [{id: spiffe://cluster.local/a, token: x}]", "unknown")]

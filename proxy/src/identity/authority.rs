@@ -69,14 +69,16 @@ pub(super) enum CaError {
         cure: &'static str,
     },
     /// The CA said no.
-    #[error("the CA at {address} answered {status}: {said}")]
+    #[error("the CA at {address} answered {status}{said}{cure}")]
     Refused {
         /// Host and port.
         address: String,
         /// The HTTP status.
         status: StatusCode,
-        /// Its words.
+        /// Its words, behind a colon; none where it adds nothing to the status.
         said: String,
+        /// What helps.
+        cure: &'static str,
     },
     /// The CA said something that cannot be right.
     #[error("the answer of the CA at {address} cannot be used: {fault}")]
@@ -249,6 +251,10 @@ impl Authority {
             address: self.address(),
             cure: match error {
                 HttpsError::Unreachable(_) => "; is it running?",
+                HttpsError::OtherName(_) => {
+                    "; dial it by a name of its certificate (address), or give it this one (its dnsNames)"
+                }
+                HttpsError::NotTls => "; is this the port of its HTTPS API?",
                 HttpsError::Untrusted(_) | HttpsError::NoTrust(_) => {
                     "; if the CA was made anew, deliver its new bundle (bundleFile) and restart this proxy"
                 }
@@ -278,13 +284,18 @@ impl Authority {
     fn refused(&self, status: StatusCode, body: &[u8]) -> CaError {
         let said = match serde_json::from_slice::<Problem>(body) {
             Ok(problem) => match problem.detail {
-                Some(detail) => format!("{}: {detail}", problem.title),
-                None => problem.title,
+                Some(detail) => format!(": {detail}"),
+                None => String::new(),
             },
-            Err(_) => String::from_utf8_lossy(body).into_owned(),
+            Err(_) => format!(": {}", String::from_utf8_lossy(body)),
         };
         let said = said.chars().take(DETAIL_LIMIT).flat_map(char::escape_debug).collect();
-        CaError::Refused { address: self.address(), status, said }
+        let cure = if status == StatusCode::UNAUTHORIZED {
+            "; its log says why; the token file must hold what it delivered for this workload (its registrations)"
+        } else {
+            ""
+        };
+        CaError::Refused { address: self.address(), status, said, cure }
     }
 
     fn unusable(&self, fault: String) -> CaError {

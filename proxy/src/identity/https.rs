@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::lookup_host;
 use tokio::task::JoinSet;
@@ -76,12 +76,18 @@ pub(super) enum HttpsError {
     /// Nothing to verify its certificate with.
     #[error("the trust bundle cannot verify any server now: {0}")]
     NoTrust(String),
+    /// Its certificate is for others.
+    #[error("its server certificate was refused: {0}")]
+    OtherName(rustls::Error),
     /// Its certificate was not accepted.
     #[error("its server certificate was refused: {0}")]
     Untrusted(rustls::Error),
     /// It did not accept our certificate or our TLS.
     #[error("it ended the connection with the TLS alert {0:?}")]
     Alert(rustls::AlertDescription),
+    /// It answers by another protocol.
+    #[error("it does not speak TLS")]
+    NotTls,
     /// Anything else on the way.
     #[error("the connection failed: {0}")]
     Broken(String),
@@ -162,7 +168,13 @@ fn client_config(peer: Peer<'_>, settings: TlsSettings, clock: &Clock) -> Result
 fn of_io(error: &io::Error) -> HttpsError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::AlertReceived(alert)) => HttpsError::Alert(*alert),
+        Some(
+            fault @ rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            ),
+        ) => HttpsError::OtherName(fault.clone()),
         Some(fault @ rustls::Error::InvalidCertificate(_)) => HttpsError::Untrusted(fault.clone()),
+        Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => HttpsError::NotTls,
         _ => HttpsError::Broken(error.to_string()),
     }
 }

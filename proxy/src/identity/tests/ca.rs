@@ -118,10 +118,10 @@ async fn a_certificate_that_the_ca_refuses_is_replaced_by_the_token(#[case] beha
 #[case(Behaviour::NotYetValid, "compare both clocks")]
 #[case(Behaviour::AlreadyExpired, "compare both clocks")]
 #[case(Behaviour::OtherRoot, "does not verify by its own bundle")]
-#[case(Behaviour::RefusesAll, "answered 401 Unauthorized: Unauthorized: the evidence is not known here")]
+#[case(Behaviour::RefusesAll, "answered 401 Unauthorized: the evidence is not known here; its log says why")]
 #[case(Behaviour::NoBundle, "its bundle: expected one or more PEM certificates")]
 #[case(Behaviour::Impostor, "its server certificate was refused")]
-#[case(Behaviour::OtherName, "its server certificate was refused")]
+#[case(Behaviour::OtherName, "or give it this one (its dnsNames)")]
 #[case(Behaviour::ForgesLogLines, r"no\n2026-11-20 INFO all is well\u{1b}[2J")]
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_cannot_be_used_is_named_and_asked_for_again(
