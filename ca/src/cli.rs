@@ -176,7 +176,7 @@ fn serve(configuration: Configuration, log_format: LogFormat) -> Result<(), Fail
     let now = SystemTime::now();
     let state = State::open(&settings.state)?;
     let slots = Slots::new(state.signer(&settings.trust_domain, now)?);
-    let bundle = slots.bundle_pem().into_owned();
+    let bundle = slots.bundle_pem().to_owned();
     let ids = settings.registrations.iter().map(|registration| registration.id.clone());
     let attestor = Attestor::new(settings.trust_domain.clone(), ids, state.tokens()?);
     let authority = Authority::new(slots, settings.workload_ttl);

@@ -109,6 +109,19 @@ fn a_second_ca_in_the_same_folder_ends_with_1() {
     assert!(error.contains("in use by another pillion-ca"), "{error}");
 }
 
+#[test]
+fn a_second_ca_on_the_same_ports_spoils_neither_bundle_nor_tokens_of_the_first() {
+    let home = Home::new();
+    let first = home.start();
+    let delivered = || (home.token(), std::fs::read(home.path("run/bundle.pem")).unwrap());
+    let before = delivered();
+    let address = first.api.to_string();
+    let mut second = home.command(&["serve", "--listen", &address]);
+    let output = second.env("PILLION_CA_STATE", home.path("another")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(delivered(), before);
+}
+
 #[rstest]
 #[case::key_cut("current/key.pem", true, "the key is damaged")]
 #[case::certificate_cut("current/certificate.pem", true, "the certificate is damaged")]
