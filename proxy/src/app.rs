@@ -39,10 +39,21 @@ pub(crate) enum AppError {
     /// Exit code 2.
     #[error("the workload has no SPIFFE ID: {0}")]
     WorkloadId(#[from] pillion_mesh::spiffe::SpiffeIdError),
-    #[error("cannot listen on {address} ({what}): {fault}")]
+    #[error("cannot listen on {address} ({what}): {fault}{}", cure(fault))]
     Listen { what: &'static str, address: SocketAddr, fault: io::Error },
     #[error("cannot watch for signals: {0}")]
     Signals(io::Error),
+}
+
+/// What helps where an address cannot be listened on.
+fn cure(fault: &io::Error) -> &'static str {
+    // An error of our own making says it itself.
+    match fault.raw_os_error().map(|_| fault.kind()) {
+        Some(io::ErrorKind::AddrInUse) => "; end what listens there, or choose another address",
+        Some(io::ErrorKind::AddrNotAvailable) => "; choose an address of this host",
+        Some(io::ErrorKind::PermissionDenied) => "; choose a port from 1024 on, or give CAP_NET_BIND_SERVICE",
+        _ => "",
+    }
 }
 
 /// What every connection needs.

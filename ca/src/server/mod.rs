@@ -35,10 +35,21 @@ const MONITORING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Why the CA cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServerError {
-    #[error("cannot listen on {address} ({what}): {source}")]
+    #[error("cannot listen on {address} ({what}): {source}{}", cure(source))]
     Listen { what: &'static str, address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+}
+
+/// What helps where an address cannot be listened on.
+fn cure(fault: &io::Error) -> &'static str {
+    // An error of our own making says it itself.
+    match fault.raw_os_error().map(|_| fault.kind()) {
+        Some(io::ErrorKind::AddrInUse) => "; end what listens there, or choose another address",
+        Some(io::ErrorKind::AddrNotAvailable) => "; choose an address of this host",
+        Some(io::ErrorKind::PermissionDenied) => "; choose a port from 1024 on, or give CAP_NET_BIND_SERVICE",
+        _ => "",
+    }
 }
 
 /// Both listeners, bound and ready to be served.
