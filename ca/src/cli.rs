@@ -253,7 +253,7 @@ fn start_logging(format: LogFormat) -> Result<(), Failure> {
         .log_internal_errors(false);
     let _ = match format {
         LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     Ok(())
 }

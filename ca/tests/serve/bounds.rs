@@ -55,9 +55,7 @@ async fn req_34_a_request_that_stops_halfway_is_cut_at_the_deadline(#[case] sent
     stream.write_all(sent(&home.token()).as_bytes()).await.unwrap();
     assert_cut_at_the_deadline(lifetime(stream).await);
     wait_for("the log to tell of it", || {
-        let cut = |line: &serde_json::Value| {
-            line["fields"]["message"].as_str()?.starts_with("cut off").then_some(())
-        };
+        let cut = |line: &serde_json::Value| line["message"].as_str()?.starts_with("cut off").then_some(());
         ca.log().iter().find_map(cut)
     });
 }
@@ -159,7 +157,7 @@ async fn req_27_out_of_descriptors_it_waits_without_spinning_and_recovers() {
     }
     let failures = || {
         let failed = |line: &&serde_json::Value| {
-            line["fields"]["message"].as_str().is_some_and(|message| message.starts_with("cannot accept"))
+            line["message"].as_str().is_some_and(|message| message.starts_with("cannot accept"))
         };
         ca.log().iter().filter(failed).count()
     };

@@ -132,9 +132,9 @@ impl Ca {
             if let Some(status) = ca.child.try_wait().unwrap() {
                 panic!("the CA ended at once ({status}): {:#?}", ca.log());
             }
-            ca.log().into_iter().find(|line| line["fields"]["message"] == "listening")
+            ca.log().into_iter().find(|line| line["message"] == "listening")
         });
-        let address = |name: &str| listening["fields"][name].as_str().unwrap().parse().unwrap();
+        let address = |name: &str| listening[name].as_str().unwrap().parse().unwrap();
         (ca.api, ca.monitoring) = (address("api"), address("monitoring"));
         ca
     }
@@ -147,7 +147,7 @@ impl Ca {
     /// The lines of the audit log.
     pub(crate) fn audit(&self) -> Vec<Value> {
         let audit = |line: &Value| line["target"] == "audit";
-        self.log().into_iter().filter(audit).map(|line| line["fields"].clone()).collect()
+        self.log().into_iter().filter(audit).collect()
     }
 
     /// Waits for the audit line number `count` and gives it.
