@@ -24,8 +24,14 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// Files beyond this many bytes together are refused.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// The texts of all resource files, by name.
-type Texts = BTreeMap<PathBuf, String>;
+/// What the mesh folder holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Texts {
+    /// The texts of all resource files, by name.
+    files: BTreeMap<PathBuf, String>,
+    /// Other files, which are not read.
+    skipped: Vec<PathBuf>,
+}
 
 /// Why the resources cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -126,31 +132,32 @@ pub(crate) fn report_findings(snapshot: &Snapshot) {
 
 fn build(texts: &Texts, settings: &Settings) -> Result<Snapshot, ReloadError> {
     let mut resources = Resources::default();
-    for (path, text) in texts {
+    for (path, text) in &texts.files {
         resources.read(&path.display().to_string(), text)?;
     }
+    resources.skipped = texts.skipped.iter().map(|path| path.display().to_string()).collect();
     Ok(Snapshot::build(&resources, &settings.workload, &settings.root_namespace))
 }
 
 /// All `.yaml`, `.yml` and `.json` files of a folder, without subfolders and hidden names; or one file.
 fn read(path: Option<&Path>) -> Result<Texts, ReloadError> {
-    let Some(path) = path else { return Ok(Texts::new()) };
+    let Some(path) = path else { return Ok(Texts::default()) };
     let unreadable = |path: &Path, fault: &io::Error| ReloadError::Unreadable {
         path: path.into(),
         fault: fault.to_string(),
     };
-    let files = match fs::metadata(path) {
-        Ok(found) if found.is_dir() => resource_files(path).map_err(|fault| unreadable(path, &fault))?,
-        Ok(_) => vec![path.to_owned()],
+    let (files, skipped) = match fs::metadata(path) {
+        Ok(found) if found.is_dir() => files_of(path).map_err(|fault| unreadable(path, &fault))?,
+        Ok(_) => (vec![path.to_owned()], Vec::new()),
         Err(fault) => return Err(unreadable(path, &fault)),
     };
     let mut left = MAX_BYTES;
-    let mut texts = Texts::new();
+    let mut texts = Texts { skipped, ..Texts::default() };
     for file in files {
         let text = read_text(&file, left).map_err(|fault| unreadable(&file, &fault))?;
         let size = text.len() as u64;
         left = left.checked_sub(size).ok_or_else(|| ReloadError::TooLarge { path: path.into() })?;
-        texts.insert(file, text);
+        texts.files.insert(file, text);
     }
     Ok(texts)
 }
@@ -165,19 +172,25 @@ fn read_text(file: &Path, limit: u64) -> io::Result<String> {
     Ok(text)
 }
 
-fn resource_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
+/// The resource files of a folder, and the others; neither hidden ones nor subfolders.
+fn files_of(folder: &Path) -> io::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    let (mut files, mut others) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+        let hidden = path.file_name().is_none_or(|name| {
+            let name = name.to_string_lossy();
+            name.starts_with('.') || name.ends_with('~') // an editor's copy
+        });
         let known = path.extension().is_some_and(|extension| {
             ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
         });
-        if !hidden && known && !path.is_dir() {
-            files.push(path);
+        if hidden || path.is_dir() {
+            continue;
         }
+        if known { files.push(path) } else { others.push(path) }
     }
-    Ok(files)
+    others.sort();
+    Ok((files, others))
 }
 
 #[cfg(test)]
@@ -189,16 +202,14 @@ mod tests {
     #[test]
     fn a_folder_is_read_without_hidden_files_subfolders_and_other_endings() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["b.yaml", "a.YML", ".hidden.yaml", "notes.txt", "c.json"] {
+        for name in ["b.yaml", "a.YML", ".hidden.yaml", "b.yaml~", "notes.txt", "c.json"] {
             fs::write(folder.path().join(name), STRICT).unwrap();
         }
         fs::create_dir(folder.path().join("sub.yaml")).unwrap();
-        let names: Vec<_> = read(Some(folder.path()))
-            .unwrap()
-            .into_keys()
-            .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
-            .collect();
-        assert_eq!(names, ["a.YML", "b.yaml", "c.json"]);
+        let texts = read(Some(folder.path())).unwrap();
+        let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+        assert_eq!(texts.files.keys().map(name).collect::<Vec<_>>(), ["a.YML", "b.yaml", "c.json"]);
+        assert_eq!(texts.skipped.iter().map(name).collect::<Vec<_>>(), ["notes.txt"]);
     }
 
     #[test]
@@ -217,6 +228,6 @@ mod tests {
 
     #[test]
     fn no_mesh_setting_means_no_policies() {
-        assert!(read(None).unwrap().is_empty());
+        assert_eq!(read(None).unwrap(), Texts::default());
     }
 }

@@ -63,6 +63,10 @@ impl Snapshot {
         trust_domain_aliases: &[TrustDomain],
     ) -> Self {
         let mut findings = twins(resources);
+        findings.extend(resources.skipped.iter().map(|file| Finding {
+            place: file.clone(),
+            message: "is not read: the names of resource files end in .yaml, .yml or .json".to_owned(),
+        }));
         let (modes, of_modes) = Modes::resolve(
             &resources.peer_authentications,
             root_namespace,

@@ -41,6 +41,8 @@ pub struct Resources {
     pub service_entries: Vec<ServiceEntry>,
     /// `WorkloadEntry`.
     pub workload_entries: Vec<WorkloadEntry>,
+    /// Files beside them that are not read, since their names are not those of resource files.
+    pub skipped: Vec<String>,
 }
 
 impl Resources {
