@@ -28,18 +28,13 @@ pub(crate) async fn serve(
     role: &Role,
     shared: &Arc<Shared>,
 ) -> End {
-    let (destination, address) = match role {
-        Role::Outbound(listener) => match named(listener, shared).await {
-            Ok(destination) => {
-                let address = destination.endpoint;
-                (Some(destination), address)
-            }
-            Err(end) => return end,
-        },
-        _ => match captured(&app, connection, shared).await {
-            Ok(found) => found,
-            Err(end) => return end,
-        },
+    let found = match role {
+        Role::Outbound(listener) => named(listener, connection, shared).await,
+        _ => captured(&app, connection, shared).await,
+    };
+    let (destination, address) = match found {
+        Ok(found) => found,
+        Err(end) => return end,
     };
     let plan = plan(destination.as_ref());
     connection.note(|record| {
@@ -122,17 +117,24 @@ async fn captured(
 
 /// What the registry knows of an explicit listener's destination. An unknown one is refused: nobody asked for
 /// plaintext there.
-async fn named(listener: &OutboundListener, shared: &Shared) -> Result<Destination, End> {
+async fn named(
+    listener: &OutboundListener,
+    connection: &Connection,
+    shared: &Shared,
+) -> Result<(Option<Destination>, SocketAddr), End> {
     let OutboundListener { host, port, .. } = listener;
-    look_up(shared, *port, |snapshot, turn| snapshot.registry.lookup_host(host, *port, turn)).await.map_err(
-        |miss| match miss {
-            Miss::Unknown => refuse(
-                Reason::DestinationUnknown,
-                format!("no ServiceEntry has the host {host} with the port {port}"),
-            ),
-            Miss::NoEndpoint(host) => no_endpoint(&host),
-        },
-    )
+    connection.note(|record| record.service = Some(format!("{host}:{port}")));
+    match look_up(shared, *port, |snapshot, turn| snapshot.registry.lookup_host(host, *port, turn)).await {
+        Ok(destination) => {
+            let address = destination.endpoint;
+            Ok((Some(destination), address))
+        }
+        Err(Miss::Unknown) => Err(refuse(
+            Reason::DestinationUnknown,
+            format!("no ServiceEntry has the host {host} with the port {port}"),
+        )),
+        Err(Miss::NoEndpoint(host)) => Err(no_endpoint(&host)),
+    }
 }
 
 /// Looks up, and once more with fresh addresses where DNS may know more than we: an endpoint that was just
