@@ -289,10 +289,20 @@ impl Drop for Lab {
     }
 }
 
-/// A port of 127.0.0.1 that was free a moment ago.
+/// A port of 127.0.0.1 that was free a moment ago. It lies below those that the kernel gives to outgoing connections,
+/// one of which could take it meanwhile; and each process begins to look in a block of its own.
 pub(crate) fn free_port() -> Result<u16, LabError> {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .map(|address| address.port())
-        .map_err(LabError::io("find a free port"))
+    const PORTS: std::ops::Range<u16> = 20_000..32_000;
+    const BLOCK: u32 = 20;
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let mut last = io::ErrorKind::AddrInUse.into();
+    for _ in PORTS {
+        let turn = std::process::id().wrapping_mul(BLOCK).wrapping_add(ASKED.fetch_add(1, Ordering::Relaxed));
+        let offset = u16::try_from(turn % u32::from(PORTS.end - PORTS.start)).unwrap_or_default();
+        match std::net::TcpListener::bind(("127.0.0.1", PORTS.start + offset)) {
+            Ok(_listener) => return Ok(PORTS.start + offset),
+            Err(error) => last = error,
+        }
+    }
+    Err(LabError::io("find a free port")(last))
 }

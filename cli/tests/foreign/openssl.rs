@@ -129,15 +129,13 @@ fn req_20_openssl_speaks_through_permissive_to_openssl() {
 /// `openssl s_server` that shows the SVID of `name`, and where it listens.
 fn s_server(mesh: &Mesh, name: &str, more: &[&str]) -> (Process, SocketAddr) {
     let paths = mesh.identity(name);
-    // s_server cannot say which port it got: a free one is found first.
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut command = Command::new("openssl");
     command
-        .args(["s_server", "-accept", &address.to_string(), "-CAfile", &text(&paths.bundle)])
+        .args(["s_server", "-accept", "127.0.0.1:0", "-CAfile", &text(&paths.bundle)])
         .args(["-cert", &text(&paths.certificate), "-key", &text(&paths.key), "-naccept", "4"])
         .args(more);
     let process = Process::start(command);
-    process.wait_for(|line| line.contains("ACCEPT").then_some(()));
+    let address = process.wait_for(|line| line.strip_prefix("ACCEPT ")?.trim().parse().ok());
     (process, address)
 }
 
