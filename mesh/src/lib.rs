@@ -6,6 +6,7 @@
 
 pub mod client_hello;
 pub mod duration;
+pub mod finding;
 pub mod policy;
 pub mod reason;
 pub mod registry;

@@ -125,10 +125,19 @@ reasons! {
     NoExpectedIdentity = "no_expected_identity", Refused,
         "The destination has a sidecar, but no identity is known that may serve its host.",
         "Name the endpoint's serviceAccount in the ServiceEntry or WorkloadEntry, or the identities in subjectAltNames.";
+    NoServerName = "no_server_name", Refused,
+        "A DestinationRule asks for TLS to the destination, and no name is known that the server must prove.",
+        "Name it in the DestinationRule by sni or subjectAltNames, or write a rule for the host itself instead of a wildcard.";
+    ServerNameUnexpected = "server_name_unexpected", Refused,
+        "The server's certificate is good, but for another name than the one wanted.",
+        "If the server is right, name it in the DestinationRule by subjectAltNames; if not, something answers in its place.";
+    TlsFilesUnusable = "tls_files_unusable", Refused,
+        "A file that the DestinationRule names (a certificate, a key, roots, a revocation list) cannot be used.",
+        "The detail names the file and its fault; it is read again as soon as it changes.";
     PeerRefused = "peer_refused", Refused,
         "The peer refused our certificate or our TLS offer with an alert.", "Read the peer's log: its sidecar names the reason.";
     AuthorizationDenied = "authorization_denied", Refused,
-        "An AuthorizationPolicy does not allow the connection.",
+        "An AuthorizationPolicy does not allow the connection, or the request.",
         "The detail names the policy and the rule, or what each ALLOW rule missed; allow the caller's principal there if it shall be let in.";
     NoCertificate = "no_certificate", Refused,
         "This proxy has no valid certificate.", "Look at the identity log lines: the CA may be down or refuse the token.";
@@ -138,7 +147,14 @@ reasons! {
     NoOriginalDestination = "no_original_destination", Refused,
         "The kernel does not know where the connection was going.", "Install the interception rules, or use an explicit listener.";
     DestinationUnknown = "destination_unknown", Refused,
-        "The registry does not know the destination of this listener.", "Add a ServiceEntry for the host and port.";
+        "The registry does not know the destination.",
+        "Add a ServiceEntry for the host, or for the address, with this port; captured traffic to strangers passes with outbound.trafficPolicy: ALLOW_ANY.";
+    RequestMalformed = "request_malformed", Refused,
+        "The client did not send an HTTP request, or one that can be understood in more than one way.",
+        "The detail names what is wrong with it; if the port speaks something else than HTTP, declare its protocol as TCP.";
+    NoRoute = "no_route", Refused,
+        "No VirtualService of the gateway has a route for the request's host and path.",
+        "Add the host to a VirtualService that names the Gateway, or call a host that one has.";
     NoEndpoint = "no_endpoint", Refused,
         "The service is known but has no address.", "Look at the ServiceEntry's endpoints and at DNS.";
     AppUnreachable = "app_unreachable", Refused,
@@ -151,7 +167,8 @@ reasons! {
     TooManyConnections = "too_many_connections", Refused,
         "The proxy is at its limit of concurrent connections.", "Look for a client that leaks connections; raise limits.maxConnections if the load is real.";
     PolicyChanged = "policy_changed", Cut,
-        "A changed policy no longer allows this open connection.", "Read the policy that decides for the port now.";
+        "A changed policy or trust bundle no longer allows this open connection, or the request on it.",
+        "The detail names what decides now.";
     Drained = "drained", Cut,
         "The proxy is stopping and the connection was still open at the drain deadline.", "Raise drain.timeout if clients need longer.";
     Internal = "internal", Cut,

@@ -5,18 +5,20 @@
 //! with fresh addresses.
 
 mod index;
+mod rules;
 mod services;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::policy::Finding;
+use crate::finding::Finding;
 use crate::policy::mode::Mode;
 use crate::resource::{Location, Protocol, Resolution, Resources};
 use crate::spiffe::SpiffeId;
-use crate::workload::Workload;
+use crate::workload::{MeshConfig, Workload};
 use index::{Claim, Endpoint, Index};
+pub use rules::AppliedRule;
 use services::Services;
 pub(crate) use services::endpoints_of;
 
@@ -50,8 +52,12 @@ pub struct Destination {
     pub has_sidecar: bool,
     /// What the endpoint's port accepts by the PeerAuthentications known here.
     pub endpoint_mode: Mode,
-    /// The identities that may serve this host.
-    pub identities: Vec<SpiffeId>,
+    /// The identities that may serve this host, in the order of their texts.
+    pub identities: Arc<[SpiffeId]>,
+    /// The DestinationRule that applies.
+    pub rule: Option<Arc<AppliedRule>>,
+    /// The subset that a route means.
+    pub subset: Option<String>,
 }
 
 /// Why a look-up found no endpoint.
@@ -63,6 +69,36 @@ pub enum Miss {
     NoEndpoint(String),
 }
 
+/// Why a route leads to no endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteMiss {
+    /// As for an address.
+    Miss(Miss),
+    /// The service is known (its host is named), but its DestinationRule has no such subset, or it has none.
+    NoSubset(String),
+    /// The host is known, but has several ports and none was named.
+    SeveralPorts,
+}
+
+impl From<Miss> for RouteMiss {
+    fn from(miss: Miss) -> Self {
+        Self::Miss(miss)
+    }
+}
+
+/// What a route leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted<'w> {
+    /// The host; a short name is one of `namespace`.
+    pub host: &'w str,
+    /// Whose short names are meant.
+    pub namespace: &'w str,
+    /// The service's port; `None` where it has one only.
+    pub port: Option<u16>,
+    /// A subset of its DestinationRule.
+    pub subset: Option<&'w str>,
+}
+
 impl Registry {
     /// The services that `workload` sees. Names have no addresses yet. The second value tells what is legal but
     /// probably not meant.
@@ -70,8 +106,8 @@ impl Registry {
     /// Where two services claim an address and port, the first in reading order has it. A service's own port comes
     /// before an endpoint's: who dials an endpoint at the port of a service means that service.
     #[must_use]
-    pub fn build(resources: &Resources, workload: &Workload, root_namespace: &str) -> (Self, Vec<Finding>) {
-        let (services, findings) = Services::build(resources, workload, root_namespace);
+    pub fn build(resources: &Resources, workload: &Workload, config: &MeshConfig) -> (Self, Vec<Finding>) {
+        let (services, findings) = Services::build(resources, workload, config);
         let index = Index::build(&services, &Addresses::new());
         (Self { services: Arc::new(services), index }, findings)
     }
@@ -88,6 +124,42 @@ impl Registry {
             Claim::Endpoint(service, endpoint) => self.destination(service, endpoint).ok_or(Miss::Unknown),
             Claim::Virtual(service) => self.behind(service, Some(original), turn),
         }
+    }
+
+    /// By the server name that the app's own TLS asks for, for a service that no address tells: one of resolution NONE,
+    /// without `addresses`, whose port is declared as TLS. The address that was dialled is kept.
+    ///
+    /// # Errors
+    /// [`Miss`].
+    pub fn lookup_sni(&self, name: &str, original: SocketAddr) -> Result<Destination, Miss> {
+        let service = self.index.sni(name, original.port()).ok_or(Miss::Unknown)?;
+        self.behind(service, Some(original), 0)
+    }
+
+    /// Whether a service of this port is told by the server name alone, so that an unknown address on it is worth a look
+    /// at the first bytes.
+    #[must_use]
+    pub fn asks_sni(&self, port: u16) -> bool {
+        self.index.asks_sni(port)
+    }
+
+    /// What a route leads to.
+    ///
+    /// # Errors
+    /// [`RouteMiss`].
+    pub fn lookup_route(&self, wanted: Wanted<'_>, turn: usize) -> Result<Destination, RouteMiss> {
+        let Wanted { host, namespace, port, subset } = wanted;
+        let service = match port {
+            Some(port) => self.index.host(host, namespace, port).ok_or(Miss::Unknown)?,
+            None => self.index.only_port(host, namespace)?,
+        };
+        let Some(subset) = subset else { return Ok(self.behind(service, None, turn)?) };
+        let known = self.services.all.get(service).ok_or(Miss::Unknown)?;
+        let rule = known.subsets.get(subset).ok_or_else(|| RouteMiss::NoSubset(known.host.clone()))?;
+        let endpoint = self.index.endpoint_of_subset(service, subset, turn);
+        let found = endpoint.and_then(|endpoint| self.destination(service, endpoint));
+        let found = found.ok_or_else(|| Miss::NoEndpoint(known.host.clone()))?;
+        Ok(Destination { rule: Some(Arc::clone(&rule.rule)), subset: Some(subset.to_owned()), ..found })
     }
 
     /// By host and port, for explicit listeners: the full name, or the name before `.<namespace>.svc.cluster.local`
@@ -159,7 +231,9 @@ impl Registry {
             endpoint: endpoint.address,
             has_sidecar: endpoint.has_sidecar,
             endpoint_mode: endpoint.mode,
-            identities: known.identities.to_vec(),
+            identities: Arc::clone(&known.identities),
+            rule: known.rule.clone(),
+            subset: None,
         })
     }
 }

@@ -1,9 +1,10 @@
-//! A workload as policies see it, and the selector that picks workloads by label.
+//! A workload as policies see it, the mesh that it is part of, and the selector that picks workloads by label.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::dial::OutboundPolicy;
 use crate::spiffe::{SpiffeId, TrustDomain};
 
 /// Labels of a workload: name to value, compared literally and case-sensitively.
@@ -31,6 +32,29 @@ impl Workload {
     /// When namespace or service account holds a character that a SPIFFE ID segment may not (SPIFFE-ID 2.2).
     pub fn id(&self) -> Result<SpiffeId, crate::spiffe::SpiffeIdError> {
         SpiffeId::of_service_account(&self.trust_domain, &self.namespace, &self.service_account)
+    }
+}
+
+/// What holds for every workload of the mesh alike (Istio's `meshConfig`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeshConfig {
+    /// The namespace whose policies apply to the whole mesh.
+    pub root_namespace: String,
+    /// Trust domains whose names stand for the workload's own: in policies, in who may serve, and in whose bundle a peer is
+    /// verified by. For the time of a rename.
+    pub trust_domain_aliases: Vec<TrustDomain>,
+    /// What is done with a destination that the registry does not know.
+    pub outbound_policy: OutboundPolicy,
+}
+
+/// Istio's defaults.
+impl Default for MeshConfig {
+    fn default() -> Self {
+        Self {
+            root_namespace: "istio-system".to_owned(),
+            trust_domain_aliases: Vec::new(),
+            outbound_policy: OutboundPolicy::default(),
+        }
     }
 }
 

@@ -53,7 +53,7 @@ fn a_service_outside_the_mesh_says() {
     assert_eq!(entry.hosts, ["api.external-service.com"]);
     assert_eq!((entry.location, entry.resolution), (Location::MeshExternal, Resolution::Dns));
     let port = &entry.ports[0];
-    assert_eq!((port.number, port.name.as_str(), port.protocol), (443, "https", Protocol::Tcp));
+    assert_eq!((port.number, port.name.as_str(), port.protocol), (443, "https", Protocol::Tls));
     assert_eq!(port.target_port, None);
 }
 
@@ -77,7 +77,7 @@ fn a_service_on_virtual_machines_says() {
     assert_eq!(addresses, ["10.96.0.10/32", "10.97.0.0/16", "fd00::10/128"]);
     assert!(entry.is_visible_in("production") && !entry.is_visible_in("default"));
     assert_eq!(entry.subject_alt_names[0].principal(), "cluster.local/ns/production/sa/backend-canary");
-    assert_eq!(entry.ports[0].protocol, Protocol::Http);
+    assert_eq!(entry.ports[0].protocol, Protocol::Http2);
 
     let endpoint = resources.workload_entries.remove(0);
     assert_eq!(endpoint.ports["http"], 3000);

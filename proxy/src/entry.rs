@@ -94,7 +94,7 @@ fn read(path: &Path) -> Result<RawSettings, SettingsError> {
 fn check_only(settings: &Settings) -> Result<ExitCode, SettingsError> {
     let snapshot = reload::load(settings)?;
     for finding in &snapshot.findings {
-        eprintln!("pillion-proxy: {}: {}", finding.place, finding.message);
+        eprintln!("pillion-proxy: {}: {} {}: {finding}", finding.place, finding.severity, finding.code);
     }
     for line in settings.to_lines() {
         println!("{line}");

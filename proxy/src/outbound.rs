@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use pillion_mesh::policy::dial::{DialTls, plan};
+use pillion_mesh::policy::dial::DialTls;
 use pillion_mesh::reason::Reason;
 use pillion_mesh::registry::{Destination, Miss};
 use tokio::net::TcpStream;
@@ -36,7 +36,7 @@ pub(crate) async fn serve(
         Ok(found) => found,
         Err(end) => return end,
     };
-    let plan = plan(destination.as_ref());
+    let plan = shared.snapshot.borrow().snapshot.plan(destination.as_ref());
     connection.note(|record| {
         record.service = destination.as_ref().map(|known| format!("{}:{}", known.host, known.port));
         record.plan = Some(plan.because.clone());
@@ -46,6 +46,7 @@ pub(crate) async fn serve(
     let credentials = match &plan.tls {
         DialTls::Plaintext => None,
         DialTls::Refuse(reason) => return refuse(*reason, plan.because.clone()),
+        DialTls::Originate { .. } => return refuse(Reason::Internal, plan.because.clone()),
         DialTls::IstioMutual { .. } => {
             match shared.credentials.borrow().clone().filter(|current| current.is_valid_at(SystemTime::now()))
             {

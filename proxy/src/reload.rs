@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use pillion_mesh::finding::{Finding, Severity};
 use pillion_mesh::policy::Snapshot;
 use pillion_mesh::resource::Resources;
 use pillion_mesh::yaml::YamlError;
@@ -126,7 +127,12 @@ fn apply(
 /// Logs what is legal but probably not meant.
 pub(crate) fn report_findings(snapshot: &Snapshot) {
     for finding in &snapshot.findings {
-        warn!(place = %finding.place, "{}", finding.message);
+        let Finding { code, place, .. } = finding;
+        if finding.severity == Severity::Info {
+            info!(%code, %place, "{finding}");
+        } else {
+            warn!(%code, %place, "{finding}");
+        }
     }
 }
 
@@ -136,7 +142,7 @@ fn build(texts: &Texts, settings: &Settings) -> Result<Snapshot, ReloadError> {
         resources.read(&path.display().to_string(), text)?;
     }
     resources.skipped = texts.skipped.iter().map(|path| path.display().to_string()).collect();
-    Ok(Snapshot::build(&resources, &settings.workload, &settings.root_namespace))
+    Ok(Snapshot::build(&resources, &settings.workload, &settings.mesh_config))
 }
 
 /// All `.yaml`, `.yml` and `.json` files of a folder, without subfolders and hidden names; or one file.

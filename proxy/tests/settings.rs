@@ -31,6 +31,7 @@ workload:
   serviceAccount: backend
   labels: {app: backend, version: v1}
 rootNamespace: mesh-system
+trustDomainAliases: [old.example]
 identity:
   ca:
     address: https://ca:15012
@@ -46,6 +47,7 @@ inbound:
   - {address: 0.0.0.0:8443, forward: 127.0.0.1:8080}
 outbound:
   capture: 127.0.0.1:15001
+  trafficPolicy: REGISTRY_ONLY
   listeners:
   - {address: 127.0.0.1:9001, destination: \"customers:8080\"}
 interception: {mode: TPROXY, mark: 7}

@@ -30,9 +30,10 @@ pub enum Admission {
     Refuse(Reason),
 }
 
-const TCP: &[Protocol] = &[Protocol::Tcp];
-const HTTP: &[Protocol] = &[Protocol::Http];
-const ANY: &[Protocol] = &[Protocol::Tcp, Protocol::Http];
+const BYTES: &[Protocol] = &[Protocol::Tls, Protocol::Tcp, Protocol::Undeclared];
+const HTTP: &[Protocol] = &[Protocol::Http, Protocol::Http2];
+const ANY: &[Protocol] =
+    &[Protocol::Tls, Protocol::Tcp, Protocol::Undeclared, Protocol::Http, Protocol::Http2];
 
 /// Mode, declared protocol, first bytes: what is done. Each case stands in exactly one row.
 ///
@@ -44,7 +45,7 @@ const TABLE: &[(Mode, &[Protocol], Observed, Admission)] = &[
     (Mode::Disable, ANY, Observed::Plaintext, Admission::Forward),
     (Mode::Disable, ANY, Observed::Silent, Admission::Forward),
     (Mode::Permissive, ANY, Observed::MeshTls, Admission::Terminate),
-    (Mode::Permissive, TCP, Observed::OtherTls, Admission::Forward),
+    (Mode::Permissive, BYTES, Observed::OtherTls, Admission::Forward),
     (Mode::Permissive, HTTP, Observed::OtherTls, Admission::Refuse(Reason::TlsToHttpPort)),
     (Mode::Permissive, ANY, Observed::Plaintext, Admission::Forward),
     (Mode::Permissive, ANY, Observed::Silent, Admission::Forward),
@@ -83,7 +84,7 @@ mod tests {
     #[test]
     fn the_table_has_each_case_exactly_once() {
         for mode in MODES {
-            for protocol in [Protocol::Tcp, Protocol::Http] {
+            for &protocol in ANY {
                 for observed in OBSERVED {
                     let rows = TABLE.iter().filter(|(row_mode, protocols, seen, _)| {
                         *row_mode == mode && protocols.contains(&protocol) && *seen == observed

@@ -11,9 +11,9 @@
 mod aliases;
 mod explain;
 mod facts;
-mod http_ports;
 mod index;
 mod matcher;
+mod ports;
 mod rule;
 mod verdict;
 
@@ -26,14 +26,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::Finding;
+use super::mode::{Mode, Modes, PortDecision};
+use crate::finding::{Code, Finding};
 use crate::resource::{Action, AuthorizationPolicy};
 use crate::spiffe::TrustDomain;
 use crate::workload::Workload;
 use aliases::TrustDomains;
 use explain::Asked;
-use http_ports::HttpPorts;
 use index::Index;
+use ports::PortSet;
 use rule::Rule;
 
 /// The policies of one workload. Without any, everything is permitted. A clone costs nothing.
@@ -49,7 +50,7 @@ struct Sets {
     shadow_deny: Set,
     shadow_allow: Set,
     /// Of the policies in force.
-    http_ports: HttpPorts,
+    http_ports: PortSet,
 }
 
 /// Policies of one action; one of their rules is enough.
@@ -120,7 +121,10 @@ impl Policies {
             }
         }
         let Sets { deny, allow, audit, http_ports, .. } = &mut sets;
-        [deny, allow, audit].into_iter().flat_map(|set| &set.rules).for_each(|rule| http_ports.add(rule));
+        [deny, allow, audit]
+            .into_iter()
+            .flat_map(|set| &set.rules)
+            .for_each(|rule| http_ports.add(&rule.http_ports()));
         Self(Arc::new(sets))
     }
 
@@ -146,47 +150,58 @@ impl Policies {
         self.0.http_ports.contains(port)
     }
 
-    /// Rules with HTTP fields, and what becomes of them where connections are not read as HTTP: an ALLOW rule never
-    /// matches, a DENY rule loses these fields and denies more (as in Envoy).
-    #[must_use]
-    pub fn on_tcp(&self) -> Vec<Finding> {
+    /// Rules that ask for what only HTTP has on `ports`, on which connections are not read as HTTP, and what becomes of
+    /// them there: an ALLOW rule never matches, a DENY rule loses these fields and denies more (as in Envoy).
+    pub(crate) fn http_fields_on(&self, ports: &[u16]) -> Vec<Finding> {
         let Sets { deny, allow, audit, shadow_deny, shadow_allow, .. } = &*self.0;
         let effects = [
-            (deny, "they are left out, so it denies more"),
-            (shadow_deny, "they are left out, so it would deny more"),
-            (allow, "it never matches"),
-            (shadow_allow, "it never matches"),
-            (audit, "they are left out, so it marks more"),
+            (deny, Code::DenyDeniesMore, "they are left out there, so it denies more"),
+            (shadow_deny, Code::DenyDeniesMore, "they are left out there, so it would deny more"),
+            (allow, Code::AllowNeverMatches, "it never matches there"),
+            (shadow_allow, Code::AllowNeverMatches, "it never matches there"),
+            (audit, Code::AuditMarksMore, "they are left out there, so it marks more"),
         ];
         let mut findings = Vec::new();
-        for (set, effect) in effects {
+        for (set, code, effect) in effects {
             for (policy, rules) in set.by_policy() {
                 findings.extend(rules.iter().filter_map(|rule| {
+                    let asks = rule.http_ports();
+                    let on: Vec<_> =
+                        ports.iter().filter(|port| asks.contains(**port)).map(ToString::to_string).collect();
                     let fields: Vec<_> = rule.http_clauses().map(|clause| clause.field).collect();
                     let message = format!(
-                        "{} asks for {}, which connections that are not read as HTTP do not have: {effect}",
+                        "{} asks for {}, which connections to port {} do not have, since it is declared as no HTTP: \
+                         {effect}",
                         rule.name(),
-                        fields.join(", ")
+                        fields.join(", "),
+                        on.join(", "),
                     );
-                    (!fields.is_empty()).then(|| Finding { place: policy.place.clone(), message })
+                    (!on.is_empty()).then(|| Finding::new(code, &policy.place, message))
                 }));
             }
         }
         findings
     }
 
-    /// DENY rules that ask who the peer is, for a workload that lets in peers who do not say: such a peer matches none.
-    #[must_use]
-    pub fn escaped_by_plaintext(&self) -> Vec<Finding> {
+    /// DENY rules that ask who the peer is on a port that lets in peers who do not say: such a peer matches none.
+    pub(crate) fn escaped_by_plaintext(&self, modes: &Modes) -> Vec<Finding> {
+        let is_open = |decision: &PortDecision| decision.mode != Mode::Strict;
+        let escapes = |rule: &Rule| {
+            let ports = rule.ports();
+            let own = modes.ports().any(|(port, decision)| ports.contains(port) && is_open(decision));
+            let named = ports.named().any(|port| is_open(modes.for_port(port)));
+            let others = ports.has_others() && is_open(modes.for_other_ports());
+            rule.asks_who() && (own || named || others)
+        };
         let mut findings = Vec::new();
         for (policy, rules) in self.0.deny.by_policy() {
-            findings.extend(rules.iter().filter(|rule| rule.asks_who()).map(|rule| Finding {
-                place: policy.place.clone(),
-                message: format!(
+            findings.extend(rules.iter().filter(|rule| escapes(rule)).map(|rule| {
+                let message = format!(
                     "{} denies by identity, but a port of this workload is not STRICT: whoever comes in plaintext has \
                      no identity and is not denied",
                     rule.name()
-                ),
+                );
+                Finding::new(Code::PlaintextEscapesDeny, &policy.place, message)
             }));
         }
         findings

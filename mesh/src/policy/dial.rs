@@ -1,11 +1,26 @@
-//! How an outbound destination is reached: mTLS or plaintext, with which SNI, and who may answer (auto mTLS and
-//! secure naming).
+//! How an outbound destination is reached: plaintext, mutual TLS of the mesh or TLS of the web, with which name, and who
+//! may answer: an explicit DestinationRule, else auto mTLS; secure naming.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::mode::Mode;
 use crate::reason::Reason;
 use crate::registry::Destination;
-use crate::resource::Location;
+use crate::resource::{ClientTls, Location, Origination, Protocol};
 use crate::spiffe::SpiffeId;
+
+/// What is done with a destination that the registry does not know (Istio's `outboundTrafficPolicy`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum OutboundPolicy {
+    /// It is passed on as it is.
+    #[default]
+    AllowAny,
+    /// It is refused.
+    RegistryOnly,
+}
 
 /// How to connect, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,24 +38,87 @@ pub enum DialTls {
     Plaintext,
     /// Mutual TLS with the workload's own certificate.
     IstioMutual {
-        /// `outbound_.<port>_.<subset>_.<host>`, the subset empty. A wildcard host stands without its `*.`, which
-        /// no server name may hold (RFC 6066 3).
+        /// `outbound_.<port>_.<subset>_.<host>`, the subset empty where none is meant. A wildcard host stands without its
+        /// `*.`, which no server name may hold (RFC 6066 3).
         sni: String,
-        /// The server must prove one of these; never empty.
-        identities: Vec<SpiffeId>,
+        /// The server must prove one of these; never empty, in the order of their texts.
+        identities: Arc<[SpiffeId]>,
     },
-    /// Mutual TLS is wanted and nobody is known who may answer: not dialled at all.
+    /// TLS as any client of the web speaks it, with a certificate to show or without.
+    Originate {
+        /// The name that is asked for; `None` where no name is known and none is needed.
+        server_name: Option<String>,
+        /// The server must prove one of these names; none where whoever answers is believed.
+        names: Vec<String>,
+        /// The protocol that is offered (ALPN); `None` offers none.
+        alpn: Option<&'static str>,
+        /// Roots, revocations and what to show.
+        how: Arc<Origination>,
+    },
+    /// It is not dialled at all.
     Refuse(Reason),
 }
 
-/// Auto mTLS: to an endpoint with a sidecar whose port is not DISABLE by mutual TLS, to others in plaintext; an
-/// unknown destination (`None`) in plaintext.
+impl DialTls {
+    /// The mode as a DestinationRule would have it; `REFUSED` for none.
+    #[must_use]
+    pub fn mode(&self) -> &'static str {
+        match self {
+            DialTls::Plaintext => "DISABLE",
+            DialTls::IstioMutual { .. } => "ISTIO_MUTUAL",
+            DialTls::Originate { how, .. } => how.mode(),
+            DialTls::Refuse(_) => "REFUSED",
+        }
+    }
+
+    /// Whether a connection that was made by this plan, with `peer` proved, may go on where `now` is the plan for new
+    /// ones: `now` asks for no more than it has.
+    #[must_use]
+    pub fn still_serves(&self, peer: Option<&SpiffeId>, now: &DialTls) -> bool {
+        match (self, now) {
+            (_, DialTls::Refuse(_)) => false,
+            (_, DialTls::Plaintext) => true,
+            (DialTls::IstioMutual { .. }, DialTls::IstioMutual { identities, .. }) => {
+                peer.is_some_and(|peer| identities.binary_search(peer).is_ok())
+            }
+            (one, now) => one == now,
+        }
+    }
+}
+
+/// An explicit DestinationRule as it says; without one auto mTLS: to an endpoint with a sidecar whose port is not DISABLE
+/// by mutual TLS, to others in plaintext. A destination that the registry does not know (`None`) as `unknown` says.
 #[must_use]
-pub fn plan(destination: Option<&Destination>) -> DialPlan {
-    let Some(destination) = destination else {
-        return plaintext("no ServiceEntry has this address and port: passed on as it is".to_owned());
-    };
-    let Destination { host, service_entry, port, endpoint, .. } = destination;
+pub fn plan(destination: Option<&Destination>, unknown: OutboundPolicy) -> DialPlan {
+    let Some(destination) = destination else { return plan_for_unknown(unknown) };
+    let explicit = destination.rule.as_ref().and_then(|rule| rule.tls.as_ref().map(|tls| (rule, tls)));
+    match explicit {
+        Some((rule, tls)) => {
+            let says = format!("DestinationRule {} says {}", rule.name, tls.mode());
+            match tls {
+                ClientTls::Disable => plaintext(says),
+                ClientTls::IstioMutual => mutual(destination, says),
+                ClientTls::Originate(how) => originate(destination, how, says),
+            }
+        }
+        None => automatic(destination),
+    }
+}
+
+fn plan_for_unknown(policy: OutboundPolicy) -> DialPlan {
+    let unknown = "no ServiceEntry has this address and port";
+    match policy {
+        OutboundPolicy::AllowAny => plaintext(format!("{unknown}: passed on as it is")),
+        OutboundPolicy::RegistryOnly => DialPlan {
+            tls: DialTls::Refuse(Reason::DestinationUnknown),
+            because: format!("{unknown}, and outbound.trafficPolicy is REGISTRY_ONLY"),
+        },
+    }
+}
+
+/// Auto mTLS.
+fn automatic(destination: &Destination) -> DialPlan {
+    let Destination { host, service_entry, endpoint, .. } = destination;
     if destination.location == Location::MeshExternal {
         return plaintext(format!("{host} is MESH_EXTERNAL (ServiceEntry {service_entry})"));
     }
@@ -50,19 +128,45 @@ pub fn plan(destination: Option<&Destination>) -> DialPlan {
     if destination.endpoint_mode == Mode::Disable {
         return plaintext(format!("{endpoint} has a sidecar, and its port is DISABLE"));
     }
-    if destination.identities.is_empty() {
+    mutual(destination, format!("{endpoint} has a sidecar, and its port is {}", destination.endpoint_mode))
+}
+
+fn mutual(destination: &Destination, because: String) -> DialPlan {
+    let Destination { host, service_entry, port, identities, subset, .. } = destination;
+    if identities.is_empty() {
         return DialPlan {
             tls: DialTls::Refuse(Reason::NoExpectedIdentity),
             because: format!(
-                "{endpoint} has a sidecar, and ServiceEntry {service_entry} names no identity for it"
+                "{because}, and ServiceEntry {service_entry} names no identity that may serve {host}"
             ),
         };
     }
-    let sni = format!("outbound_.{port}_._.{}", host.strip_prefix("*.").unwrap_or(host));
-    DialPlan {
-        tls: DialTls::IstioMutual { sni, identities: destination.identities.clone() },
-        because: format!("{endpoint} has a sidecar, and its port is {}", destination.endpoint_mode),
+    let subset = subset.as_deref().unwrap_or_default();
+    let sni = format!("outbound_.{port}_.{subset}_.{}", host.strip_prefix("*.").unwrap_or(host));
+    DialPlan { tls: DialTls::IstioMutual { sni, identities: Arc::clone(identities) }, because }
+}
+
+/// The server's name is that of the rule, else the host. Where a wildcard is the host, nobody says which one is meant.
+fn originate(destination: &Destination, how: &Arc<Origination>, because: String) -> DialPlan {
+    let host = Some(&destination.host).filter(|host| !host.starts_with('*'));
+    let server_name = how.sni.as_ref().or(host).cloned();
+    let names = match (how.insecure_skip_verify, how.subject_alt_names.is_empty()) {
+        (true, _) => Vec::new(),
+        (false, false) => how.subject_alt_names.clone(),
+        (false, true) => server_name.clone().into_iter().collect(),
+    };
+    if names.is_empty() && !how.insecure_skip_verify {
+        return DialPlan {
+            tls: DialTls::Refuse(Reason::NoServerName),
+            because: format!("{because}, and names no server to expect behind {}", destination.host),
+        };
     }
+    let alpn = match destination.protocol {
+        Protocol::Http => Some("http/1.1"),
+        Protocol::Http2 => Some("h2"),
+        Protocol::Tls | Protocol::Tcp | Protocol::Undeclared => None,
+    };
+    DialPlan { tls: DialTls::Originate { server_name, names, alpn, how: Arc::clone(how) }, because }
 }
 
 fn plaintext(because: String) -> DialPlan {
@@ -86,8 +190,14 @@ mod tests {
             endpoint: "10.0.0.2:3000".parse().unwrap(),
             has_sidecar: true,
             endpoint_mode: Mode::Permissive,
-            identities: vec!["spiffe://cluster.local/ns/default/sa/backend".parse().unwrap()],
+            identities: ["spiffe://cluster.local/ns/default/sa/backend".parse().unwrap()].into(),
+            rule: None,
+            subset: None,
         }
+    }
+
+    fn planned(destination: &Destination) -> DialPlan {
+        plan(Some(destination), OutboundPolicy::RegistryOnly)
     }
 
     #[rstest]
@@ -95,7 +205,7 @@ mod tests {
     #[case::strict(Mode::Strict)]
     fn a_sidecar_is_reached_by_mutual_tls(#[case] endpoint_mode: Mode) {
         let destination = Destination { endpoint_mode, ..backend() };
-        let DialTls::IstioMutual { sni, identities } = plan(Some(&destination)).tls else {
+        let DialTls::IstioMutual { sni, identities } = planned(&destination).tls else {
             panic!("expected mutual TLS");
         };
         assert_eq!(sni, "outbound_.8080_._.backend");
@@ -107,25 +217,26 @@ mod tests {
     #[case::port_is_disable(Destination { endpoint_mode: Mode::Disable, ..backend() })]
     #[case::outside_the_mesh(Destination { location: Location::MeshExternal, ..backend() })]
     fn a_known_destination_without_mesh_tls_is_reached_in_plaintext(#[case] destination: Destination) {
-        assert_eq!(plan(Some(&destination)).tls, DialTls::Plaintext);
+        assert_eq!(planned(&destination).tls, DialTls::Plaintext);
     }
 
     #[test]
-    fn an_unknown_destination_is_passed_on_as_it_is() {
-        assert_eq!(plan(None).tls, DialTls::Plaintext);
+    fn an_unknown_destination_is_passed_on_or_refused_as_the_policy_says() {
+        assert_eq!(plan(None, OutboundPolicy::AllowAny).tls, DialTls::Plaintext);
+        assert_eq!(plan(None, OutboundPolicy::RegistryOnly).tls, DialTls::Refuse(Reason::DestinationUnknown));
     }
 
     /// Requirement 25: where mTLS is wanted, nothing else is done.
     #[test]
     fn req_25_a_sidecar_without_a_known_identity_is_not_dialled() {
-        let destination = Destination { identities: Vec::new(), ..backend() };
-        assert_eq!(plan(Some(&destination)).tls, DialTls::Refuse(Reason::NoExpectedIdentity));
+        let destination = Destination { identities: Arc::new([]), ..backend() };
+        assert_eq!(planned(&destination).tls, DialTls::Refuse(Reason::NoExpectedIdentity));
     }
 
     #[test]
     fn the_sni_of_a_wildcard_host_is_a_valid_server_name() {
         let destination = Destination { host: "*.example.org".to_owned(), ..backend() };
-        let DialTls::IstioMutual { sni, .. } = plan(Some(&destination)).tls else {
+        let DialTls::IstioMutual { sni, .. } = planned(&destination).tls else {
             panic!("expected mutual TLS");
         };
         assert_eq!(sni, "outbound_.8080_._.example.org");

@@ -6,6 +6,7 @@ pub mod dial;
 pub mod mode;
 pub mod path;
 pub mod request;
+pub mod route;
 mod snapshot;
 
-pub use snapshot::{Finding, OwnPort, Snapshot};
+pub use snapshot::{OwnPort, Snapshot};

@@ -6,8 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::Finding;
-use crate::resource::{Meta, PeerAuthentication};
+use crate::finding::{Code, Finding};
+use crate::resource::PeerAuthentication;
 use crate::workload::Labels;
 
 /// What an inbound port accepts.
@@ -63,7 +63,7 @@ impl Modes {
         for scope in [Scope::Mesh, Scope::Namespace, Scope::Workload] {
             let mut candidates: Vec<_> =
                 policies.iter().filter(|policy| scope_of(policy) == Some(scope)).collect();
-            candidates.sort_by_key(|policy| age(&policy.meta));
+            candidates.sort_by_key(|policy| policy.meta.age());
             let Some((winner, losers)) = candidates.split_first() else { continue };
             findings.extend(losers.iter().map(|loser| lost(scope, winner, loser)));
             default = inherit(&default, winner.mode, &format!("{} ({scope})", winner.meta.full_name()));
@@ -130,12 +130,6 @@ impl fmt::Display for Scope {
     }
 }
 
-/// Sorts the oldest first.
-fn age(meta: &Meta) -> (bool, Option<i64>, Option<(&str, &str)>, usize) {
-    let name = meta.created.map(|_| (meta.name.as_str(), meta.namespace.as_str()));
-    (meta.created.is_none(), meta.created, name, meta.position)
-}
-
 /// A mode goes over the parent's; UNSET keeps it and says so.
 fn inherit(parent: &PortDecision, mode: Option<Mode>, whose: &str) -> PortDecision {
     match mode {
@@ -158,28 +152,25 @@ fn port_decisions(policy: &PeerAuthentication, workload: &PortDecision) -> BTree
 fn lost(scope: Scope, winner: &PeerAuthentication, loser: &PeerAuthentication) -> Finding {
     let (winner, loser) = (&winner.meta, &loser.meta);
     let how = if winner.created.is_some() { "is older" } else { "comes first" };
-    Finding {
-        place: loser.place.clone(),
-        message: format!(
-            "PeerAuthentication {} is ignored: {} ({}) has the same scope ({scope}) and {how}; keep one of them",
-            loser.full_name(),
-            winner.full_name(),
-            winner.place,
-        ),
-    }
+    let message = format!(
+        "PeerAuthentication {} is ignored: {} ({}) has the same scope ({scope}) and {how}",
+        loser.full_name(),
+        winner.full_name(),
+        winner.place,
+    );
+    Finding::new(Code::PolicyIgnored, &loser.place, message)
 }
 
 fn ineffective(policies: &[PeerAuthentication], root_namespace: &str) -> Vec<Finding> {
     policies
         .iter()
         .filter(|policy| policy.selector.is_some() && policy.meta.namespace == root_namespace)
-        .map(|policy| Finding {
-            place: policy.meta.place.clone(),
-            message: format!(
-                "PeerAuthentication {} applies to no workload: with a selector it belongs in the workloads' own \
-                 namespace, not in the root namespace",
+        .map(|policy| {
+            let message = format!(
+                "PeerAuthentication {} applies to no workload: in the root namespace only one without a selector does",
                 policy.meta.full_name(),
-            ),
+            );
+            Finding::new(Code::AppliesNowhere, &policy.meta.place, message)
         })
         .collect()
 }

@@ -5,20 +5,15 @@ use std::collections::HashMap;
 use std::collections::btree_map::Entry;
 
 use super::authz::Policies;
-use super::mode::{Mode, Modes, PortDecision};
-use crate::registry::{Addresses, Registry, endpoints_of};
-use crate::resource::{Port, Protocol, Resources, ServiceEntry, TLS_MODE_LABEL, WorkloadEntry};
-use crate::spiffe::TrustDomain;
-use crate::workload::Workload;
-
-/// Something legal that is probably not meant: a policy that lost, a port that is declared twice.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// `file:line` of the resource.
-    pub place: String,
-    /// What is so and what it causes.
-    pub message: String,
-}
+use super::dial::{DialPlan, OutboundPolicy, plan};
+use super::mode::Modes;
+use super::route::{Route, Routes};
+use crate::finding::{Code, Finding};
+use crate::registry::{Addresses, Destination, Miss, Registry, RouteMiss, endpoints_of};
+use crate::resource::{
+    Port, Protocol, Resources, RouteDestination, ServiceEntry, TLS_MODE_LABEL, WorkloadEntry,
+};
+use crate::workload::{MeshConfig, Workload};
 
 /// What the mesh folder means for one workload.
 #[derive(Debug, Clone)]
@@ -29,8 +24,11 @@ pub struct Snapshot {
     pub authorization: Policies,
     /// Where outbound traffic can go.
     pub registry: Registry,
+    /// Where an edge proxy sends requests.
+    pub routes: Routes,
     /// What is legal but probably not meant.
     pub findings: Vec<Finding>,
+    outbound_policy: OutboundPolicy,
     own_ports: BTreeMap<u16, OwnPort>,
     /// Those of `findings` that addresses do not change.
     findings_of_resources: Vec<Finding>,
@@ -50,47 +48,40 @@ pub struct OwnPort {
 impl Snapshot {
     /// Resolves all resources for `workload`. Names in the registry have no addresses yet.
     #[must_use]
-    pub fn build(resources: &Resources, workload: &Workload, root_namespace: &str) -> Self {
-        Self::build_with_aliases(resources, workload, root_namespace, &[])
-    }
-
-    /// As [`Self::build`]; in the principals of policies, `trust_domain_aliases` stand for the workload's trust domain.
-    #[must_use]
-    pub fn build_with_aliases(
-        resources: &Resources,
-        workload: &Workload,
-        root_namespace: &str,
-        trust_domain_aliases: &[TrustDomain],
-    ) -> Self {
+    pub fn build(resources: &Resources, workload: &Workload, config: &MeshConfig) -> Self {
+        let root_namespace = &config.root_namespace;
         let mut findings = twins(resources);
-        findings.extend(resources.skipped.iter().map(|file| Finding {
-            place: file.clone(),
-            message: "is not read: the names of resource files end in .yaml, .yml or .json".to_owned(),
-        }));
+        let not_read = |file: &String| Finding::new(Code::FileNotRead, file, "this file is not read");
+        findings.extend(resources.skipped.iter().map(not_read));
         let (modes, of_modes) = Modes::resolve(
             &resources.peer_authentications,
             root_namespace,
             &workload.namespace,
             &workload.labels,
         );
-        let (registry, of_registry) = Registry::build(resources, workload, root_namespace);
+        let (registry, of_registry) = Registry::build(resources, workload, config);
         let (own_ports, of_ports) = own_ports(resources, workload);
         let authorization = Policies::build(
             &resources.authorization_policies,
             root_namespace,
             workload,
-            trust_domain_aliases,
+            &config.trust_domain_aliases,
         );
-        findings.extend(of_modes.into_iter().chain(of_registry).chain(of_ports));
-        findings.extend(authorization.on_tcp());
-        if accepts_plaintext(&modes) {
-            findings.extend(authorization.escaped_by_plaintext());
-        }
+        let (routes, of_routes) = Routes::build(resources, workload);
+        findings.extend(routes_astray(&routes, &registry));
+        findings.extend(of_modes.into_iter().chain(of_registry).chain(of_ports).chain(of_routes));
+        let without_http =
+            own_ports.iter().filter(|(_, own)| own.protocol.is_declared() && !own.protocol.is_http());
+        findings
+            .extend(authorization.http_fields_on(&without_http.map(|(port, _)| *port).collect::<Vec<_>>()));
+        findings.extend(authorization.escaped_by_plaintext(&modes));
         Self {
             modes,
             authorization,
             findings: Vec::new(),
             registry,
+            routes,
+            outbound_policy: config.outbound_policy,
             own_ports,
             findings_of_resources: findings,
         }
@@ -104,10 +95,24 @@ impl Snapshot {
         self.own_ports.get(&port)
     }
 
-    /// The declared protocol of one of the workload's own ports; TCP where none is declared.
+    /// The declared protocol of one of the workload's own ports.
     #[must_use]
     pub fn protocol(&self, port: u16) -> Protocol {
-        self.own_port(port).map_or(Protocol::Tcp, |own| own.protocol)
+        self.own_port(port).map_or(Protocol::Undeclared, |own| own.protocol)
+    }
+
+    /// Whether connections to one of the workload's own ports are read as HTTP: it is declared so, or nothing is
+    /// declared and a policy in force asks for what only HTTP has.
+    #[must_use]
+    pub fn reads_http(&self, port: u16) -> bool {
+        let protocol = self.protocol(port);
+        protocol.is_http() || (!protocol.is_declared() && self.authorization.needs_http(port))
+    }
+
+    /// How a destination is dialled; `None` is one that the registry does not know.
+    #[must_use]
+    pub fn plan(&self, destination: Option<&Destination>) -> DialPlan {
+        plan(destination, self.outbound_policy)
     }
 
     /// The same with fresh addresses of names.
@@ -122,10 +127,30 @@ impl Snapshot {
     }
 }
 
-/// Whether a port of the workload lets peers in that prove no identity.
-fn accepts_plaintext(modes: &Modes) -> bool {
-    let open = |decision: &PortDecision| decision.mode != Mode::Strict;
-    open(modes.for_other_ports()) || modes.ports().any(|(_, decision)| open(decision))
+/// Routes of an edge proxy that lead nowhere.
+fn routes_astray(routes: &Routes, registry: &Registry) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = Vec::new();
+    for (_, _, route) in routes.all() {
+        let Route { virtual_service, place, destination, .. } = &*route;
+        let RouteDestination { host, .. } = destination;
+        let (code, why) = match registry.lookup_route(route.wanted(), 0) {
+            Err(RouteMiss::Miss(Miss::Unknown)) => (Code::RouteUnknown, "which no ServiceEntry has"),
+            Err(RouteMiss::SeveralPorts) => {
+                (Code::RouteUnknown, "which has several ports, and names none of them")
+            }
+            Err(RouteMiss::NoSubset(_)) => (Code::SubsetUnknown, "whose DestinationRule has no such subset"),
+            Ok(_) | Err(RouteMiss::Miss(Miss::NoEndpoint(_))) => continue,
+        };
+        let port = destination.port.map(|port| format!(":{port}")).unwrap_or_default();
+        let subset = destination.subset.as_ref().map(|name| format!(" (subset {name})")).unwrap_or_default();
+        let message =
+            format!("a route of VirtualService {virtual_service} leads to {host}{port}{subset}, {why}");
+        let finding = Finding::new(code, place, message);
+        if !findings.contains(&finding) {
+            findings.push(finding);
+        }
+    }
+    findings
 }
 
 /// Resources of one kind and name; in a cluster the later would have replaced the earlier.
@@ -134,14 +159,12 @@ fn twins(resources: &Resources) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (kind, meta) in resources.metas() {
         if let Some(first) = first_places.get(&(kind, meta.full_name())) {
-            findings.push(Finding {
-                place: meta.place.clone(),
-                message: format!(
-                    "{kind} {} stands at {first} too, and both are read; in a cluster the later would have replaced \
-                     the earlier",
-                    meta.full_name()
-                ),
-            });
+            let message = format!(
+                "{kind} {} stands at {first} too, and both are read; in a cluster the later would have replaced the \
+                 earlier",
+                meta.full_name()
+            );
+            findings.push(Finding::new(Code::ResourceTwice, &meta.place, message));
         } else {
             first_places.insert((kind, meta.full_name()), &meta.place);
         }
@@ -201,16 +224,14 @@ fn is_workload(endpoint: &WorkloadEntry, workload: &Workload) -> bool {
 }
 
 fn declared_twice(port: u16, first: &ServiceEntry, second: &ServiceEntry) -> Finding {
-    Finding {
-        place: second.meta.place.clone(),
-        message: format!(
-            "ServiceEntry {} declares another protocol for this workload's port {port} than {} ({}), which comes \
-             first and is taken",
-            second.meta.full_name(),
-            first.meta.full_name(),
-            first.meta.place,
-        ),
-    }
+    let message = format!(
+        "ServiceEntry {} declares another protocol for this workload's port {port} than {} ({}), which comes first and \
+         is taken",
+        second.meta.full_name(),
+        first.meta.full_name(),
+        first.meta.place,
+    );
+    Finding::new(Code::ProtocolTwice, &second.meta.place, message)
 }
 
 #[cfg(test)]

@@ -1,17 +1,18 @@
 //! Services by address and by name. Looking up an address costs one hash look-up, and one more for each length of
 //! prefix among the ranges.
 
+use std::borrow::Cow;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::Addresses;
-use super::services::{Address, Backend, Service, Services};
-use crate::policy::Finding;
+use super::services::{Address, Service, Services};
+use super::{Addresses, Miss, RouteMiss};
+use crate::finding::{Code, Finding};
 use crate::policy::mode::Mode;
-use crate::resource::Location;
+use crate::resource::{Location, Protocol, Resolution};
 
 /// Suffixes that a cluster's resolver tries behind a name that is not full.
 const CLUSTER_DOMAIN: &str = "cluster.local";
@@ -25,6 +26,10 @@ pub(super) struct Index {
     /// Of the ranges, from the front longest first.
     prefix_lengths: Vec<u8>,
     hosts: HashMap<String, BTreeMap<u16, usize>>,
+    /// The services that a server name alone tells, by port and host.
+    snis: HashMap<u16, HashMap<String, usize>>,
+    /// The endpoints of the subsets of services, by their places among `endpoints`.
+    subsets: HashMap<(usize, String), Vec<usize>>,
     conflicts: Vec<Finding>,
 }
 
@@ -56,8 +61,10 @@ impl Claim {
 impl Index {
     pub(super) fn build(services: &Services, addresses: &Addresses) -> Self {
         let all = &services.all;
-        let endpoints = all.iter().map(|service| resolve(&service.backends, addresses)).collect();
-        let mut index = Self { endpoints, ..Self::default() };
+        let mut index = Self::default();
+        for (number, service) in all.iter().enumerate() {
+            index.add_endpoints(number, service, addresses);
+        }
         let mut lost = Lost::default();
         for (number, service) in all.iter().enumerate() {
             index.add_service_port(number, service, &mut lost);
@@ -81,19 +88,37 @@ impl Index {
 
     /// The service that a name means to a caller in `namespace`.
     pub(super) fn host(&self, host: &str, namespace: &str, port: u16) -> Option<usize> {
-        let host = host.trim_end_matches('.').to_ascii_lowercase();
-        let candidates = [
-            host.clone(),
-            format!("{host}.{namespace}.svc.{CLUSTER_DOMAIN}"),
-            format!("{host}.svc.{CLUSTER_DOMAIN}"),
-            format!("{host}.{CLUSTER_DOMAIN}"),
-        ];
-        let on_port = |host: &str| self.hosts.get(host)?.get(&port).copied();
-        let wildcards = host.match_indices('.').filter_map(|(dot, _)| host.get(dot..));
-        candidates
-            .iter()
-            .find_map(|host| on_port(host))
-            .or_else(|| wildcards.into_iter().find_map(|suffix| on_port(&format!("*{suffix}"))))
+        names(host, namespace).iter().find_map(|host| self.hosts.get(host)?.get(&port).copied())
+    }
+
+    /// The service that a name means to a caller in `namespace`, where it has one port.
+    pub(super) fn only_port(&self, host: &str, namespace: &str) -> Result<usize, RouteMiss> {
+        let ports =
+            names(host, namespace).iter().find_map(|host| self.hosts.get(host)).ok_or(Miss::Unknown)?;
+        let mut services = ports.values();
+        match (services.next(), services.next()) {
+            (Some(only), None) => Ok(*only),
+            (Some(_), Some(_)) => Err(RouteMiss::SeveralPorts),
+            (None, _) => Err(Miss::Unknown.into()),
+        }
+    }
+
+    /// The service that a server name tells.
+    pub(super) fn sni(&self, name: &str, port: u16) -> Option<usize> {
+        let hosts = self.snis.get(&port)?;
+        let name = name.to_ascii_lowercase();
+        with_wildcards(&name).find_map(|host| hosts.get(host.as_ref()).copied())
+    }
+
+    pub(super) fn asks_sni(&self, port: u16) -> bool {
+        self.snis.contains_key(&port)
+    }
+
+    /// One endpoint of a service's subset; they take turns.
+    pub(super) fn endpoint_of_subset(&self, service: usize, subset: &str, turn: usize) -> Option<Endpoint> {
+        let members = self.subsets.get(&(service, subset.to_owned()))?;
+        let member = *members.get(turn.checked_rem(members.len())?)?;
+        self.endpoints.get(service)?.get(member).copied()
     }
 
     /// One endpoint of a service; they take turns.
@@ -134,8 +159,42 @@ impl Index {
         }
     }
 
+    /// The addresses of a service's backends, each once, and which of them are in which subset.
+    fn add_endpoints(&mut self, number: usize, service: &Service, addresses: &Addresses) {
+        let (mut endpoints, mut seen) = (Vec::new(), HashSet::new());
+        for backend in &service.backends {
+            let ips = match &backend.address {
+                Address::Ip(ip) => std::slice::from_ref(ip),
+                Address::Name(name) => addresses.get(name).map(Vec::as_slice).unwrap_or_default(),
+            };
+            let subsets = service
+                .subsets
+                .iter()
+                .filter(|(_, subset)| subset.selector.matches(&backend.labels))
+                .map(|(name, _)| name);
+            let subsets: Vec<&String> = subsets.collect();
+            for ip in ips {
+                let address = SocketAddr::new(ip.to_canonical(), backend.port);
+                if !seen.insert(address) {
+                    continue;
+                }
+                for name in &subsets {
+                    self.subsets.entry((number, (*name).clone())).or_default().push(endpoints.len());
+                }
+                endpoints.push(Endpoint { address, has_sidecar: backend.has_sidecar, mode: backend.mode });
+            }
+        }
+        self.endpoints.push(endpoints);
+    }
+
     fn add_hosts(&mut self, number: usize, service: &Service, lost: &mut Lost) {
+        let by_name_alone = service.protocol == Protocol::Tls
+            && service.resolution == Resolution::None
+            && service.addresses.is_empty();
         for host in &service.hosts {
+            if by_name_alone {
+                self.snis.entry(service.port).or_default().entry(host.clone()).or_insert(number);
+            }
             let ports = self.hosts.entry(host.clone()).or_default();
             let winner = *ports.entry(service.port).or_insert(number);
             lost.note(winner, number, format!("{host}:{}", service.port));
@@ -152,22 +211,23 @@ impl Index {
     }
 }
 
-/// The addresses of endpoints, an IP address once for each port.
-fn resolve(backends: &[Backend], addresses: &Addresses) -> Vec<Endpoint> {
-    let mut endpoints: Vec<Endpoint> = Vec::new();
-    for Backend { address, port, has_sidecar, mode } in backends {
-        let ips = match address {
-            Address::Ip(ip) => std::slice::from_ref(ip),
-            Address::Name(name) => addresses.get(name).map(Vec::as_slice).unwrap_or_default(),
-        };
-        for ip in ips {
-            let address = SocketAddr::new(ip.to_canonical(), *port);
-            if endpoints.iter().all(|known| known.address != address) {
-                endpoints.push(Endpoint { address, has_sidecar: *has_sidecar, mode: *mode });
-            }
-        }
-    }
-    endpoints
+/// The names that `host` may stand for to a caller in `namespace`, the most likely first: as it is, as a cluster's
+/// resolver completes it, and the wildcards that take it, longest first.
+fn names(host: &str, namespace: &str) -> Vec<String> {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    let completed = [
+        format!("{host}.{namespace}.svc.{CLUSTER_DOMAIN}"),
+        format!("{host}.svc.{CLUSTER_DOMAIN}"),
+        format!("{host}.{CLUSTER_DOMAIN}"),
+    ];
+    let wildcards: Vec<String> = with_wildcards(&host).skip(1).map(Cow::into_owned).collect();
+    [host].into_iter().chain(completed).chain(wildcards).collect()
+}
+
+/// A host, and the wildcards that take it, longest first.
+fn with_wildcards(host: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    let suffixes = host.match_indices('.').filter_map(move |(dot, _)| host.get(dot..));
+    std::iter::once(Cow::Borrowed(host)).chain(suffixes.map(|suffix| Cow::Owned(format!("*{suffix}"))))
 }
 
 /// What services lost to others: by (loser, winner), the first thing lost and how many more.
@@ -181,25 +241,24 @@ impl Lost {
         }
     }
 
-    /// One finding for each pair of entries that a person can tell apart. Between two services outside the mesh it
-    /// makes no difference who has an address: both are passed on as they are.
+    /// One finding for each pair of entries that a person can tell apart. Between two services outside the mesh without
+    /// a DestinationRule it makes no difference who has an address: both are passed on as they are.
     fn findings(self, services: &[Service]) -> Vec<Finding> {
         let finding = |((loser, winner), (what, more)): ((usize, usize), (String, usize))| {
             let (loser, winner) = (services.get(loser)?, services.get(winner)?);
-            let is_external = |service: &Service| service.location == Location::MeshExternal;
+            let is_external =
+                |service: &Service| service.location == Location::MeshExternal && service.rule.is_none();
             if loser.service_entry == winner.service_entry && loser.place == winner.place
                 || is_external(loser) && is_external(winner)
             {
                 return None;
             }
             let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
-            Some(Finding {
-                place: loser.place.clone(),
-                message: format!(
-                    "ServiceEntry {} does not get {what}{more}: ServiceEntry {} ({}) comes first",
-                    loser.service_entry, winner.service_entry, winner.place
-                ),
-            })
+            let message = format!(
+                "ServiceEntry {} does not get {what}{more}: ServiceEntry {} ({}) comes first",
+                loser.service_entry, winner.service_entry, winner.place
+            );
+            Some(Finding::new(Code::AddressTaken, &loser.place, message))
         };
         self.0.into_iter().filter_map(finding).collect()
     }

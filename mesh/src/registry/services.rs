@@ -1,16 +1,19 @@
 //! From `ServiceEntry` and `WorkloadEntry` to services with their endpoints and identities.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::policy::Finding;
+use super::rules::{self, AppliedRule, AppliedSubset, Rules};
+use crate::finding::{Code, Finding};
 use crate::policy::mode::{Mode, Modes};
-use crate::resource::{Location, Port, Protocol, Resolution, Resources, ServiceEntry, WorkloadEntry};
+use crate::resource::{
+    DestinationRule, Location, Port, Protocol, Resolution, Resources, ServiceEntry, WorkloadEntry,
+};
 use crate::spiffe::{SpiffeId, TrustDomain};
-use crate::workload::Workload;
+use crate::workload::{Labels, MeshConfig, Workload};
 
 /// The services that one workload sees, in reading order.
 #[derive(Debug, Default)]
@@ -38,6 +41,9 @@ pub(super) struct Service {
     pub(super) addresses: Vec<IpNet>,
     pub(super) identities: Arc<[SpiffeId]>,
     pub(super) backends: Vec<Backend>,
+    /// The DestinationRule that applies, and its subsets by name.
+    pub(super) rule: Option<Arc<AppliedRule>>,
+    pub(super) subsets: HashMap<String, AppliedSubset>,
 }
 
 /// An endpoint before DNS.
@@ -47,6 +53,7 @@ pub(super) struct Backend {
     pub(super) port: u16,
     pub(super) has_sidecar: bool,
     pub(super) mode: Mode,
+    pub(super) labels: Arc<Labels>,
 }
 
 #[derive(Debug, Clone)]
@@ -59,20 +66,21 @@ impl Services {
     pub(super) fn build(
         resources: &Resources,
         workload: &Workload,
-        root_namespace: &str,
+        config: &MeshConfig,
     ) -> (Self, Vec<Finding>) {
         let mut services = Self { namespace: workload.namespace.clone(), ..Self::default() };
-        let mut findings = Vec::new();
+        let (rules, mut findings) = Rules::of(&resources.destination_rules, workload, &config.root_namespace);
         let visible =
             resources.service_entries.iter().filter(|entry| entry.is_visible_in(&workload.namespace));
         for entry in visible {
-            let members = members_of(entry, resources, root_namespace);
-            let identities = identities_of(entry, &members, &workload.trust_domain);
+            let members = members_of(entry, resources, &config.root_namespace);
+            let identities = identities_of(entry, &members, workload, config);
             findings.extend(doubts(entry, &members, &identities));
             for port in &entry.ports {
                 for hosts in host_groups(entry) {
                     let backends = backends_of(entry, port, hosts, &members);
-                    services.add(entry, port, hosts, &identities, backends);
+                    let rule = rules.find(hosts, &entry.meta.namespace);
+                    services.add(entry, port, hosts, &identities, backends, rule);
                 }
             }
         }
@@ -86,6 +94,7 @@ impl Services {
         hosts: &[String],
         identities: &Arc<[SpiffeId]>,
         backends: Vec<Backend>,
+        rule: Option<&DestinationRule>,
     ) {
         for backend in &backends {
             if let Address::Name(name) = &backend.address {
@@ -97,6 +106,10 @@ impl Services {
                 }
             }
         }
+        let (rule, subsets) = match rule.map(|rule| rules::apply(rule, port.number)) {
+            Some((rule, subsets)) => (Some(rule), subsets),
+            None => (None, HashMap::new()),
+        };
         self.all.push(Service {
             host: hosts.first().cloned().unwrap_or_default(),
             hosts: hosts.to_vec(),
@@ -109,6 +122,8 @@ impl Services {
             addresses: entry.addresses.clone(),
             identities: Arc::clone(identities),
             backends,
+            rule,
+            subsets,
         });
     }
 }
@@ -140,6 +155,7 @@ fn host_groups(entry: &ServiceEntry) -> Vec<&[String]> {
 struct Member<'r> {
     endpoint: &'r WorkloadEntry,
     modes: Modes,
+    labels: Arc<Labels>,
 }
 
 fn members_of<'r>(
@@ -151,7 +167,11 @@ fn members_of<'r>(
         let policies = &resources.peer_authentications;
         Modes::resolve(policies, root_namespace, &endpoint.meta.namespace, &endpoint.labels).0
     };
-    let member = |endpoint| Member { modes: modes(endpoint), endpoint };
+    let member = |endpoint: &'r WorkloadEntry| Member {
+        modes: modes(endpoint),
+        labels: Arc::new(endpoint.labels.clone()),
+        endpoint,
+    };
     endpoints_of(entry, resources).into_iter().map(member).collect()
 }
 
@@ -162,16 +182,18 @@ fn backends_of(entry: &ServiceEntry, port: &Port, hosts: &[String], members: &[M
             port: port.target(),
             has_sidecar: false,
             mode: Mode::Permissive,
+            labels: Arc::default(),
         };
         return hosts.iter().map(named).collect();
     }
-    let backend = |Member { endpoint, modes }: &Member<'_>| {
+    let backend = |Member { endpoint, modes, labels }: &Member<'_>| {
         let target = port.at(endpoint);
         Some(Backend {
             address: address_of(entry, endpoint)?,
             port: target,
             has_sidecar: endpoint.has_sidecar(),
             mode: modes.for_port(target).mode,
+            labels: Arc::clone(labels),
         })
     };
     members.iter().filter_map(backend).collect()
@@ -185,70 +207,70 @@ fn address_of(entry: &ServiceEntry, endpoint: &WorkloadEntry) -> Option<Address>
     }
 }
 
-/// Secure naming: the service accounts of all endpoints in the workload's own trust domain, and what the entry names
-/// besides.
+/// Secure naming: the service accounts of all endpoints in the workload's own trust domain and its aliases, and what the
+/// entry names besides.
 fn identities_of(
     entry: &ServiceEntry,
     members: &[Member<'_>],
-    trust_domain: &TrustDomain,
+    workload: &Workload,
+    config: &MeshConfig,
 ) -> Arc<[SpiffeId]> {
-    let accounts = members.iter().filter_map(|Member { endpoint, .. }| {
-        let account = endpoint.service_account.as_ref()?;
-        SpiffeId::of_service_account(trust_domain, &endpoint.meta.namespace, account).ok()
+    let trust_domains = || [&workload.trust_domain].into_iter().chain(&config.trust_domain_aliases);
+    let accounts = members.iter().flat_map(|Member { endpoint, .. }| {
+        let of = |trust_domain: &TrustDomain| {
+            let account = endpoint.service_account.as_ref()?;
+            SpiffeId::of_service_account(trust_domain, &endpoint.meta.namespace, account).ok()
+        };
+        trust_domains().filter_map(of)
     });
-    let mut identities: Vec<SpiffeId> = Vec::new();
-    for identity in accounts.chain(entry.subject_alt_names.iter().cloned()) {
-        if !identities.contains(&identity) {
-            identities.push(identity);
-        }
-    }
-    identities.into()
+    let identities: BTreeSet<SpiffeId> = accounts.chain(entry.subject_alt_names.iter().cloned()).collect();
+    identities.into_iter().collect()
 }
 
 /// What is legal in an entry but probably not meant.
 fn doubts(entry: &ServiceEntry, members: &[Member<'_>], identities: &[SpiffeId]) -> Vec<Finding> {
     let name = entry.meta.full_name();
-    let finding = |place: &str, message: String| Finding { place: place.to_owned(), message };
     let mut findings = Vec::new();
     let with_sidecar = members.iter().find(|member| member.endpoint.has_sidecar());
     if let Some(member) = with_sidecar.filter(|_| entry.location == Location::MeshExternal) {
         let message = format!(
             "ServiceEntry {name} is MESH_EXTERNAL, as it is without `location`, so its endpoint {} with a sidecar is \
-             dialled in plaintext; say `location: MESH_INTERNAL`",
+             dialled in plaintext",
             member.endpoint.address
         );
-        findings.push(finding(&entry.meta.place, message));
+        findings.push(Finding::new(Code::ExternalWithSidecar, &entry.meta.place, message));
     }
     if let Some(member) = with_sidecar.filter(|_| identities.is_empty()) {
         let message = format!(
             "ServiceEntry {name} selects WorkloadEntry {} with a sidecar, and neither names who may serve: \
-             connections there are refused; give the WorkloadEntry a `serviceAccount`",
+             connections there are refused",
             member.endpoint.meta.full_name()
         );
-        findings.push(finding(&member.endpoint.meta.place, message));
+        findings.push(Finding::new(Code::NobodyMayServe, &member.endpoint.meta.place, message));
     }
     for Member { endpoint, .. } in
         members.iter().filter(|member| address_of(entry, member.endpoint).is_none())
     {
         let message = format!(
             "WorkloadEntry {} has a name for an address and is left out of ServiceEntry {name}, whose resolution is \
-             STATIC; say `resolution: DNS` there",
+             STATIC",
             endpoint.meta.full_name()
         );
-        findings.push(finding(&endpoint.meta.place, message));
+        findings.push(Finding::new(Code::NameForStatic, &endpoint.meta.place, message));
     }
-    if entry.resolution == Resolution::None && entry.addresses.is_empty() {
+    let told_by_name = entry.ports.iter().all(|port| port.protocol == Protocol::Tls);
+    if entry.resolution == Resolution::None && entry.addresses.is_empty() && !told_by_name {
         let message = format!(
             "ServiceEntry {name} has resolution NONE, as it has without `resolution`, and no `addresses`: no \
-             connection can be told to be its own; say `resolution: DNS`, or name the addresses"
+             connection can be told to be its own"
         );
-        findings.push(finding(&entry.meta.place, message));
+        findings.push(Finding::new(Code::NoAddress, &entry.meta.place, message));
     }
     if entry.workload_selector.as_ref().is_some_and(|selector| selector.match_labels.is_empty()) {
         let message = format!(
             "ServiceEntry {name} has an empty workloadSelector: every WorkloadEntry of its namespace serves it"
         );
-        findings.push(finding(&entry.meta.place, message));
+        findings.push(Finding::new(Code::EverybodyServes, &entry.meta.place, message));
     }
     findings
 }

@@ -45,7 +45,7 @@ fn build(texts: &[&str]) -> (Registry, Vec<Finding>) {
         service_account: "web".to_owned(),
         labels: Labels::new(),
     };
-    let (registry, mut findings) = Registry::build(&resources, &workload, "istio-system");
+    let (registry, mut findings) = Registry::build(&resources, &workload, &MeshConfig::default());
     findings.extend_from_slice(registry.conflicts());
     (registry, findings)
 }
@@ -328,7 +328,7 @@ fn a_selector_picks_the_workload_entries_of_its_own_namespace() {
         registry.destinations()[0].identities.iter().map(ToString::to_string).collect();
     assert_eq!(
         identities,
-        ["spiffe://cluster.local/ns/default/sa/one", "spiffe://cluster.local/ns/default/sa/four"]
+        ["spiffe://cluster.local/ns/default/sa/four", "spiffe://cluster.local/ns/default/sa/one"]
     );
 }
 
@@ -389,7 +389,7 @@ fn services_outside_the_mesh_may_share_an_address_without_a_word() {
 #[rstest]
 #[case::a_sidecar_outside_the_mesh(
     "  resolution: STATIC\n  endpoints: [{address: 10.0.0.1, serviceAccount: a, labels: {security.istio.io/tlsMode: istio}}]\n",
-    "is dialled in plaintext; say `location: MESH_INTERNAL`"
+    "is dialled in plaintext"
 )]
 #[case::nothing_to_go_by("", "no connection can be told to be its own")]
 #[case::an_empty_selector(

@@ -11,6 +11,9 @@ pub(super) enum Kind {
     AuthorizationPolicy,
     ServiceEntry,
     WorkloadEntry,
+    DestinationRule,
+    Gateway,
+    VirtualService,
 }
 
 /// What a document says it is. Other keys are left for the second reading.
@@ -37,18 +40,18 @@ const NETWORKING: &str = "networking.istio.io";
 /// Equal for every group: a resource means the same under each.
 const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha3"];
 
-const READ: [(&str, &str, Kind); 4] = [
+const READ: [(&str, &str, Kind); 7] = [
     ("PeerAuthentication", SECURITY, Kind::PeerAuthentication),
     ("AuthorizationPolicy", SECURITY, Kind::AuthorizationPolicy),
     ("ServiceEntry", NETWORKING, Kind::ServiceEntry),
     ("WorkloadEntry", NETWORKING, Kind::WorkloadEntry),
+    ("DestinationRule", NETWORKING, Kind::DestinationRule),
+    ("Gateway", NETWORKING, Kind::Gateway),
+    ("VirtualService", NETWORKING, Kind::VirtualService),
 ];
 
 /// Istio's other kinds. To skip one would open what it closes, so each is refused.
-const NOT_YET: [&str; 11] = [
-    "DestinationRule",
-    "Gateway",
-    "VirtualService",
+const NOT_READ: [&str; 8] = [
     "RequestAuthentication",
     "Sidecar",
     "EnvoyFilter",
@@ -112,7 +115,7 @@ pub(super) fn of(document: &Document<'_>, head: &At<Head>) -> Result<Kind, YamlE
 }
 
 fn refusal(kind: &str) -> String {
-    if NOT_YET.contains(&kind) {
+    if NOT_READ.contains(&kind) {
         return format!(
             "{kind} is not supported by this version; so that it is not taken to be in force, the file is refused: take it \
              out of the mesh folder"
@@ -124,7 +127,7 @@ fn refusal(kind: &str) -> String {
     if kind == "IstioOperator" {
         return ISTIO_OPERATOR.to_owned();
     }
-    let known: Vec<&str> = READ.iter().map(|(name, ..)| *name).chain(NOT_YET).collect();
+    let known: Vec<&str> = READ.iter().map(|(name, ..)| *name).chain(NOT_READ).collect();
     let read: Vec<&str> = READ.iter().map(|(name, ..)| *name).collect();
     match crate::yaml::nearest(kind, &known) {
         Some(near) => format!("unknown kind {}; did you mean `{near}`?", quoted(kind)),

@@ -29,6 +29,13 @@ impl Meta {
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
     }
+
+    /// Sorts the oldest first, by which one of several of the same scope is chosen: by `creationTimestamp`, those of one
+    /// second by their names; those without one come last, in reading order.
+    pub(crate) fn age(&self) -> (bool, Option<i64>, Option<(&str, &str)>, usize) {
+        let name = self.created.map(|_| (self.name.as_str(), self.namespace.as_str()));
+        (self.created.is_none(), self.created, name, self.position)
+    }
 }
 
 /// A resource around its `spec`.
@@ -151,6 +158,6 @@ pub(super) fn is_dns_label(text: &str) -> bool {
 }
 
 /// Labels of RFC 1123 between dots, at most 253 bytes.
-fn is_dns_name(text: &str) -> bool {
+pub(super) fn is_dns_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_dns_label)
 }

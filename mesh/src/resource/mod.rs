@@ -4,6 +4,9 @@
 //! mean together is [`crate::policy`]'s and [`crate::registry`]'s.
 
 mod authorization_policy;
+mod destination_rule;
+mod export_to;
+mod gateway;
 mod host;
 mod kind;
 mod meta;
@@ -11,15 +14,21 @@ mod pattern;
 mod peer_authentication;
 mod port_number;
 mod service_entry;
+mod virtual_service;
 mod workload_entry;
 
 pub use authorization_policy::{
     Action, AuthorizationPolicy, Condition, Match, Operation, PathPattern, Rule, ServiceAccount, Source,
 };
+pub use destination_rule::{ClientFiles, ClientTls, DestinationRule, Origination, Subset, TrafficPolicy};
+pub use export_to::ExportTo;
+pub use gateway::{Gateway, Server, ServerHost};
+pub use host::HostPattern;
 pub use meta::Meta;
 pub use pattern::Pattern;
 pub use peer_authentication::{PeerAuthentication, PortMode};
 pub use service_entry::{Location, Port, Protocol, Resolution, ServiceEntry};
+pub use virtual_service::{HttpRoute, PathMatch, RouteDestination, VirtualService};
 pub(crate) use workload_entry::TLS_MODE_LABEL;
 pub use workload_entry::WorkloadEntry;
 
@@ -41,6 +50,12 @@ pub struct Resources {
     pub service_entries: Vec<ServiceEntry>,
     /// `WorkloadEntry`.
     pub workload_entries: Vec<WorkloadEntry>,
+    /// `DestinationRule`.
+    pub destination_rules: Vec<DestinationRule>,
+    /// `Gateway`.
+    pub gateways: Vec<Gateway>,
+    /// `VirtualService`.
+    pub virtual_services: Vec<VirtualService>,
     /// Files beside them that are not read, since their names are not those of resource files.
     pub skipped: Vec<String>,
 }
@@ -62,6 +77,9 @@ impl Resources {
         self.authorization_policies.append(&mut read.authorization_policies);
         self.service_entries.append(&mut read.service_entries);
         self.workload_entries.append(&mut read.workload_entries);
+        self.destination_rules.append(&mut read.destination_rules);
+        self.gateways.append(&mut read.gateways);
+        self.virtual_services.append(&mut read.virtual_services);
         Ok(())
     }
 
@@ -72,7 +90,16 @@ impl Resources {
             self.authorization_policies.iter().map(|policy| ("AuthorizationPolicy", &policy.meta));
         let services = self.service_entries.iter().map(|entry| ("ServiceEntry", &entry.meta));
         let workloads = self.workload_entries.iter().map(|entry| ("WorkloadEntry", &entry.meta));
-        policies.chain(authorizations).chain(services).chain(workloads)
+        let rules = self.destination_rules.iter().map(|rule| ("DestinationRule", &rule.meta));
+        let gateways = self.gateways.iter().map(|gateway| ("Gateway", &gateway.meta));
+        let routes = self.virtual_services.iter().map(|routes| ("VirtualService", &routes.meta));
+        policies
+            .chain(authorizations)
+            .chain(services)
+            .chain(workloads)
+            .chain(rules)
+            .chain(gateways)
+            .chain(routes)
     }
 
     fn len(&self) -> usize {
@@ -80,6 +107,9 @@ impl Resources {
             + self.authorization_policies.len()
             + self.service_entries.len()
             + self.workload_entries.len()
+            + self.destination_rules.len()
+            + self.gateways.len()
+            + self.virtual_services.len()
     }
 
     fn check(
@@ -110,6 +140,18 @@ impl Resources {
                 let meta = written.metadata.check(document, place, position)?;
                 self.workload_entries.push(workload_entry::check(document, meta, written.spec, labels)?);
             }
+            Written::DestinationRule(written) => {
+                let meta = written.metadata.check(document, place, position)?;
+                self.destination_rules.push(destination_rule::check(document, meta, written.spec)?);
+            }
+            Written::Gateway(written) => {
+                let meta = written.metadata.check(document, place, position)?;
+                self.gateways.push(gateway::check(document, meta, written.spec)?);
+            }
+            Written::VirtualService(written) => {
+                let meta = written.metadata.check(document, place, position)?;
+                self.virtual_services.push(virtual_service::check(document, meta, written.spec)?);
+            }
         }
         Ok(())
     }
@@ -121,6 +163,9 @@ enum Written {
     AuthorizationPolicy(Envelope<Option<At<authorization_policy::Spec>>>),
     ServiceEntry(Envelope<At<service_entry::Spec>>),
     WorkloadEntry(Envelope<At<workload_entry::Spec>>),
+    DestinationRule(Box<Envelope<At<destination_rule::Spec>>>),
+    Gateway(Envelope<At<gateway::Spec>>),
+    VirtualService(Envelope<At<virtual_service::Spec>>),
 }
 
 /// A kind reads its own struct.
@@ -133,6 +178,9 @@ impl<'de> DeserializeSeed<'de> for Kind {
             Kind::AuthorizationPolicy => Written::AuthorizationPolicy(Envelope::deserialize(deserializer)?),
             Kind::ServiceEntry => Written::ServiceEntry(Envelope::deserialize(deserializer)?),
             Kind::WorkloadEntry => Written::WorkloadEntry(Envelope::deserialize(deserializer)?),
+            Kind::DestinationRule => Written::DestinationRule(Box::new(Envelope::deserialize(deserializer)?)),
+            Kind::Gateway => Written::Gateway(Envelope::deserialize(deserializer)?),
+            Kind::VirtualService => Written::VirtualService(Envelope::deserialize(deserializer)?),
         })
     }
 }

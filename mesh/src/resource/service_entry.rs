@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use super::export_to::{ExportTo, check_export_to};
 use super::host::is_host_or_wildcard;
 use super::meta::is_dns_label;
 use super::port_number::PortNumber;
@@ -35,20 +36,15 @@ pub struct ServiceEntry {
     pub workload_selector: Option<Selector>,
     /// `spec.subjectAltNames`: identities that may serve besides the endpoints' service accounts.
     pub subject_alt_names: Vec<SpiffeId>,
-    /// `spec.exportTo`: the namespaces that see the service; `*` is every one, `.` its own. Empty is `*`.
-    pub export_to: Vec<String>,
+    /// `spec.exportTo`: the namespaces that see the service.
+    pub export_to: ExportTo,
 }
 
 impl ServiceEntry {
     /// Whether workloads of `namespace` see the service.
     #[must_use]
     pub fn is_visible_in(&self, namespace: &str) -> bool {
-        self.export_to.is_empty()
-            || self.export_to.iter().any(|to| match to.as_str() {
-                "*" => true,
-                "." => namespace == self.meta.namespace,
-                name => namespace == name,
-            })
+        self.export_to.reaches(namespace, &self.meta.namespace)
     }
 }
 
@@ -80,13 +76,46 @@ impl Port {
     }
 }
 
-/// What is spoken on a port, as far as admission needs it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What is declared to be spoken on a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
-    /// `HTTP`, `HTTP2`, `GRPC`.
+    /// `HTTP`, `GRPC-WEB`: HTTP/1.1, or what the client speaks.
     Http,
-    /// `TCP`, `TLS`, `HTTPS`, `MONGO` or nothing declared: bytes.
+    /// `HTTP2`, `GRPC`.
+    Http2,
+    /// `TLS`, `HTTPS`: the app's own TLS.
+    Tls,
+    /// `TCP`, `MONGO`, `MYSQL`, `REDIS`: bytes.
     Tcp,
+    /// Nothing.
+    Undeclared,
+}
+
+impl Protocol {
+    /// Whether requests can be read.
+    #[must_use]
+    pub fn is_http(self) -> bool {
+        matches!(self, Protocol::Http | Protocol::Http2)
+    }
+
+    /// Whether anything is declared.
+    #[must_use]
+    pub fn is_declared(self) -> bool {
+        self != Protocol::Undeclared
+    }
+
+    /// As a ServiceEntry has it; `undeclared` where it says nothing.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Http => "HTTP",
+            Protocol::Http2 => "HTTP2",
+            Protocol::Tls => "TLS",
+            Protocol::Tcp => "TCP",
+            Protocol::Undeclared => "undeclared",
+        }
+    }
 }
 
 /// Istio's `location`.
@@ -289,7 +318,7 @@ fn check_ports(document: &Document<'_>, ports: &At<Vec<WrittenPort>>) -> Result<
         checked.push(Port {
             number: number.value.0,
             name: name.value.clone(),
-            protocol: protocol.unwrap_or(Protocol::Tcp),
+            protocol: protocol.unwrap_or(Protocol::Undeclared),
             target_port: target_port.map(|port| port.0),
         });
     }
@@ -297,18 +326,19 @@ fn check_ports(document: &Document<'_>, ports: &At<Vec<WrittenPort>>) -> Result<
 }
 
 fn check_protocol(document: &Document<'_>, protocol: &At<String>) -> Result<Protocol, YamlError> {
-    const HTTP: [&str; 4] = ["HTTP", "HTTP2", "GRPC", "GRPC-WEB"];
-    const BYTES: [&str; 6] = ["TCP", "TLS", "HTTPS", "MONGO", "MYSQL", "REDIS"];
+    const KNOWN: [&str; 10] =
+        ["HTTP", "HTTP2", "GRPC", "GRPC-WEB", "TCP", "TLS", "HTTPS", "MONGO", "MYSQL", "REDIS"];
     match protocol.value.to_ascii_uppercase().as_str() {
-        name if HTTP.contains(&name) => Ok(Protocol::Http),
-        name if BYTES.contains(&name) => Ok(Protocol::Tcp),
+        "HTTP" | "GRPC-WEB" => Ok(Protocol::Http),
+        "HTTP2" | "GRPC" => Ok(Protocol::Http2),
+        "TLS" | "HTTPS" => Ok(Protocol::Tls),
+        "TCP" | "MONGO" | "MYSQL" | "REDIS" => Ok(Protocol::Tcp),
         "UDP" => {
             Err(document
                 .error(protocol, "UDP bypasses the sidecar and cannot be described; leave the port out"))
         }
         _ => {
-            let known: Vec<&str> = HTTP.into_iter().chain(BYTES).collect();
-            let expected = expected_one_of(&protocol.value, &known);
+            let expected = expected_one_of(&protocol.value, &KNOWN);
             Err(document.error(protocol, format!("unknown protocol {}{expected}", quoted(&protocol.value))))
         }
     }
@@ -329,16 +359,6 @@ fn check_resolution(
              write the names out with `resolution: DNS`",
         )),
     }
-}
-
-fn check_export_to(document: &Document<'_>, export_to: Vec<At<String>>) -> Result<Vec<String>, YamlError> {
-    let check = |to: At<String>| {
-        if matches!(to.value.as_str(), "*" | "." | "~") || is_dns_label(&to.value) {
-            return Ok(to.value);
-        }
-        Err(document.error(&to, format!("expected a namespace, `.`, `*` or `~`, seen {}", quoted(&to.value))))
-    };
-    export_to.into_iter().map(check).collect()
 }
 
 /// `by_account`: no subjectAltNames name who may serve, so that the endpoint must.

@@ -6,10 +6,10 @@ use std::time::SystemTime;
 
 use hyper::StatusCode;
 use hyper::http::request::Parts;
-use pillion_mesh::policy::dial::{DialTls, plan};
+use pillion_mesh::policy::dial::{DialPlan, DialTls};
 use pillion_mesh::policy::mode::PortDecision;
 use pillion_mesh::registry::Destination;
-use pillion_mesh::resource::{Location, Protocol};
+use pillion_mesh::resource::Location;
 use pillion_mesh::wire::{Direction, rfc3339};
 use serde_json::{Value, json};
 use x509_parser::certificate::X509Certificate;
@@ -55,12 +55,6 @@ fn credentials(state: &AdminState) -> Option<Arc<Credentials>> {
 /// `/config_dump`.
 pub(super) fn config_dump(state: &AdminState, _: &Parts) -> Answer {
     let published = state.snapshot.borrow().clone();
-    let findings: Vec<_> = published
-        .snapshot
-        .findings
-        .iter()
-        .map(|finding| json!({ "place": finding.place, "message": finding.message }))
-        .collect();
     Answer::json(&json!({
         "version": env!("CARGO_PKG_VERSION"),
         "settings": state.settings.to_json(),
@@ -68,7 +62,7 @@ pub(super) fn config_dump(state: &AdminState, _: &Parts) -> Answer {
             "version": published.version,
             "loaded": rfc3339::print(published.loaded),
             "lastError": published.last_error,
-            "findings": findings,
+            "findings": published.snapshot.findings,
         },
     }))
 }
@@ -149,7 +143,7 @@ pub(super) fn listeners(state: &AdminState, _: &Parts) -> Answer {
         .into_iter()
         .map(|port| {
             let PortDecision { mode, because } = snapshot.modes.for_port(port);
-            json!({ "port": port, "protocol": protocol(snapshot.protocol(port)), "mode": mode, "because": because })
+            json!({ "port": port, "protocol": snapshot.protocol(port).as_str(), "mode": mode, "because": because })
         })
         .collect();
     let PortDecision { mode, because } = snapshot.modes.for_other_ports();
@@ -174,32 +168,29 @@ fn ports_of_interest(state: &AdminState) -> BTreeSet<u16> {
     forwards.chain(named).chain(in_use).collect()
 }
 
-fn protocol(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Http => "HTTP",
-        Protocol::Tcp => "TCP",
-    }
-}
-
 /// `/endpoints`.
 pub(super) fn endpoints(state: &AdminState, _: &Parts) -> Answer {
     let snapshot = state.snapshot.borrow().snapshot.clone();
-    let endpoints: Vec<_> = snapshot.registry.destinations().iter().map(endpoint).collect();
+    let endpoints: Vec<_> = snapshot
+        .registry
+        .destinations()
+        .iter()
+        .map(|known| endpoint(known, &snapshot.plan(Some(known))))
+        .collect();
     Answer::json(&json!({ "endpoints": endpoints }))
 }
 
-fn endpoint(destination: &Destination) -> Value {
-    let plan = plan(Some(destination));
-    let (tls, sni) = match &plan.tls {
-        DialTls::Plaintext => ("DISABLE", None),
-        DialTls::IstioMutual { sni, .. } => ("ISTIO_MUTUAL", Some(sni)),
-        DialTls::Refuse(_) => ("REFUSED", None),
+fn endpoint(destination: &Destination, plan: &DialPlan) -> Value {
+    let sni = match &plan.tls {
+        DialTls::IstioMutual { sni, .. } => Some(sni),
+        DialTls::Originate { server_name, .. } => server_name.as_ref(),
+        DialTls::Plaintext | DialTls::Refuse(_) => None,
     };
     json!({
         "host": destination.host,
         "port": destination.port,
         "endpoint": destination.endpoint,
-        "protocol": protocol(destination.protocol),
+        "protocol": destination.protocol.as_str(),
         "location": match destination.location {
             Location::MeshExternal => "MESH_EXTERNAL",
             Location::MeshInternal => "MESH_INTERNAL",
@@ -207,10 +198,11 @@ fn endpoint(destination: &Destination) -> Value {
         "serviceEntry": destination.service_entry,
         "hasSidecar": destination.has_sidecar,
         "mode": destination.endpoint_mode,
-        "tls": tls,
+        "tls": plan.tls.mode(),
         "sni": sni,
         "because": plan.because,
-        "identities": destination.identities,
+        "rule": destination.rule.as_ref().map(|rule| &rule.name),
+        "identities": *destination.identities,
     })
 }
 

@@ -95,7 +95,7 @@ impl Lab {
             identity::spawn(ID.parse().unwrap(), settings.identity.clone(), settings.tls, None, stop.clone());
         let mut resources = Resources::default();
         resources.read("mesh.yaml", RESOURCES).unwrap();
-        let snapshot = Snapshot::build(&resources, &settings.workload, &settings.root_namespace);
+        let snapshot = Snapshot::build(&resources, &settings.workload, &settings.mesh_config);
         let (publisher, snapshot) = Publisher::new(snapshot, SystemTime::now());
         let (filter, log_level) = LogLevel::new("info").unwrap();
         let [admin, readiness, metrics] = [listen().await, listen().await, listen().await];

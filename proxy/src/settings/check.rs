@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pillion_mesh::workload::Workload;
+use pillion_mesh::policy::dial::OutboundPolicy;
+use pillion_mesh::workload::{MeshConfig, Workload};
 
 use super::raw::{
     CaSection, FilesSection, IdentitySection, InboundSection, InterceptionSection, KeepaliveSection,
@@ -15,7 +16,7 @@ use super::raw::{
 use super::value::Period;
 use super::{
     Inbound, InboundListener, Interception, InterceptionMode, Limits, LogFormat, Outbound, OutboundListener,
-    PolicyChange, Settings, TrafficPolicy,
+    OutboundTrafficPolicy, PolicyChange, Settings, TrafficPolicy,
 };
 use crate::identity::{CaSource, FileSource, KeyType, Source};
 use crate::net::Keepalive;
@@ -83,9 +84,14 @@ impl TryFrom<RawSettings> for Settings {
             return Err(Faults(faults));
         };
 
+        let outbound_policy = match raw.outbound.traffic_policy {
+            Some(OutboundTrafficPolicy::RegistryOnly) => OutboundPolicy::RegistryOnly,
+            Some(OutboundTrafficPolicy::AllowAny) | None => OutboundPolicy::AllowAny,
+        };
+        let trust_domain_aliases = raw.trust_domain_aliases;
         let settings = Settings {
             workload,
-            root_namespace,
+            mesh_config: MeshConfig { root_namespace, trust_domain_aliases, outbound_policy },
             identity,
             mesh,
             inbound,

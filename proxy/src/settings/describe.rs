@@ -1,6 +1,7 @@
 //! The settings in force, in the shape of the file: for the log at start and for `/config_dump`. No secret is among
 //! them; of tokens and keys only the paths are known here.
 
+use pillion_mesh::spiffe::TrustDomain;
 use serde_json::{Map, Value, json};
 
 use super::value::{HttpsOrigin, MinVersion, Period};
@@ -19,7 +20,10 @@ impl Settings {
                 "serviceAccount": self.workload.service_account,
                 "labels": self.workload.labels,
             },
-            "rootNamespace": self.root_namespace,
+            "rootNamespace": self.mesh_config.root_namespace,
+            "trustDomainAliases": self.mesh_config.trust_domain_aliases.iter()
+                .map(TrustDomain::as_str)
+                .collect::<Vec<_>>(),
             "identity": identity(&self.identity),
             "mesh": self.mesh,
             "policyChange": match self.policy_change {
@@ -38,6 +42,7 @@ impl Settings {
             },
             "outbound": {
                 "capture": self.outbound.capture,
+                "trafficPolicy": self.mesh_config.outbound_policy,
                 "listeners": self.outbound.listeners.iter()
                     .map(|listener| json!({
                         "address": listener.address,

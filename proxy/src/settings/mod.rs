@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use pillion_mesh::workload::Workload;
+use pillion_mesh::workload::{MeshConfig, Workload};
 use serde::Deserialize;
 
 pub(crate) use arguments::Arguments;
@@ -33,8 +33,8 @@ use crate::tls::TlsSettings;
 pub(crate) struct Settings {
     /// Who this sidecar stands for. Its SPIFFE ID can be built.
     pub(crate) workload: Workload,
-    /// The namespace whose policies apply to the whole mesh.
-    pub(crate) root_namespace: String,
+    /// What holds for the whole mesh.
+    pub(crate) mesh_config: MeshConfig,
     /// Where the certificate comes from.
     pub(crate) identity: identity::Source,
     /// A file or folder of Istio resources; without it there are no policies.
@@ -129,6 +129,17 @@ pub(crate) struct Limits {
     pub(crate) connect_timeout: Duration,
     /// TCP keepalive of every connection.
     pub(crate) keepalive: Keepalive,
+}
+
+/// Istio's `outboundTrafficPolicy`: what becomes of captured connections to a destination that the registry does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[value(rename_all = "SCREAMING_SNAKE_CASE")]
+pub(crate) enum OutboundTrafficPolicy {
+    /// They are passed on as they are.
+    AllowAny,
+    /// They are refused.
+    RegistryOnly,
 }
 
 /// Istio's `inboundTrafficPolicy`: where captured connections go.

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::value::{Address, Destination, HttpsOrigin, Label, MinVersion, Period};
-use super::{InterceptionMode, LogFormat, PolicyChange, TrafficPolicy};
+use super::{InterceptionMode, LogFormat, OutboundTrafficPolicy, PolicyChange, TrafficPolicy};
 
 /// All settings as typed, in one layer: the file's, or those of flags and environment.
 #[derive(Debug, Clone, Default, Deserialize, Args)]
@@ -24,6 +24,16 @@ pub(crate) struct RawSettings {
     /// Namespace whose policies apply to the whole mesh [default: istio-system]
     #[arg(long, value_name = "NAMESPACE", env = "PILLION_ROOT_NAMESPACE", help_heading = "Policies")]
     pub(super) root_namespace: Option<String>,
+    /// Another name of the trust domain, in policies and in certificates, for the time of a rename; repeat it, or separate
+    /// by commas
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        env = "PILLION_TRUST_DOMAIN_ALIASES",
+        help_heading = "Policies"
+    )]
+    pub(super) trust_domain_aliases: Vec<TrustDomain>,
     #[command(flatten, next_help_heading = "Identity")]
     pub(super) identity: IdentitySection,
     /// File or folder of Istio resources, watched and reloaded; without it there are no policies
@@ -267,6 +277,16 @@ pub(super) struct OutboundSection {
         env = "PILLION_OUTBOUND_CAPTURE"
     )]
     pub(super) capture: Option<Address>,
+    /// What becomes of captured connections to a destination that no ServiceEntry has: passed on, or refused
+    /// [default: ALLOW_ANY]
+    #[arg(
+        id = "outbound.trafficPolicy",
+        long = "outbound-traffic-policy",
+        value_name = "POLICY",
+        ignore_case = true,
+        env = "PILLION_OUTBOUND_TRAFFIC_POLICY"
+    )]
+    pub(super) traffic_policy: Option<OutboundTrafficPolicy>,
     #[arg(skip)]
     pub(super) listeners: Vec<OutboundListenerItem>,
 }
@@ -512,7 +532,7 @@ macro_rules! layer {
 
 layer! {
     RawSettings {
-        workload, root_namespace, identity, mesh, policy_change, inbound, outbound, interception, admin, readiness,
+        workload, root_namespace, trust_domain_aliases, identity, mesh, policy_change, inbound, outbound, interception, admin, readiness,
         metrics, tls, detection, drain, limits, dns, log
     }
     WorkloadSection { name, trust_domain, namespace, service_account, labels, label_flags }
@@ -520,7 +540,7 @@ layer! {
     CaSection { address, token_file, bundle_file, key_type, ttl }
     FilesSection { certificate, key, bundle }
     InboundSection { capture, traffic_policy, listeners, tunnel }
-    OutboundSection { capture, listeners }
+    OutboundSection { capture, traffic_policy, listeners }
     InterceptionSection { mode, mark }
     AdminSection { address }
     ReadinessSection { address }

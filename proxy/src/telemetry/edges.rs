@@ -159,6 +159,7 @@ fn response_flags(record: &ConnectionRecord) -> &'static str {
         | Reason::HelloTooLarge
         | Reason::NoOriginalDestination
         | Reason::DestinationUnknown
+        | Reason::NoRoute
         | Reason::SelfLoop => "NR",
         // Envoy has no flag for it; ztunnel's word.
         Reason::AuthorizationDenied => "DENY",
@@ -166,6 +167,7 @@ fn response_flags(record: &ConnectionRecord) -> &'static str {
         Reason::AppUnreachable | Reason::DestinationUnreachable | Reason::ConnectTimeout => "UF",
         Reason::TooManyConnections => "UO",
         // Downstream and upstream protocol error.
+        Reason::RequestMalformed => "DPE",
         Reason::TlsTruncated | Reason::TlsBroken if inbound => "DPE",
         Reason::TlsTruncated | Reason::TlsBroken => "UPE",
         // Duration timeout, and resets of our own.
@@ -183,6 +185,9 @@ fn response_flags(record: &ConnectionRecord) -> &'static str {
         | Reason::TrustDomainUnknown
         | Reason::IdentityUnexpected
         | Reason::NoExpectedIdentity
+        | Reason::NoServerName
+        | Reason::ServerNameUnexpected
+        | Reason::TlsFilesUnusable
         | Reason::PeerRefused
         | Reason::NoCertificate => {
             if inbound {

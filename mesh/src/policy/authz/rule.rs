@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::aliases::TrustDomains;
 use super::facts::{Facts, HttpFacts};
 use super::matcher::{Ranges, Texts, service_account};
+use super::ports::PortSet;
 use super::verdict::{Miss, RuleName};
 use crate::policy::path::Template;
 use crate::resource::{
@@ -126,15 +127,26 @@ impl Rule {
         }
     }
 
-    /// Of each way to match that asks for what only HTTP answers, all clauses that are about the operation.
-    pub(super) fn ways_that_need_http(&self) -> Vec<Vec<&Clause>> {
-        let needs_http = |clauses: &[&Clause]| clauses.iter().any(|clause| clause.test.needs_http());
+    /// The ports on which it can match.
+    pub(super) fn ports(&self) -> PortSet {
+        self.ports_of_ways(|_| true)
+    }
+
+    /// The ports on which some way to match asks for what only HTTP answers.
+    pub(super) fn http_ports(&self) -> PortSet {
+        self.ports_of_ways(|clauses| clauses.iter().any(|clause| clause.test.needs_http()))
+    }
+
+    /// The ports of those ways to match, each the clauses about one operation, that `counts` picks.
+    fn ports_of_ways(&self, counts: impl Fn(&[&Clause]) -> bool) -> PortSet {
         let ways: Vec<Vec<&Clause>> = if self.to.is_empty() {
             vec![self.when.iter().collect()]
         } else {
             self.to.iter().map(|operation| operation.iter().chain(&self.when).collect()).collect()
         };
-        ways.into_iter().filter(|clauses| needs_http(clauses)).collect()
+        let mut ports = PortSet::default();
+        ways.iter().filter(|clauses| counts(clauses)).for_each(|clauses| ports.add_way(clauses));
+        ports
     }
 
     /// The fields that a DENY or AUDIT rule is read without, the connection being TCP.

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
-use crate::resource::Resources;
+use crate::resource::{Meta, Resources};
 use crate::workload::Selector;
 
 const ROOT: &str = "istio-system";
@@ -105,14 +105,9 @@ fn the_loser_of_a_scope_is_named_with_the_winner() {
         policy("foo", "open", "{mtls: {mode: DISABLE}}"),
     ]);
     assert_eq!(modes.for_port(8080).mode, Mode::Strict);
-    let expected = Finding {
-        place: "mesh.yaml:7".to_owned(),
-        message:
-            "PeerAuthentication foo/open is ignored: foo/strict (mesh.yaml:2) has the same scope (namespace) \
-                  and comes first; keep one of them"
-                .to_owned(),
-    };
-    assert_eq!(findings, [expected]);
+    let message = "PeerAuthentication foo/open is ignored: foo/strict (mesh.yaml:2) has the same scope (namespace) and \
+                   comes first";
+    assert_eq!(findings, [Finding::new(Code::PolicyIgnored, "mesh.yaml:7", message)]);
 }
 
 #[test]

@@ -3,6 +3,7 @@ use rstest::rstest;
 use super::*;
 use crate::policy::authz::Facts;
 use crate::policy::mode::Mode;
+use crate::spiffe::TrustDomain;
 
 const BACKEND: &str = "
 apiVersion: networking.istio.io/v1
@@ -36,16 +37,16 @@ fn snapshot(texts: &[&str], workload: &Workload) -> Snapshot {
     for (number, text) in texts.iter().enumerate() {
         resources.read(&format!("{number}.yaml"), text).unwrap();
     }
-    Snapshot::build(&resources, workload, "istio-system")
+    Snapshot::build(&resources, workload, &MeshConfig::default())
 }
 
 #[rstest]
 #[case::endpoint(ENDPOINT, 3001, Protocol::Http)]
-#[case::not_the_service_port(ENDPOINT, 80, Protocol::Tcp)]
-#[case::not_the_target_port_that_the_endpoint_overrides(ENDPOINT, 3000, Protocol::Tcp)]
+#[case::not_the_service_port(ENDPOINT, 80, Protocol::Undeclared)]
+#[case::not_the_target_port_that_the_endpoint_overrides(ENDPOINT, 3000, Protocol::Undeclared)]
 #[case::declared_tcp(ENDPOINT, 9000, Protocol::Tcp)]
 #[case::selector(SELECTOR, 3000, Protocol::Http)]
-#[case::undeclared(SELECTOR, 4000, Protocol::Tcp)]
+#[case::undeclared(SELECTOR, 4000, Protocol::Undeclared)]
 fn the_protocol_of_an_own_port_is(#[case] source: &str, #[case] port: u16, #[case] expected: Protocol) {
     assert_eq!(snapshot(&[&format!("{BACKEND}{source}")], &workload()).protocol(port), expected);
 }
@@ -55,14 +56,14 @@ fn the_protocol_of_an_own_port_is(#[case] source: &str, #[case] port: u16, #[cas
 #[case::service_account(Workload { service_account: "web".to_owned(), ..workload() })]
 #[case::labels(Workload { labels: [("app".to_owned(), "web".to_owned())].into(), ..workload() })]
 fn an_endpoint_of_another_workload_declares_nothing(#[case] workload: Workload) {
-    assert_eq!(snapshot(&[&format!("{BACKEND}{ENDPOINT}")], &workload).protocol(3001), Protocol::Tcp);
+    assert_eq!(snapshot(&[&format!("{BACKEND}{ENDPOINT}")], &workload).protocol(3001), Protocol::Undeclared);
 }
 
 #[rstest]
 #[case::namespace(Workload { namespace: "bar".to_owned(), ..workload() })]
 #[case::labels(Workload { labels: [("app".to_owned(), "web".to_owned())].into(), ..workload() })]
 fn a_selector_of_another_workload_declares_nothing(#[case] workload: Workload) {
-    assert_eq!(snapshot(&[&format!("{BACKEND}{SELECTOR}")], &workload).protocol(3000), Protocol::Tcp);
+    assert_eq!(snapshot(&[&format!("{BACKEND}{SELECTOR}")], &workload).protocol(3000), Protocol::Undeclared);
 }
 
 #[test]
@@ -72,13 +73,9 @@ fn of_two_declarations_the_first_is_taken_and_the_second_reported() {
     let snapshot =
         snapshot(&[&format!("{BACKEND}{SELECTOR}"), &other.replace("[backend]", "[other]")], &workload());
     assert_eq!(snapshot.protocol(3000), Protocol::Http);
-    let expected = Finding {
-        place: "1.yaml:2".to_owned(),
-        message:
-            "ServiceEntry foo/other declares another protocol for this workload's port 3000 than foo/backend \
-                  (0.yaml:2), which comes first and is taken"
-                .to_owned(),
-    };
+    let message = "ServiceEntry foo/other declares another protocol for this workload's port 3000 than foo/backend \
+                   (0.yaml:2), which comes first and is taken";
+    let expected = Finding::new(Code::ProtocolTwice, "1.yaml:2", message);
     assert_eq!(snapshot.findings, [expected]);
 }
 
@@ -118,7 +115,8 @@ fn aliases_of_the_trust_domain_reach_the_policies() {
         http: None,
     };
     let allows = |aliases: &[TrustDomain]| {
-        let snapshot = Snapshot::build_with_aliases(&resources, &workload(), "istio-system", aliases);
+        let config = MeshConfig { trust_domain_aliases: aliases.to_vec(), ..MeshConfig::default() };
+        let snapshot = Snapshot::build(&resources, &workload(), &config);
         snapshot.authorization.authorize(&facts).outcome.is_ok()
     };
     assert!(!allows(&[]));
@@ -135,7 +133,7 @@ fn a_resource_that_stands_twice_is_reported() {
             "PeerAuthentication foo/default stands at 0.yaml:1 too, and both are read; in a cluster the later would \
              have replaced the earlier",
             "PeerAuthentication foo/default is ignored: foo/default (0.yaml:1) has the same scope (namespace) and \
-             comes first; keep one of them",
+             comes first",
         ]
     );
 }
@@ -173,14 +171,59 @@ fn authorization_policy(spec: &str) -> String {
 }
 
 #[rstest]
-#[case::allow("{rules: [{to: [{operation: {methods: [GET], paths: [/a]}}]}]}", "it never matches")]
-#[case::deny("{action: DENY, rules: [{to: [{operation: {methods: [GET]}}]}]}", "it denies more")]
-#[case::when("{rules: [{when: [{key: 'request.headers[x]', values: [a]}]}]}", "request.headers[x]")]
-fn what_http_fields_come_to_on_tcp_is_reported(#[case] spec: &str, #[case] effect: &str) {
-    let snapshot = snapshot(&[&authorization_policy(spec)], &workload());
+#[case::allow(
+    "{rules: [{to: [{operation: {methods: [GET], paths: [/a]}}]}]}",
+    Code::AllowNeverMatches,
+    "paths"
+)]
+#[case::deny(
+    "{action: DENY, rules: [{to: [{operation: {methods: [GET]}}]}]}",
+    Code::DenyDeniesMore,
+    "methods"
+)]
+#[case::audit("{action: AUDIT, rules: [{to: [{operation: {hosts: [a]}}]}]}", Code::AuditMarksMore, "hosts")]
+#[case::when(
+    "{rules: [{when: [{key: 'request.headers[x]', values: [a]}]}]}",
+    Code::AllowNeverMatches,
+    "request.headers[x]"
+)]
+#[case::this_port(
+    "{rules: [{to: [{operation: {methods: [GET], ports: ['9000']}}]}]}",
+    Code::AllowNeverMatches,
+    "9000"
+)]
+fn what_http_fields_come_to_on_a_tcp_port_is_reported(
+    #[case] spec: &str,
+    #[case] code: Code,
+    #[case] named: &str,
+) {
+    let service = format!("{BACKEND}{SELECTOR}");
+    let snapshot = snapshot(&[&authorization_policy(spec), &service], &workload());
     let [finding] = snapshot.findings.as_slice() else { panic!("{:?}", snapshot.findings) };
-    assert!(finding.message.contains(effect), "{finding:?}");
+    assert_eq!(finding.code, code);
     assert!(finding.message.contains("ns[foo]-policy[p]-rule[0]"), "{finding:?}");
+    assert!(finding.message.contains("port 9000") && finding.message.contains(named), "{finding:?}");
+}
+
+/// Where nothing else is declared, a port of which a policy asks for HTTP is read as HTTP.
+#[rstest]
+#[case::declared_http(3000, true)]
+#[case::declared_tcp(9000, false)]
+#[case::undeclared(4000, true)]
+fn http_is_read_where_it_is_declared_or_asked_for(#[case] port: u16, #[case] expected: bool) {
+    let policy = authorization_policy("{rules: [{to: [{operation: {methods: [GET]}}]}]}");
+    let service = format!("{BACKEND}{SELECTOR}");
+    assert_eq!(snapshot(&[&policy, &service], &workload()).reads_http(port), expected);
+    let without = authorization_policy("{rules: [{to: [{operation: {ports: ['4000']}}]}]}");
+    assert_eq!(snapshot(&[&without, &service], &workload()).reads_http(port), port == 3000);
+}
+
+#[rstest]
+#[case::another_port("{rules: [{to: [{operation: {methods: [GET], ports: ['3000']}}]}]}")]
+#[case::no_http_field("{rules: [{to: [{operation: {ports: ['9000']}}]}]}")]
+fn rules_that_a_tcp_port_has_no_part_in_are_not_reported(#[case] spec: &str) {
+    let service = format!("{BACKEND}{SELECTOR}");
+    assert_eq!(snapshot(&[&authorization_policy(spec), &service], &workload()).findings, []);
 }
 
 #[rstest]

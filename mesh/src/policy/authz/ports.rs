@@ -1,30 +1,34 @@
-//! The ports on which a rule asks for what only an HTTP request answers.
+//! The ports that a rule is about.
 
 use std::collections::HashSet;
 
-use super::rule::{Clause, Rule, Test};
+use super::rule::{Clause, Test};
 
 /// Ports by name, and all others but some.
 #[derive(Debug, Default)]
-pub(super) struct HttpPorts {
+pub(super) struct PortSet {
     named: HashSet<u16>,
-    /// `None` where no rule speaks of the others.
+    /// `None` where nothing speaks of the others.
     others_but: Option<HashSet<u16>>,
 }
 
-impl HttpPorts {
-    pub(super) fn add(&mut self, rule: &Rule) {
-        for clauses in rule.ways_that_need_http() {
-            self.add_way(&clauses);
-        }
-    }
-
+impl PortSet {
     pub(super) fn contains(&self, port: u16) -> bool {
         self.named.contains(&port) || self.others_but.as_ref().is_some_and(|but| !but.contains(&port))
     }
 
-    /// `clauses` must all hold.
-    fn add_way(&mut self, clauses: &[&Clause]) {
+    /// The ports that are named, in no order.
+    pub(super) fn named(&self) -> impl Iterator<Item = u16> {
+        self.named.iter().copied()
+    }
+
+    /// Whether any port that nobody named is among them.
+    pub(super) fn has_others(&self) -> bool {
+        self.others_but.is_some()
+    }
+
+    /// Adds a way to match: the ports on which all of `clauses` can hold.
+    pub(super) fn add_way(&mut self, clauses: &[&Clause]) {
         let ports = |clause: &'_ &Clause, is_positive| match &clause.test {
             Test::DestinationPort(ports) if clause.is_positive() == is_positive => Some(ports.clone()),
             _ => None,
@@ -39,5 +43,14 @@ impl HttpPorts {
                 self.others_but = Some(but.map_or(excluded.clone(), |but| &but & &excluded));
             }
         }
+    }
+
+    /// Adds the ports of another set.
+    pub(super) fn add(&mut self, other: &PortSet) {
+        self.named.extend(&other.named);
+        self.others_but = match (self.others_but.take(), &other.others_but) {
+            (Some(one), Some(two)) => Some(&one & two),
+            (one, two) => one.or_else(|| two.clone()),
+        };
     }
 }
