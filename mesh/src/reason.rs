@@ -152,6 +152,9 @@ reasons! {
     RequestMalformed = "request_malformed", Refused,
         "The client did not send an HTTP request, or one that can be understood in more than one way.",
         "The detail names what is wrong with it; if the port speaks something else than HTTP, declare its protocol as TCP.";
+    RequestTimeout = "request_timeout", Cut,
+        "The head of an HTTP request did not arrive in time.",
+        "Look at the client and at the network between; raise limits.requestHeadTimeout if they are slow.";
     NoRoute = "no_route", Refused,
         "No VirtualService of the gateway has a route for the request's host and path.",
         "Add the host to a VirtualService that names the Gateway, or call a host that one has.";

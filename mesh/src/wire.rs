@@ -73,6 +73,55 @@ pub struct ConnectionRecord {
     pub detail: Option<String>,
 }
 
+/// What is known of one HTTP request. The access log and the metrics of requests come from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestRecord {
+    /// The id of the connection that it came on.
+    pub connection: u64,
+    /// Towards the app or from it.
+    pub direction: Direction,
+    /// When its head had arrived, RFC 3339 in UTC.
+    #[serde(with = "rfc3339")]
+    pub received: SystemTime,
+    /// The address that dialled the connection.
+    pub client: SocketAddr,
+    /// The address that the connection was for; the policy port is its port.
+    pub destination: SocketAddr,
+    /// The verified SPIFFE ID of the other side of the mesh: inbound the client's, outbound the server's.
+    pub peer: Option<String>,
+    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
+    pub protocol: String,
+    /// Whether it is gRPC, by its content type.
+    pub is_grpc: bool,
+    /// The method.
+    pub method: String,
+    /// The host, once it is understood.
+    pub host: Option<String>,
+    /// The path in its one spelling, without the query.
+    pub path: Option<String>,
+    /// The service that it is for, `host:port`.
+    pub service: Option<String>,
+    /// The address that it was passed on to.
+    pub upstream: Option<SocketAddr>,
+    /// What the AuthorizationPolicies decided.
+    pub authorization: Option<AuthorizationRecord>,
+    /// The status of the answer; none where there was none.
+    pub status: Option<u16>,
+    /// The status of gRPC (`grpc-status`).
+    pub grpc_status: Option<u32>,
+    /// Bytes of its body.
+    pub bytes_to_server: u64,
+    /// Bytes of the answer's body.
+    pub bytes_to_client: u64,
+    /// From its head to the end of the answer, in microseconds.
+    pub duration_micros: u64,
+    /// How it ended.
+    pub reason: Reason,
+    /// What exactly was expected and seen, where the reason alone does not say it.
+    pub detail: Option<String>,
+}
+
 /// What the first bytes of an inbound connection were.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "class")]

@@ -104,6 +104,11 @@ impl Connection {
         lock(&self.entry.record).client
     }
 
+    /// What others may look at and add to while it is open.
+    pub(crate) fn notes(&self) -> Notes {
+        Notes(self.entry.clone())
+    }
+
     /// The byte counters of the relay.
     pub(crate) fn moved(&self) -> &Moved {
         &self.entry.moved
@@ -127,6 +132,35 @@ impl Connection {
         record.reason = Some(end.reason);
         record.detail = end.detail;
         self.telemetry.closed(&record, self.opened);
+    }
+}
+
+/// The record of an open connection, for those who serve a part of it. Clones are of the same.
+#[derive(Debug, Clone)]
+pub(crate) struct Notes(Arc<Entry>);
+
+impl Notes {
+    /// Notes what was learnt.
+    pub(crate) fn note(&self, note: impl FnOnce(&mut ConnectionRecord)) {
+        note(&mut lock(&self.0.record));
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        lock(&self.0.record).id
+    }
+
+    pub(crate) fn direction(&self) -> Direction {
+        lock(&self.0.record).direction
+    }
+
+    /// The address that dialled.
+    pub(crate) fn client(&self) -> SocketAddr {
+        lock(&self.0.record).client
+    }
+
+    /// The byte counters.
+    pub(crate) fn moved(&self) -> &Moved {
+        &self.0.moved
     }
 }
 

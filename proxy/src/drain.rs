@@ -25,6 +25,10 @@ impl Trigger {
         self.draining.is_cancelled()
     }
 
+    pub(crate) fn is_quitting(&self) -> bool {
+        self.quitting.is_cancelled()
+    }
+
     /// Ends when draining begins.
     pub(crate) async fn started(&self) {
         self.draining.cancelled().await;

@@ -1,12 +1,13 @@
 //! The life of an inbound connection, top to bottom: a peer or a stranger calls the app beside us.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+mod app;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use pillion_mesh::policy::Snapshot;
-use pillion_mesh::policy::admit::{Admission, Observed, admit, needs_sniff};
-use pillion_mesh::policy::authz::Permit;
+use pillion_mesh::policy::admit::{Admission, Observed, admit, carries_requests, needs_sniff};
 use pillion_mesh::reason::Reason;
 use pillion_mesh::wire::{FirstBytes, ModeRecord};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -18,14 +19,14 @@ use crate::authorize::Known;
 use crate::connections::Connection;
 use crate::listener::Role;
 use crate::net::Leg;
-use crate::net::dial::{self, DialOptions, OwnDial};
 use crate::net::original_dst::original_destination;
 use crate::net::relay::{End, relay};
 use crate::net::rewind::Rewound;
 use crate::net::sniff::{First, sniff};
-use crate::outbound::{dial_fault, refuse};
-use crate::settings::{InterceptionMode, PolicyChange, TrafficPolicy};
-use crate::tls;
+use crate::outbound::refuse;
+use crate::settings::PolicyChange;
+use crate::{http, tls};
+use app::{App, AppRequests};
 
 /// What a connection was admitted for; kept so that a changed policy can be asked again.
 #[derive(Debug, Clone)]
@@ -39,7 +40,7 @@ struct Admitted {
 pub(crate) async fn serve(
     stream: TcpStream,
     connection: &mut Connection,
-    role: &Role,
+    role: &Arc<Role>,
     shared: &Arc<Shared>,
 ) -> End {
     let target = match target(&stream, connection, role, shared) {
@@ -57,7 +58,7 @@ pub(crate) async fn serve(
 
     if !needs_sniff(decision.mode) {
         connection.note(|record| record.first_bytes = Some(FirstBytes::Unseen));
-        let known = Known { peer: None, source: client, destination: target, sni: None };
+        let known = Known { peer: None, source: client, destination: target, sni: None, certificate: None };
         let admitted = Admitted { observed: None, admission: Admission::Forward, known };
         return forward(stream, admitted, snapshot, connection, role, shared).await;
     }
@@ -81,7 +82,7 @@ pub(crate) async fn serve(
 
     let admission = admit(decision.mode, snapshot.protocol(target.port()), observed);
     let sni = if let First::Hello(hello) = sniffed.first { hello.sni } else { None };
-    let known = Known { peer: None, source: client, destination: target, sni };
+    let known = Known { peer: None, source: client, destination: target, sni, certificate: None };
     let admitted = Admitted { observed: Some(observed), admission, known };
     let stream = Rewound::new(sniffed.bytes, stream);
     match admission {
@@ -118,7 +119,7 @@ async fn terminate(
     mut admitted: Admitted,
     snapshot: &Snapshot,
     connection: &mut Connection,
-    role: &Role,
+    role: &Arc<Role>,
     shared: &Arc<Shared>,
 ) -> End {
     let credentials = shared.credentials.borrow().clone();
@@ -137,19 +138,65 @@ async fn terminate(
     };
     stream.close_by_reset();
     admitted.known.peer = Some(handshake.peer);
+    admitted.known.certificate = handshake.chain.first().map(|leaf| leaf.to_vec().into());
     connection.note(|record| record.tls = Some(handshake.record));
     forward(stream, admitted, snapshot, connection, role, shared).await
 }
 
-/// Asks the AuthorizationPolicies, dials the app with their permit, and relays until the end, or until the policies no
-/// longer allow the connection.
+/// Serves what was admitted: request by request where it is read as HTTP, else as a whole.
 async fn forward<S>(
-    mut client: S,
+    client: S,
     admitted: Admitted,
     snapshot: &Snapshot,
     connection: &mut Connection,
-    role: &Role,
+    role: &Arc<Role>,
     shared: &Arc<Shared>,
+) -> End
+where
+    S: AsyncRead + AsyncWrite + Leg + Unpin + Send + 'static,
+{
+    let port = admitted.known.destination.port();
+    let app = App {
+        shared: shared.clone(),
+        role: role.clone(),
+        notes: connection.notes(),
+        target: admitted.known.destination,
+    };
+    let declared = snapshot.protocol(port).is_http();
+    if snapshot.reads_http(port) && carries_requests(admitted.observed, admitted.admission, declared) {
+        // Aside, so that connections which are not read do not hold room for it.
+        return Box::pin(forward_requests(client, admitted, app, snapshot, connection)).await;
+    }
+    forward_bytes(client, &admitted, &app, snapshot, connection).await
+}
+
+/// Serves HTTP. Each request is authorized by itself; the connection as a whole is cut where its admission changes.
+async fn forward_requests<S>(
+    client: S,
+    admitted: Admitted,
+    app: App,
+    snapshot: &Snapshot,
+    connection: &mut Connection,
+) -> End
+where
+    S: AsyncRead + AsyncWrite + Leg + Unpin + Send + 'static,
+{
+    connection.opened();
+    let own = snapshot.own_port(admitted.known.destination.port());
+    let service = own.map(|own| format!("{}:{}", own.host, own.port));
+    let (known, shared) = (admitted.known.clone(), app.shared.clone());
+    let cut = no_longer_allowed(&admitted, &shared, not_admitted);
+    http::serve(client, connection, known, AppRequests::new(app, service), shared.clone(), cut).await
+}
+
+/// Asks the AuthorizationPolicies, dials the app with their permit, and relays until the end, or until the policies no
+/// longer allow the connection.
+async fn forward_bytes<S>(
+    mut client: S,
+    admitted: &Admitted,
+    app: &App,
+    snapshot: &Snapshot,
+    connection: &mut Connection,
 ) -> End
 where
     S: AsyncRead + AsyncWrite + Leg + Unpin,
@@ -160,96 +207,59 @@ where
         Ok(permit) => permit,
         Err(end) => return end,
     };
-    let (mut app, _own) = match dial_app(&permit, &client, &admitted.known, connection, role, shared).await {
+    let (mut stream, _own) = match app.dial(&permit).await {
         Ok(dialled) => dialled,
         Err(end) => return end,
     };
     connection.opened();
     tokio::select! {
-        end = relay(&mut client, &mut app, connection.moved()) => end,
-        because = no_longer_allowed(&admitted, shared) => End { reason: Reason::PolicyChanged, detail: Some(because) },
-    }
-}
-
-/// Connects to the app. Only who holds a permit may: the authorizer alone makes one.
-async fn dial_app<S: Leg>(
-    _permit: &Permit,
-    client: &S,
-    known: &Known,
-    connection: &Connection,
-    role: &Role,
-    shared: &Shared,
-) -> Result<(TcpStream, OwnDial), End> {
-    let target = known.destination;
-    let address = match (role, shared.settings.inbound.traffic_policy) {
-        (Role::InboundCapture, TrafficPolicy::Localhost) => {
-            SocketAddr::new(loopback(target.ip()), target.port())
+        end = relay(&mut client, &mut stream, connection.moved()) => end,
+        because = no_longer_allowed(admitted, &app.shared, refusal_of) => {
+            End { reason: Reason::PolicyChanged, detail: Some(because) }
         }
-        _ => target,
-    };
-    connection.note(|record| record.upstream = Some(address));
-    let options = app_options(client, address, role, shared);
-    dial::connect_remembered(address, &options, &shared.own_dials)
-        .await
-        .map_err(|error| dial_fault(&error, address, Reason::AppUnreachable))
-}
-
-/// How the app is dialled: from 127.0.0.6 (`::6`), or with TPROXY from the client's own address, so that the
-/// interception rules let the connection pass. An app on loopback sees 127.0.0.6 in either case: the kernel would not
-/// let its answers leave a loopback address for the client's.
-fn app_options<S: Leg>(client: &S, address: SocketAddr, role: &Role, shared: &Shared) -> DialOptions {
-    let tproxy = shared.settings.interception.mode == InterceptionMode::Tproxy && !address.ip().is_loopback();
-    let source = match role {
-        Role::InboundCapture if tproxy => client.tcp().peer_addr().ok().map(|peer| peer.ip().to_canonical()),
-        Role::InboundCapture => Some(sidecar_source(address.ip())),
-        _ => None,
-    };
-    let mark = shared.settings.interception.mark;
-    DialOptions { source, transparent: tproxy && source.is_some(), mark, ..shared.dial_options() }
-}
-
-fn loopback(ip: IpAddr) -> IpAddr {
-    if ip.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
-}
-
-fn sidecar_source(ip: IpAddr) -> IpAddr {
-    if ip.is_ipv4() {
-        Ipv4Addr::new(127, 0, 0, 6).into()
-    } else {
-        Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6).into()
     }
 }
 
-/// Ends, with the reason in words, when a change of policy would no longer let this connection in as it was.
-async fn no_longer_allowed(admitted: &Admitted, shared: &Shared) -> String {
+/// Ends, with the reason in words that `refusal` gives, when a change of policy would no longer let this connection in as
+/// it was.
+async fn no_longer_allowed(
+    admitted: &Admitted,
+    shared: &Shared,
+    refusal: impl Fn(&Admitted, &Snapshot) -> Option<String>,
+) -> String {
     let mut snapshot = shared.snapshot.clone();
     loop {
         if snapshot.changed().await.is_err() || shared.settings.policy_change == PolicyChange::Keep {
             return std::future::pending().await;
         }
         let published = snapshot.borrow_and_update().clone();
-        if let Some(because) = refusal_of(admitted, &published.snapshot) {
+        if let Some(because) = refusal(admitted, &published.snapshot) {
             return because;
         }
     }
 }
 
-/// Whether the snapshot would refuse what was admitted before. A connection is not cut for being safer than it
-/// would have to be; one that was never looked at (DISABLE) is plaintext for all that is known.
+/// Whether the snapshot would refuse what was admitted before, at its port or by its AuthorizationPolicies.
 fn refusal_of(admitted: &Admitted, snapshot: &Snapshot) -> Option<String> {
+    not_admitted(admitted, snapshot).or_else(|| {
+        let (outcome, record) = admitted.known.ask(&snapshot.authorization);
+        outcome.is_err().then_some(record.because)
+    })
+}
+
+/// Whether the port would no longer admit it. A connection is not cut for being safer than it would have to be; one that
+/// was never looked at (DISABLE) is plaintext for all that is known.
+fn not_admitted(admitted: &Admitted, snapshot: &Snapshot) -> Option<String> {
     let Admitted { observed, admission, known } = admitted;
     let port = known.destination.port();
     let decision = snapshot.modes.for_port(port);
-    if needs_sniff(decision.mode) {
-        let observed = observed.unwrap_or(Observed::Plaintext);
-        let now = admit(decision.mode, snapshot.protocol(port), observed);
-        let kept = now == *admission || (*admission == Admission::Terminate && now == Admission::Forward);
-        if !kept {
-            return Some(format!("port {port} is {} by {}", decision.mode, decision.because));
-        }
+    if !needs_sniff(decision.mode) {
+        return None;
     }
-    let (outcome, record) = known.ask(&snapshot.authorization);
-    outcome.is_err().then_some(record.because)
+    let observed = observed.unwrap_or(Observed::Plaintext);
+    let now = admit(decision.mode, snapshot.protocol(port), observed);
+    let kept = now == *admission || (*admission == Admission::Terminate && now == Admission::Forward);
+    (!kept).then(|| format!("port {port} is {} by {}", decision.mode, decision.because))
 }
 
 /// What the record keeps of the first bytes. A peer may name thousands of protocols; the record keeps a few.

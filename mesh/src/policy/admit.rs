@@ -71,6 +71,21 @@ pub fn needs_sniff(mode: Mode) -> bool {
     mode != Mode::Disable
 }
 
+/// Whether a connection that was admitted to a port which is read as HTTP carries requests that can be read. TLS that is
+/// passed through cannot; where HTTP is read only since a policy asks for it (`declared` is false), a silent client's
+/// server may speak first, and is served as TCP, of which the policies know no request. `observed` is `None` where nothing
+/// was looked at.
+#[must_use]
+pub fn carries_requests(observed: Option<Observed>, admission: Admission, declared: bool) -> bool {
+    match (admission, observed) {
+        (Admission::Refuse(_), _) => false,
+        (Admission::Terminate, _) => true,
+        (Admission::Forward, Some(Observed::MeshTls | Observed::OtherTls)) => false,
+        (Admission::Forward, Some(Observed::Silent)) => declared,
+        (Admission::Forward, Some(Observed::Plaintext) | None) => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
@@ -215,6 +230,24 @@ mod tests {
         #[case] expected: Admission,
     ) {
         assert_eq!(admit(mode, protocol, observed), expected);
+    }
+
+    #[rstest]
+    #[case::terminated(Some(Observed::MeshTls), Admission::Terminate, true, true)]
+    #[case::terminated_where_a_policy_asks(Some(Observed::OtherTls), Admission::Terminate, false, true)]
+    #[case::plaintext(Some(Observed::Plaintext), Admission::Forward, false, true)]
+    #[case::not_looked_at(None, Admission::Forward, false, true)]
+    #[case::the_apps_own_tls(Some(Observed::OtherTls), Admission::Forward, true, false)]
+    #[case::silence_on_a_declared_port(Some(Observed::Silent), Admission::Forward, true, true)]
+    #[case::silence_where_a_policy_asks(Some(Observed::Silent), Admission::Forward, false, false)]
+    #[case::refused(Some(Observed::Plaintext), Admission::Refuse(Reason::StrictPlaintext), true, false)]
+    fn requests_are_read_where_they_can_be(
+        #[case] observed: Option<Observed>,
+        #[case] admission: Admission,
+        #[case] declared: bool,
+        #[case] expected: bool,
+    ) {
+        assert_eq!(carries_requests(observed, admission, declared), expected);
     }
 
     /// Requirement 19: only a handshake can lead into a STRICT port.

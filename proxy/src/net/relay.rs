@@ -178,8 +178,9 @@ impl Pump {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
+/// Which end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
     Client,
     Server,
 }
@@ -209,23 +210,28 @@ impl Fault {
             Fault::Reading(error) => (reader, error, true),
             Fault::Writing(error) => (reader.other(), error, false),
         };
-        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        let (reason, detail) = match (error.kind(), tls) {
-            (io::ErrorKind::UnexpectedEof, _) if reading => {
-                (Reason::TlsTruncated, Some(format!("the {} ended without close_notify", side.name())))
-            }
-            (_, Some(rustls::Error::AlertReceived(alert))) => {
-                (Reason::PeerRefused, Some(format!("the {} sent the TLS alert {alert:?}", side.name())))
-            }
-            (_, Some(fault)) => {
-                (Reason::TlsBroken, Some(format!("the {}'s TLS stream broke: {fault}", side.name())))
-            }
-            (io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe, None) => (side.reset(), None),
-            (io::ErrorKind::TimedOut, None) => (side.lost(), None),
-            (_, None) => (side.reset(), Some(format!("{}: {error}", side.name()))),
-        };
-        End { reason, detail }
+        end_of(side, &error, reading)
     }
+}
+
+/// The end of a connection of which one side broke, while it was read from or written to.
+pub(crate) fn end_of(side: Side, error: &io::Error, reading: bool) -> End {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let (reason, detail) = match (error.kind(), tls) {
+        (io::ErrorKind::UnexpectedEof, _) if reading => {
+            (Reason::TlsTruncated, Some(format!("the {} ended without close_notify", side.name())))
+        }
+        (_, Some(rustls::Error::AlertReceived(alert))) => {
+            (Reason::PeerRefused, Some(format!("the {} sent the TLS alert {alert:?}", side.name())))
+        }
+        (_, Some(fault)) => {
+            (Reason::TlsBroken, Some(format!("the {}'s TLS stream broke: {fault}", side.name())))
+        }
+        (io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe, None) => (side.reset(), None),
+        (io::ErrorKind::TimedOut, None) => (side.lost(), None),
+        (_, None) => (side.reset(), Some(format!("{}: {error}", side.name()))),
+    };
+    End { reason, detail }
 }
 
 #[cfg(test)]

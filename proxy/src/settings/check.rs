@@ -62,6 +62,10 @@ const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 const MAX_HELLO_SIZE: u32 = 64 * 1024;
 const MIN_HELLO_SIZE: u32 = 1024;
 
+/// A head is read into a buffer that hyper does not make smaller; and it is held whole for each request.
+const MIN_HEAD_SIZE: u32 = 8 * 1024;
+const MAX_HEAD_SIZE: u32 = 1024 * 1024;
+
 impl TryFrom<RawSettings> for Settings {
     type Error = Faults;
 
@@ -265,6 +269,7 @@ fn inbound(raw: InboundSection) -> Result<Inbound, Fault> {
         capture: raw.capture.map(|address| address.0),
         listeners,
         traffic_policy: raw.traffic_policy.unwrap_or(TrafficPolicy::Passthrough),
+        trusted_proxies: raw.trusted_proxies,
     })
 }
 
@@ -308,10 +313,19 @@ fn limits(raw: &LimitsSection) -> Result<Limits, Fault> {
             format!("{hello_size} is out of range; write {MIN_HELLO_SIZE} to {MAX_HELLO_SIZE} bytes"),
         ));
     }
+    let request_head_size = raw.request_head_size.unwrap_or(60 * 1024);
+    if !(MIN_HEAD_SIZE..=MAX_HEAD_SIZE).contains(&request_head_size) {
+        return Err(Fault::new(
+            "limits.requestHeadSize",
+            format!("{request_head_size} is out of range; write {MIN_HEAD_SIZE} to {MAX_HEAD_SIZE} bytes"),
+        ));
+    }
     Ok(Limits {
         max_connections: count(max_connections),
         handshake_timeout: or_seconds(raw.handshake_timeout, 10),
         hello_size: count(hello_size),
+        request_head_size: count(request_head_size),
+        request_head_timeout: or_seconds(raw.request_head_timeout, 30),
         connect_timeout: or_seconds(raw.connect_timeout, 10),
         keepalive: keepalive(&raw.keepalive)?,
     })

@@ -1,7 +1,7 @@
 //! The settings in force, in the shape of the file: for the log at start and for `/config_dump`. No secret is among
 //! them; of tokens and keys only the paths are known here.
 
-use pillion_mesh::spiffe::TrustDomain;
+use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
 use serde_json::{Map, Value, json};
 
 use super::value::{HttpsOrigin, MinVersion, Period};
@@ -36,6 +36,7 @@ impl Settings {
                     TrafficPolicy::Passthrough => "PASSTHROUGH",
                     TrafficPolicy::Localhost => "LOCALHOST",
                 },
+                "trustedProxies": self.inbound.trusted_proxies.iter().map(SpiffeId::as_str).collect::<Vec<_>>(),
                 "listeners": self.inbound.listeners.iter()
                     .map(|listener| json!({ "address": listener.address, "forward": listener.forward }))
                     .collect::<Vec<_>>(),
@@ -67,6 +68,8 @@ impl Settings {
                 "maxConnections": self.limits.max_connections,
                 "handshakeTimeout": duration(self.limits.handshake_timeout),
                 "helloSize": self.limits.hello_size,
+                "requestHeadSize": self.limits.request_head_size,
+                "requestHeadTimeout": duration(self.limits.request_head_timeout),
                 "connectTimeout": duration(self.limits.connect_timeout),
                 "keepalive": {
                     "time": duration(self.limits.keepalive.time),

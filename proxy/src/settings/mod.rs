@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use pillion_mesh::spiffe::SpiffeId;
 use pillion_mesh::workload::{MeshConfig, Workload};
 use serde::Deserialize;
 
@@ -76,6 +77,8 @@ pub(crate) struct Inbound {
     pub(crate) listeners: Vec<InboundListener>,
     /// Where captured connections go.
     pub(crate) traffic_policy: TrafficPolicy,
+    /// The proxies whose `X-Forwarded-For` is believed.
+    pub(crate) trusted_proxies: Vec<SpiffeId>,
 }
 
 /// An explicit inbound listener.
@@ -125,6 +128,10 @@ pub(crate) struct Limits {
     pub(crate) handshake_timeout: Duration,
     /// Bytes of a ClientHello.
     pub(crate) hello_size: usize,
+    /// Bytes of an HTTP message's head, at least 8 KiB.
+    pub(crate) request_head_size: usize,
+    /// The head of an HTTP request, from its first byte to its last.
+    pub(crate) request_head_timeout: Duration,
     /// A connection to the app or to the peer.
     pub(crate) connect_timeout: Duration,
     /// TCP keepalive of every connection.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use pillion_mesh::spiffe::TrustDomain;
+use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -251,6 +251,16 @@ pub(super) struct InboundSection {
         env = "PILLION_INBOUND_TRAFFIC_POLICY"
     )]
     pub(super) traffic_policy: Option<TrafficPolicy>,
+    /// A proxy of the mesh, by its SPIFFE ID, whose X-Forwarded-For says who the original client is (remoteIpBlocks);
+    /// repeat it, or separate by commas
+    #[arg(
+        id = "inbound.trustedProxies",
+        long = "inbound-trusted-proxies",
+        value_name = "SPIFFE ID",
+        value_delimiter = ',',
+        env = "PILLION_INBOUND_TRUSTED_PROXIES"
+    )]
+    pub(super) trusted_proxies: Vec<SpiffeId>,
     #[arg(skip)]
     pub(super) listeners: Vec<InboundListenerItem>,
     /// Known, and refused with a sentence of its own.
@@ -434,6 +444,22 @@ pub(super) struct LimitsSection {
         env = "PILLION_LIMITS_HELLO_SIZE"
     )]
     pub(super) hello_size: Option<u32>,
+    /// Bytes of an HTTP message's head, 8192 or more [default: 61440]
+    #[arg(
+        id = "limits.requestHeadSize",
+        long = "limits-request-head-size",
+        value_name = "BYTES",
+        env = "PILLION_LIMITS_REQUEST_HEAD_SIZE"
+    )]
+    pub(super) request_head_size: Option<u32>,
+    /// The head of an HTTP request, from its first byte to its last [default: 30s]
+    #[arg(
+        id = "limits.requestHeadTimeout",
+        long = "limits-request-head-timeout",
+        value_name = "DURATION",
+        env = "PILLION_LIMITS_REQUEST_HEAD_TIMEOUT"
+    )]
+    pub(super) request_head_timeout: Option<Period>,
     /// A connection to the app or to the peer [default: 10s]
     #[arg(
         id = "limits.connectTimeout",
@@ -539,7 +565,7 @@ layer! {
     IdentitySection { ca, files, workload_api }
     CaSection { address, token_file, bundle_file, key_type, ttl }
     FilesSection { certificate, key, bundle }
-    InboundSection { capture, traffic_policy, listeners, tunnel }
+    InboundSection { capture, traffic_policy, trusted_proxies, listeners, tunnel }
     OutboundSection { capture, traffic_policy, listeners }
     InterceptionSection { mode, mark }
     AdminSection { address }
@@ -548,7 +574,10 @@ layer! {
     TlsSection { min_version }
     DetectionSection { timeout }
     DrainSection { timeout }
-    LimitsSection { max_connections, handshake_timeout, hello_size, connect_timeout, keepalive }
+    LimitsSection {
+        max_connections, handshake_timeout, hello_size, request_head_size, request_head_timeout, connect_timeout,
+        keepalive
+    }
     KeepaliveSection { time, interval, retries }
     DnsSection { refresh }
     LogSection { format }

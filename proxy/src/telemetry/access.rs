@@ -1,10 +1,12 @@
-//! The access log: one line for each connection when it has ended, on the target `access`.
+//! The access log: one line for each connection when it has ended, on the target `access`, and one for each HTTP request,
+//! on `access::request`.
 
 use std::fmt::{self, Write};
 use std::time::Duration;
 
 use pillion_mesh::reason::{Kind, Reason};
-use pillion_mesh::wire::{ConnectionRecord, Direction, FirstBytes};
+use pillion_mesh::wire::{ConnectionRecord, Direction, FirstBytes, RequestRecord};
+use serde::Serialize;
 use tracing::{info, warn};
 
 /// Writes the line: a warning where something is wrong. In the JSON form the whole record goes along.
@@ -18,10 +20,21 @@ pub(super) fn log(record: &ConnectionRecord) {
     }
 }
 
-/// The record as JSON, made only when a line in the JSON form asks for it.
-struct WholeRecord<'a>(&'a ConnectionRecord);
+/// The same for a request.
+pub(super) fn log_request(record: &RequestRecord) {
+    let line = RequestLine(record);
+    let whole = WholeRecord(record);
+    if record.reason.kind() == Kind::Ended {
+        info!(target: "access::request", record = %whole, "{line}");
+    } else {
+        warn!(target: "access::request", record = %whole, "{line}");
+    }
+}
 
-impl fmt::Display for WholeRecord<'_> {
+/// The record as JSON, made only when a line in the JSON form asks for it.
+struct WholeRecord<'a, R>(&'a R);
+
+impl<R: Serialize> fmt::Display for WholeRecord<'_, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&serde_json::to_string(self.0).map_err(|_unserializable| fmt::Error)?)
     }
@@ -46,6 +59,47 @@ impl fmt::Display for Line<'_> {
     }
 }
 
+/// The record of a request as a line for people.
+pub(super) struct RequestLine<'a>(pub(super) &'a RequestRecord);
+
+impl fmt::Display for RequestLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let record = self.0;
+        write!(f, "{:<8}  {} -> {}", record.direction.as_str(), record.client, record.destination)?;
+        write_service(f, record.service.as_deref())?;
+        if let Some(upstream) = record.upstream.filter(|upstream| *upstream != record.destination) {
+            write!(f, " at {upstream}")?;
+        }
+        let (host, path) = (record.host.as_deref().unwrap_or("?"), record.path.as_deref().unwrap_or(""));
+        write!(f, "  {} {}{}  ", Escaped(&record.method), Escaped(host), Escaped(path))?;
+        match record.status {
+            Some(status) => write!(f, "{status}")?,
+            None => f.write_str("no answer")?,
+        }
+        if let Some(status) = record.grpc_status {
+            write!(f, " (gRPC {status})")?;
+        }
+        match &record.peer {
+            Some(peer) => write!(f, "  mTLS {}", Escaped(peer))?,
+            None => f.write_str("  plaintext")?,
+        }
+        let (sent, answered) = (Bytes(record.bytes_to_server), Bytes(record.bytes_to_client));
+        let elapsed = Elapsed(Duration::from_micros(record.duration_micros));
+        write!(f, "  {sent} to server, {answered} to client  {elapsed}  {}", record.reason)?;
+        if record.reason == Reason::Completed {
+            return Ok(());
+        }
+        write!(f, ": {}", record.reason.sentence())?;
+        if let Some(detail) = &record.detail {
+            write!(f, " {}.", Escaped(detail.trim_end_matches('.')))?;
+        }
+        if record.reason.kind() == Kind::Ended {
+            return Ok(());
+        }
+        write!(f, " Cure: {}", record.reason.cure())
+    }
+}
+
 /// Where the connection was going: the address dialled, the service there, the address that we dialled if another.
 struct Target<'a>(&'a ConnectionRecord);
 
@@ -55,23 +109,23 @@ impl fmt::Display for Target<'_> {
         match (record.original_destination, record.upstream) {
             (Some(dialled), Some(upstream)) if dialled != upstream => {
                 write!(f, "{dialled}")?;
-                write_service(f, record)?;
+                write_service(f, record.service.as_deref())?;
                 write!(f, " at {upstream}")
             }
             (Some(address), _) | (None, Some(address)) => {
                 write!(f, "{address}")?;
-                write_service(f, record)
+                write_service(f, record.service.as_deref())
             }
             (None, None) => {
                 f.write_str("?")?;
-                write_service(f, record)
+                write_service(f, record.service.as_deref())
             }
         }
     }
 }
 
-fn write_service(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt::Result {
-    match &record.service {
+fn write_service(f: &mut fmt::Formatter<'_>, service: Option<&str>) -> fmt::Result {
+    match service {
         Some(service) => write!(f, " ({})", Escaped(service)),
         None => Ok(()),
     }

@@ -12,14 +12,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use pillion_mesh::reason::Reason;
 use pillion_mesh::spiffe::SpiffeId;
-use pillion_mesh::wire::{ConnectionRecord, Direction};
+use pillion_mesh::wire::{ConnectionRecord, Direction, RequestRecord};
 use pillion_mesh::workload::Workload;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 
 /// Edges that are told apart. Peers come and go with deployments, and the exporter forgets none.
-const MAX_EDGES: usize = 2_000;
+pub(super) const MAX_EDGES: usize = 2_000;
 
 const UNKNOWN: &str = "unknown";
 const OTHER: &str = "other";
@@ -86,7 +86,7 @@ impl Edges {
 
 /// What tells one edge from another; the labels follow from it and from [`Own`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Edge {
+pub(super) struct Edge {
     direction: Direction,
     peer: Peer,
     service: Service,
@@ -126,11 +126,26 @@ impl Edge {
             Some(service) => Service::Host(host_of(service).to_owned()),
             None => Service::Passthrough,
         };
-        Self { direction: record.direction, peer, service, flags: response_flags(record) }
+        Self {
+            direction: record.direction,
+            peer,
+            service,
+            flags: response_flags(record.direction, record.reason),
+        }
+    }
+
+    /// The edge that a request belongs to.
+    pub(super) fn of_request(record: &RequestRecord) -> Self {
+        let peer = record.peer.clone().map_or(Peer::Unknown, Peer::Verified);
+        let service = record.service.as_deref();
+        let service =
+            service.map_or(Service::Passthrough, |service| Service::Host(host_of(service).to_owned()));
+        let flags = response_flags(record.direction, Some(record.reason));
+        Self { direction: record.direction, peer, service, flags }
     }
 
     /// The edge that stands for all that find no place of their own. There are few of these.
-    fn merged(self) -> Self {
+    pub(super) fn merged(self) -> Self {
         let peer = match self.peer {
             Peer::Verified(_) => Peer::Other,
             peer => peer,
@@ -143,10 +158,10 @@ impl Edge {
     }
 }
 
-/// Envoy's response flags for how a connection ended, `-` for one that is open or ended well.
-fn response_flags(record: &ConnectionRecord) -> &'static str {
-    let inbound = record.direction == Direction::Inbound;
-    let Some(reason) = record.reason else { return "-" };
+/// Envoy's response flags for how a connection or request ended, `-` for one that is open or ended well.
+fn response_flags(direction: Direction, reason: Option<Reason>) -> &'static str {
+    let inbound = direction == Direction::Inbound;
+    let Some(reason) = reason else { return "-" };
     match reason {
         Reason::Completed => "-",
         // Downstream and upstream connection termination.
@@ -167,7 +182,7 @@ fn response_flags(record: &ConnectionRecord) -> &'static str {
         Reason::AppUnreachable | Reason::DestinationUnreachable | Reason::ConnectTimeout => "UF",
         Reason::TooManyConnections => "UO",
         // Downstream and upstream protocol error.
-        Reason::RequestMalformed => "DPE",
+        Reason::RequestMalformed | Reason::RequestTimeout => "DPE",
         Reason::TlsTruncated | Reason::TlsBroken if inbound => "DPE",
         Reason::TlsTruncated | Reason::TlsBroken => "UPE",
         // Duration timeout, and resets of our own.
@@ -201,14 +216,14 @@ fn response_flags(record: &ConnectionRecord) -> &'static str {
 
 /// The labels of the workload itself.
 #[derive(Debug)]
-struct Own {
+pub(super) struct Own {
     side: [String; 6],
     principal: String,
     namespace: String,
 }
 
 impl Own {
-    fn new(workload: &Workload) -> Self {
+    pub(super) fn new(workload: &Workload) -> Self {
         let label = |names: &[&str]| names.iter().find_map(|name| workload.labels.get(*name)).cloned();
         let app = label(&["app"]);
         let version = label(&["version"]);
@@ -234,11 +249,11 @@ impl Own {
 /// comes apart.
 type Side<'a> = [Cow<'a, str>; 6];
 
-type Labels<'a> = Vec<(&'static str, Cow<'a, str>)>;
+pub(super) type Labels<'a> = Vec<(&'static str, Cow<'a, str>)>;
 
 impl Edge {
-    /// Istio's labels, all of them on every metric.
-    fn labels<'a>(&'a self, own: &'a Own) -> Labels<'a> {
+    /// Istio's labels, all of them on every metric. `protocol` is `tcp`, `http` or `grpc`.
+    pub(super) fn labels<'a>(&'a self, own: &'a Own, protocol: &'static str) -> Labels<'a> {
         let secured = self.peer != Peer::Unknown;
         let own_principal = if secured { own.principal.as_str() } else { UNKNOWN };
         let own_side: Side<'_> = own.side.each_ref().map(|label| Cow::from(label.as_str()));
@@ -274,7 +289,7 @@ impl Edge {
             ("destination_service", service),
             ("destination_service_name", service_name),
             ("destination_service_namespace", service_namespace),
-            ("request_protocol", "tcp".into()),
+            ("request_protocol", protocol.into()),
             ("response_flags", self.flags.into()),
             ("connection_security_policy", security_policy(inbound, secured).into()),
         ]
@@ -366,7 +381,7 @@ impl Collector for Edges {
             for (edge, counts) in &counts {
                 let value = read(counts).load(Ordering::Relaxed);
                 if value > 0 {
-                    let labels = edge.labels(&self.own);
+                    let labels = edge.labels(&self.own, "tcp");
                     ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
                 }
             }

@@ -4,6 +4,7 @@
 mod access;
 mod edges;
 pub(crate) mod log;
+mod requests;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pillion_mesh::reason::{Kind, Reason};
-use pillion_mesh::wire::{ConnectionRecord, Direction};
+use pillion_mesh::wire::{AuthorizationRecord, ConnectionRecord, Direction, RequestRecord};
 use pillion_mesh::workload::Workload;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text;
@@ -25,6 +26,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use edges::{Counts, Edges};
+use requests::Requests;
 
 /// The content type of [`Telemetry::encode`].
 pub(crate) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -38,11 +40,13 @@ const HANDSHAKE_BUCKETS: [f64; 14] =
 pub(crate) struct Telemetry {
     registry: Registry,
     edges: Arc<Edges>,
+    requests: Arc<Requests>,
     /// What was counted so far of each open connection's bytes, by its id.
     open: Mutex<HashMap<u64, Reported>>,
     connections_open: Family<DirectionLabel, Gauge>,
     refused: Family<ReasonLabels, Counter>,
     ended: Family<ReasonLabels, Counter>,
+    requests_refused: Family<ReasonLabels, Counter>,
     handshakes: Family<HandshakeLabels, Histogram>,
     reloads: Family<ResultLabel, Counter>,
     renewals: Family<ResultLabel, Counter>,
@@ -112,10 +116,12 @@ impl Telemetry {
         let mut telemetry = Self {
             registry: Registry::default(),
             edges: Arc::new(Edges::new(workload)),
+            requests: Arc::new(Requests::new(workload)),
             open: Mutex::default(),
             connections_open: Family::default(),
             refused: Family::default(),
             ended: Family::default(),
+            requests_refused: Family::default(),
             handshakes: Family::new_with_constructor(|| Histogram::new(HANDSHAKE_BUCKETS)),
             reloads: Family::default(),
             renewals: Family::default(),
@@ -146,7 +152,7 @@ impl Telemetry {
     /// access log.
     pub(crate) fn closed(&self, record: &ConnectionRecord, opened: bool) {
         access::log(record);
-        self.dry_run(record);
+        self.dry_run(record.authorization.as_ref());
         let reason = record.reason.unwrap_or(Reason::Internal);
         let labels = ReasonLabels { reason: reason.id(), direction: record.direction.as_str() };
         let counts = self.edges.of(record);
@@ -170,6 +176,17 @@ impl Telemetry {
         counts.closed();
         self.ended.get_or_create(&labels).inc();
         self.gauge(record.direction).dec();
+    }
+
+    /// A request has ended. Writes its line in the access log.
+    pub(crate) fn request_ended(&self, record: &RequestRecord) {
+        access::log_request(record);
+        self.requests.ended(record);
+        self.dry_run(record.authorization.as_ref());
+        if record.reason.kind() != Kind::Ended {
+            let labels = ReasonLabels { reason: record.reason.id(), direction: record.direction.as_str() };
+            self.requests_refused.get_or_create(&labels).inc();
+        }
     }
 
     /// The mesh resources had changed; `taken` says whether the new ones are in force.
@@ -223,8 +240,8 @@ impl Telemetry {
         }
     }
 
-    fn dry_run(&self, record: &ConnectionRecord) {
-        if let Some(shadow) = record.authorization.as_ref().and_then(|decided| decided.shadow.as_ref()) {
+    fn dry_run(&self, decided: Option<&AuthorizationRecord>) {
+        if let Some(shadow) = decided.and_then(|decided| decided.shadow.as_ref()) {
             let result = if shadow.allowed { "allowed" } else { "denied" };
             self.shadow.get_or_create(&ShadowLabel { result }).inc();
         }
@@ -245,6 +262,7 @@ impl Telemetry {
     fn register(&mut self) {
         let registry = &mut self.registry;
         registry.register_collector(Box::new(self.edges.clone()));
+        registry.register_collector(Box::new(self.requests.clone()));
         registry.register(
             "pillion_connections_open",
             "Connections that are open now",
@@ -257,13 +275,18 @@ impl Telemetry {
         );
         registry.register(
             "pillion_authorization_shadow",
-            "Connections by what AuthorizationPolicies in dry run would have decided",
+            "Connections and requests by what AuthorizationPolicies in dry run would have decided",
             self.shadow.clone(),
         );
         registry.register(
             "pillion_connections_ended",
             "Connections that were open, by how they ended",
             self.ended.clone(),
+        );
+        registry.register(
+            "pillion_requests_refused",
+            "Requests that were not answered by whom they were for",
+            self.requests_refused.clone(),
         );
         registry.register(
             "pillion_handshake_duration_seconds",

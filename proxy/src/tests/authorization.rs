@@ -63,8 +63,9 @@ async fn a_caller_is_let_in_as_the_policies_say(
     #[case] allowed: bool,
 ) {
     let lab = Lab::new();
-    lab.resources(Some(&policies(specs)));
     let app = peer::echo_app().await;
+    // It echoes, and speaks no HTTP, whatever a policy asks of it.
+    lab.resources(Some(&(policies(specs) + &declared(app.address, "TCP"))));
     let sidecar = lab.in_front_of(app.address, "").await;
     assert_eq!(call(&lab, &sidecar, caller).await.is_ok(), allowed);
     if !allowed {

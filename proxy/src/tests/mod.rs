@@ -1,6 +1,7 @@
 //! Whole sidecars in this process, on loopback with explicit listeners, against peers that are not pillion.
 
 mod authorization;
+mod http;
 mod modes;
 mod outbound;
 mod stopping;
@@ -119,6 +120,17 @@ impl Lab {
         let stream = TcpStream::connect(address).await?;
         TlsConnector::from(Arc::new(config)).connect(pillion_testkit::tls::any_name(), stream).await
     }
+}
+
+/// Declares the port of `app` as `protocol`, for the workload `backend`.
+fn declared(app: SocketAddr, protocol: &str) -> String {
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: backend}}\n\
+         spec: {{hosts: [backend.default.svc.cluster.local], location: MESH_INTERNAL, resolution: STATIC, \
+         workloadSelector: {{labels: {{app: backend}}}}, \
+         ports: [{{number: 80, name: web, protocol: {protocol}, targetPort: {}}}]}}\n",
+        app.port()
+    )
 }
 
 struct Sidecar {

@@ -23,8 +23,8 @@ pub(super) fn record(
         reason: Reason::Internal,
         detail: format!("the TLS library does not say {what} of a finished handshake"),
     };
-    let leaf =
-        connection.peer_certificates().and_then(<[_]>::first).ok_or_else(|| unknown("the certificate"))?;
+    let chain = connection.peer_certificates().unwrap_or_default();
+    let leaf = chain.first().ok_or_else(|| unknown("the certificate"))?;
     let peer = svid::check_leaf(leaf)
         .map_err(|error| HandshakeError { reason: Reason::SvidInvalid, detail: error.to_string() })?;
     let suite = connection.negotiated_cipher_suite().ok_or_else(|| unknown("the cipher suite"))?;
@@ -42,6 +42,7 @@ pub(super) fn record(
             peer_not_after: peer.not_after,
         },
         peer: peer.id,
+        chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
     })
 }
 

@@ -20,6 +20,7 @@ use pillion_mesh::spiffe::SpiffeId;
 use pillion_mesh::wire::TlsRecord;
 use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
 pub(crate) use bundles::{BundleError, Bundles};
@@ -53,6 +54,8 @@ pub(crate) type LiveCredentials = watch::Receiver<Option<Arc<Credentials>>>;
 pub(crate) struct Handshake {
     /// The peer's verified SPIFFE ID.
     pub(crate) peer: SpiffeId,
+    /// The certificates that it proved it by, leaf first.
+    pub(crate) chain: Arc<[CertificateDer<'static>]>,
     /// What was negotiated and proved, for the connection record.
     pub(crate) record: TlsRecord,
 }
