@@ -1,4 +1,4 @@
-//! `frontend`: a web page that calls the backend and shows what came of it.
+//! `frontend`: a web page that calls the backend and shows what came of it; without a browser, what came of one call.
 //!
 //! Each call is made on a new connection, so behind a sidecar each click is a handshake.
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_SECURITY_POLICY, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use serde::Serialize;
 
@@ -79,8 +79,8 @@ struct Report<'a> {
 impl Frontend {
     async fn answer(&self, request: &Request<Incoming>) -> Answer {
         match (request.method(), request.uri().path()) {
-            (&Method::GET, "/") => page(),
-            (&Method::GET, "/api") => {
+            (&Method::GET, "/") if shows_pages(request) => page(),
+            (&Method::GET, "/" | "/api") => {
                 let outcome = self.call().await;
                 http::json(&Report { name: &self.name, url: self.backend.url(), outcome })
             }
@@ -101,6 +101,12 @@ impl Frontend {
         eprint!("{line}");
         outcome
     }
+}
+
+/// A browser gets the page, which calls; curl gets what the call brought.
+fn shows_pages(request: &Request<Incoming>) -> bool {
+    let accepted = request.headers().get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok());
+    accepted.into_iter().any(|line| line.contains("text/html"))
 }
 
 fn page() -> Answer {

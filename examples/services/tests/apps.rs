@@ -216,11 +216,23 @@ fn frontend_calls_by_itself_when_asked_to() {
 #[test]
 fn page_loads_nothing_from_elsewhere() {
     let frontend = App::start("frontend", &[]);
-    let (status, page) = get(&frontend, "/", "");
+    let (status, page) = get(&frontend, "/", "Accept: text/html,application/xhtml+xml,*/*;q=0.8\r\n");
     assert_eq!(status, "HTTP/1.1 200 OK");
+    assert!(page.contains("<html"), "{page}");
     for foreign in ["http://", "https://", "src=\"", "@import", "url("] {
         assert!(!page.contains(foreign), "the page contains {foreign}");
     }
+}
+
+/// What curl asks for.
+#[rstest]
+#[case("")]
+#[case("Accept: */*\r\n")]
+fn without_a_browser_the_first_page_is_a_call(#[case] headers: &str) {
+    let backend = App::start("backend", &["--name", "orders"]);
+    let frontend = App::start("frontend", &["--backend", &backend.url()]);
+    let report = get_json(&frontend, "/", headers);
+    assert_eq!((&report["name"], &report["body"]["name"]), (&"frontend".into(), &"orders".into()), "{report}");
 }
 
 #[rstest]
