@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use pillion_mesh::spiffe::TrustDomain;
 use pillion_mesh::svid::{self, SvidError};
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, TrustAnchor};
 use rustls::pki_types::pem::{self, PemObject};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
@@ -31,6 +31,8 @@ pub(crate) struct Root {
     pub(crate) not_after: SystemTime,
     /// How many intermediates may stand below it (RFC 5280 4.2.1.9); none = any number.
     pub(super) path_length: Option<u32>,
+    /// The same as webpki wants it.
+    pub(super) anchor: TrustAnchor<'static>,
 }
 
 /// Why a text is no trust bundle. The number counts the bundle's certificates from 1.
@@ -120,19 +122,25 @@ pub(super) fn list(roots: &[Root]) -> String {
 }
 
 impl Root {
+    /// A certificate that may sign identities of the mesh.
     fn new(number: usize, der: CertificateDer<'static>) -> Result<Root, BundleError> {
-        let unreadable = |error: &dyn ToString| BundleError::Der { number, error: error.to_string() };
         svid::check_signer(&der).map_err(|error| BundleError::NotSigner { number, error })?;
-        webpki::anchor_from_trusted_cert(&der).map_err(|error| unreadable(&error))?;
-        let (not_before, not_after) = svid::validity(&der).map_err(|error| unreadable(&error))?;
-        let (_, parsed) = X509Certificate::from_der(&der).map_err(|error| unreadable(&error))?;
-        let constraints = parsed.basic_constraints().map_err(|error| unreadable(&error))?;
+        Root::read(der).map_err(|error| BundleError::Der { number, error })
+    }
+
+    /// Any certificate that webpki and we can read, for those who want no more of a root.
+    pub(super) fn read(der: CertificateDer<'static>) -> Result<Root, String> {
+        let anchor = webpki::anchor_from_trusted_cert(&der).map_err(|error| error.to_string())?.to_owned();
+        let (not_before, not_after) = svid::validity(&der).map_err(|error| error.to_string())?;
+        let (_, parsed) = X509Certificate::from_der(&der).map_err(|error| error.to_string())?;
+        let constraints = parsed.basic_constraints().map_err(|error| error.to_string())?;
         Ok(Root {
             subject: parsed.subject().to_string(),
             serial: parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
             not_before,
             not_after,
             path_length: constraints.and_then(|extension| extension.value.path_len_constraint),
+            anchor,
             der,
         })
     }

@@ -10,6 +10,7 @@ mod clock;
 mod credentials;
 mod failure;
 mod handshake;
+mod path;
 pub(crate) mod server;
 mod verify;
 
