@@ -129,7 +129,8 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     let drain = drain::Trigger::default();
     let telemetry = Arc::new(Telemetry::new(&settings.workload));
     let mark = settings.interception.mark_outwards();
-    let identity = identity::spawn(id, settings.identity.clone(), settings.tls, mark, drain.quit_token());
+    let own = identity::Own { id, aliases: settings.mesh_config.trust_domain_aliases.as_slice().into() };
+    let identity = identity::spawn(own, settings.identity.clone(), settings.tls, mark, drain.quit_token());
     let identity = Arc::new(identity);
     let resolver = Resolver::new(publisher.clone());
     if timeout(FIRST_NAMES, resolver.refresh()).await.is_err() {

@@ -91,8 +91,13 @@ impl Lab {
         }
         let settings = settings(&folder);
         let stop = CancellationToken::new();
-        let identity =
-            identity::spawn(ID.parse().unwrap(), settings.identity.clone(), settings.tls, None, stop.clone());
+        let identity = identity::spawn(
+            identity::Own::from(ID.parse::<pillion_mesh::spiffe::SpiffeId>().unwrap()),
+            settings.identity.clone(),
+            settings.tls,
+            None,
+            stop.clone(),
+        );
         let mut resources = Resources::default();
         resources.read("mesh.yaml", RESOURCES).unwrap();
         let snapshot = Snapshot::build(&resources, &settings.workload, &settings.mesh_config);

@@ -15,9 +15,9 @@ use rustls::pki_types::pem::PemObject;
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
-use super::CaSource;
 use super::https::{self, Dial, HttpsError, Peer};
 use super::key::NewKey;
+use super::{CaSource, Own};
 use crate::tls::{BundleError, Bundles, ChainError, Clock, Credentials, CredentialsError, TlsSettings};
 
 /// The longest file that is read: tokens and bundles are far smaller.
@@ -27,7 +27,7 @@ const DETAIL_LIMIT: usize = 300;
 
 /// The CA as seen by one workload.
 pub(super) struct Authority {
-    id: SpiffeId,
+    own: Own,
     source: CaSource,
     dial: Dial,
     tls: TlsSettings,
@@ -116,14 +116,8 @@ impl CaError {
 }
 
 impl Authority {
-    pub(super) fn new(
-        id: SpiffeId,
-        source: CaSource,
-        dial: Dial,
-        tls: TlsSettings,
-        clock: Clock,
-    ) -> Authority {
-        Authority { id, source, dial, tls, clock }
+    pub(super) fn new(own: Own, source: CaSource, dial: Dial, tls: TlsSettings, clock: Clock) -> Authority {
+        Authority { own, source, dial, tls, clock }
     }
 
     /// Host and port, for messages.
@@ -136,7 +130,7 @@ impl Authority {
     /// # Errors
     /// `Key`.
     pub(super) async fn new_key(&self) -> Result<NewKey, CaError> {
-        NewKey::make(self.id.clone(), self.source.key_type).await.map_err(CaError::Key)
+        NewKey::make(self.own.id.clone(), self.source.key_type).await.map_err(CaError::Key)
     }
 
     /// The bundle file: the first trust, before the CA has told its bundle.
@@ -152,7 +146,7 @@ impl Authority {
             cure: "the CA writes it (its bundleFile)",
         };
         let pem = read_file(path.clone()).await.map_err(|error| fault(&error))?;
-        Bundles::from_pem(&self.id.trust_domain(), &pem).map_err(|error| fault(&error))
+        self.own.bundles(&pem).map_err(|error| fault(&error))
     }
 
     /// Has `key` certified, and learns the bundle of the same CA.
@@ -189,8 +183,7 @@ impl Authority {
         if status != StatusCode::OK {
             return Err(self.refused(status, &pem));
         }
-        Bundles::from_pem(&self.id.trust_domain(), &pem)
-            .map_err(|error: BundleError| self.unusable(format!("its bundle: {error}")))
+        self.own.bundles(&pem).map_err(|error: BundleError| self.unusable(format!("its bundle: {error}")))
     }
 
     async fn signing_request(
@@ -244,7 +237,7 @@ impl Authority {
         request: Request<Full<Bytes>>,
     ) -> Result<(StatusCode, Bytes), CaError> {
         let now = self.clock.now();
-        let roots = trusted.roots(&self.id.trust_domain()).unwrap_or_default();
+        let roots = trusted.roots(&self.own.id.trust_domain()).unwrap_or_default();
         let roots = roots.iter().filter(|root| root.is_valid_at(now)).map(|root| root.der.clone()).collect();
         let peer = Peer { host: &self.source.host, roots, shown };
         https::send(&self.dial, peer, self.tls, &self.clock, request).await.map_err(|error| CaError::Https {
@@ -277,7 +270,7 @@ impl Authority {
             .map_err(|error| self.unusable(format!("expected a PEM chain: {error}")))?;
         let credentials = Credentials::new(chain, &key.der(), bundles, self.tls, &self.clock, generation)
             .map_err(|error: CredentialsError| self.unusable(error.to_string()))?;
-        check_ours(&credentials, &self.id, &self.clock).map_err(|fault| self.unusable(fault))?;
+        check_ours(&credentials, &self.own.id, &self.clock).map_err(|fault| self.unusable(fault))?;
         Ok(credentials)
     }
 

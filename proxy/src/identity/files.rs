@@ -10,7 +10,6 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{Context, SHA256};
-use pillion_mesh::spiffe::SpiffeId;
 use pillion_mesh::wire::rfc3339;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -19,17 +18,17 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
-use super::FileSource;
 use super::authority::{check_ours, read_bounded};
 use super::publish::Publisher;
-use crate::tls::{Bundles, Clock, Credentials, TlsSettings};
+use super::{FileSource, Own};
+use crate::tls::{Clock, Credentials, TlsSettings};
 
 /// How often the files are read.
 const POLL: Duration = Duration::from_secs(1);
 
 /// The task that watches.
 pub(super) struct Watched {
-    id: SpiffeId,
+    own: Own,
     source: FileSource,
     tls: TlsSettings,
     clock: Clock,
@@ -62,13 +61,13 @@ struct Contents {
 
 impl Watched {
     pub(super) fn new(
-        id: SpiffeId,
+        own: Own,
         source: FileSource,
         tls: TlsSettings,
         clock: Clock,
         publisher: Publisher,
     ) -> Watched {
-        Watched { id, source, tls, clock, publisher, memory: Memory::default() }
+        Watched { own, source, tls, clock, publisher, memory: Memory::default() }
     }
 
     /// Never ends.
@@ -143,12 +142,11 @@ impl Watched {
         let secret = PrivateKeyDer::from_pem_slice(&contents.key)
             .map(Zeroizing::new)
             .map_err(|error| of(key, &format!("expected a PEM private key: {error}")))?;
-        let bundles = Bundles::from_pem(&self.id.trust_domain(), &contents.bundle)
-            .map_err(|error| of(bundle, &error))?;
+        let bundles = self.own.bundles(&contents.bundle).map_err(|error| of(bundle, &error))?;
         let generation = self.publisher.next_generation();
         let credentials = Credentials::new(chain, &secret, bundles, self.tls, &self.clock, generation)
             .map_err(|error| of(certificate, &error))?;
-        check_ours(&credentials, &self.id, &self.clock).map_err(|fault| of(certificate, &fault))?;
+        check_ours(&credentials, &self.own.id, &self.clock).map_err(|fault| of(certificate, &fault))?;
         Ok(credentials)
     }
 

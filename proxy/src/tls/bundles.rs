@@ -7,14 +7,14 @@ use std::time::SystemTime;
 
 use pillion_mesh::spiffe::TrustDomain;
 use pillion_mesh::svid::{self, SvidError};
-use rustls::pki_types::{CertificateDer, TrustAnchor};
 use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, TrustAnchor};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 /// Trust domain to roots. Cheap to clone; equal when the same roots stand in the same order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Bundles(Arc<BTreeMap<TrustDomain, Vec<Root>>>);
+pub(crate) struct Bundles(Arc<BTreeMap<TrustDomain, Arc<[Root]>>>);
 
 /// A trust anchor, with the dates that webpki does not look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,17 +83,29 @@ impl Bundles {
         if roots.is_empty() {
             return Err(BundleError::Empty);
         }
-        Ok(Bundles(Arc::new(BTreeMap::from([(trust_domain.clone(), roots)]))))
+        Ok(Bundles(Arc::new(BTreeMap::from([(trust_domain.clone(), roots.into())]))))
+    }
+
+    /// The bundle of one trust domain, whose roots vouch for its `aliases` too: other names of the same trust domain.
+    #[must_use]
+    pub(crate) fn also_for(mut self, aliases: &[TrustDomain]) -> Bundles {
+        let map = Arc::make_mut(&mut self.0);
+        if let Some(roots) = map.first_key_value().map(|(_, roots)| Arc::clone(roots)) {
+            for alias in aliases {
+                map.entry(alias.clone()).or_insert_with(|| Arc::clone(&roots));
+            }
+        }
+        self
     }
 
     /// The roots that may vouch for identities of `trust_domain`; none when it is unknown.
     pub(crate) fn roots(&self, trust_domain: &TrustDomain) -> Option<&[Root]> {
-        self.0.get(trust_domain).map(Vec::as_slice)
+        self.0.get(trust_domain).map(AsRef::as_ref)
     }
 
     /// Every trust domain with its roots, in the order of their names.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&TrustDomain, &[Root])> {
-        self.0.iter().map(|(trust_domain, roots)| (trust_domain, roots.as_slice()))
+        self.0.iter().map(|(trust_domain, roots)| (trust_domain, roots.as_ref()))
     }
 
     /// The names of the trust domains, for messages.
