@@ -33,6 +33,8 @@ struct Admitted {
     observed: Option<Observed>,
     admission: Admission,
     known: Known,
+    /// What the peer of mutual TLS was believed by.
+    proof: Option<tls::Proof>,
 }
 
 /// Serves one accepted connection until its end.
@@ -58,7 +60,7 @@ pub(crate) async fn serve(
     if !needs_sniff(decision.mode) {
         connection.note(|record| record.first_bytes = Some(FirstBytes::Unseen));
         let known = Known { peer: None, source: client, destination: target, sni: None };
-        let admitted = Admitted { observed: None, admission: Admission::Forward, known };
+        let admitted = Admitted { observed: None, admission: Admission::Forward, known, proof: None };
         return forward(stream, admitted, snapshot, connection, role, shared).await;
     }
 
@@ -82,7 +84,7 @@ pub(crate) async fn serve(
     let admission = admit(decision.mode, snapshot.protocol(target.port()), observed);
     let sni = if let First::Hello(hello) = sniffed.first { hello.sni } else { None };
     let known = Known { peer: None, source: client, destination: target, sni };
-    let admitted = Admitted { observed: Some(observed), admission, known };
+    let admitted = Admitted { observed: Some(observed), admission, known, proof: None };
     let stream = Rewound::new(sniffed.bytes, stream);
     match admission {
         Admission::Forward => forward(stream, admitted, snapshot, connection, role, shared).await,
@@ -137,6 +139,7 @@ async fn terminate(
     };
     stream.close_by_reset();
     admitted.known.peer = Some(handshake.peer);
+    admitted.proof = Some(handshake.proof);
     connection.note(|record| record.tls = Some(handshake.record));
     forward(stream, admitted, snapshot, connection, role, shared).await
 }
@@ -220,11 +223,22 @@ fn sidecar_source(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// Ends, with the reason in words, when a change of policy would no longer let this connection in as it was.
+/// Ends, with the reason in words, when a change of policy or of the trust bundle would no longer let this connection in
+/// as it was.
 async fn no_longer_allowed(admitted: &Admitted, shared: &Shared) -> String {
+    if shared.settings.policy_change == PolicyChange::Keep {
+        return std::future::pending().await;
+    }
+    tokio::select! {
+        because = refused_by_policy(admitted, shared) => because,
+        because = tls::no_longer_proved(admitted.proof.as_ref(), &shared.credentials) => because,
+    }
+}
+
+async fn refused_by_policy(admitted: &Admitted, shared: &Shared) -> String {
     let mut snapshot = shared.snapshot.clone();
     loop {
-        if snapshot.changed().await.is_err() || shared.settings.policy_change == PolicyChange::Keep {
+        if snapshot.changed().await.is_err() {
             return std::future::pending().await;
         }
         let published = snapshot.borrow_and_update().clone();
@@ -237,7 +251,7 @@ async fn no_longer_allowed(admitted: &Admitted, shared: &Shared) -> String {
 /// Whether the snapshot would refuse what was admitted before. A connection is not cut for being safer than it
 /// would have to be; one that was never looked at (DISABLE) is plaintext for all that is known.
 fn refusal_of(admitted: &Admitted, snapshot: &Snapshot) -> Option<String> {
-    let Admitted { observed, admission, known } = admitted;
+    let Admitted { observed, admission, known, .. } = admitted;
     let port = known.destination.port();
     let decision = snapshot.modes.for_port(port);
     if needs_sniff(decision.mode) {

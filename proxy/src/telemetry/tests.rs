@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pillion_mesh::policy::mode::Mode;
 use pillion_mesh::reason::{Kind, Reason};
-use pillion_mesh::wire::{ConnectionRecord, Direction, FirstBytes, ModeRecord, TlsRecord};
+use pillion_mesh::wire::{ConnectionRecord, Direction, FirstBytes, ModeRecord, TlsMode, TlsRecord};
 use pillion_mesh::workload::Workload;
 use rstest::rstest;
 use serde_json::Value;
@@ -60,6 +60,7 @@ fn secured(direction: Direction) -> ConnectionRecord {
         Direction::Outbound => (BACKEND, "spiffe://cluster.local/ns/shop/sa/customers"),
     };
     let tls = TlsRecord {
+        mode: TlsMode::IstioMutual,
         peer: peer.to_owned(),
         local: local.to_owned(),
         version: "TLSv1.3".to_owned(),

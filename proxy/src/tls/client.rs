@@ -47,7 +47,7 @@ where
         }
     })
     .await?;
-    let handshake = record(stream.get_ref().1, local, begun.elapsed())?;
+    let handshake = record(stream.get_ref().1, credentials, Role::Server, begun.elapsed())?;
     Ok((stream, handshake))
 }
 

@@ -11,6 +11,7 @@ mod credentials;
 mod failure;
 mod handshake;
 mod path;
+mod proof;
 pub(crate) mod server;
 mod verify;
 
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 pub(crate) use bundles::{BundleError, Bundles};
 pub(crate) use clock::Clock;
 pub(crate) use credentials::{Credentials, CredentialsError};
+pub(crate) use proof::{Proof, no_longer_proved};
 pub(crate) use verify::ChainError;
 
 /// How the mesh leg speaks TLS.
@@ -56,6 +58,8 @@ pub(crate) struct Handshake {
     pub(crate) peer: SpiffeId,
     /// What was negotiated and proved, for the connection record.
     pub(crate) record: TlsRecord,
+    /// What it was proved by.
+    pub(crate) proof: Proof,
 }
 
 /// Why there is no handshake.
