@@ -1,7 +1,7 @@
 //! What this proxy asks of the CA, and what it checks of the answer before it uses it.
 
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use http_body_util::Full;
@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use super::https::{self, Dial, HttpsError, Peer};
 use super::key::NewKey;
 use super::{CaSource, Own};
+use crate::files::read_bounded;
 use crate::tls::{BundleError, Bundles, ChainError, Clock, Credentials, CredentialsError, TlsSettings};
 
 /// The longest file that is read: tokens and bundles are far smaller.
@@ -325,21 +326,5 @@ pub(super) fn check_ours(credentials: &Credentials, id: &SpiffeId, clock: &Clock
 /// # Errors
 /// What the system says, or `FileTooLarge`.
 pub(super) async fn read_file(path: PathBuf) -> io::Result<Zeroizing<Vec<u8>>> {
-    spawn_blocking(move || read_bounded(&path)).await?
-}
-
-/// [`read_file`] for a thread that may wait.
-pub(super) fn read_bounded(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    // Room for all at once: a vector that grows leaves copies behind.
-    let file = std::fs::File::open(path)?;
-    let length = file.metadata()?.len();
-    if length > FILE_LIMIT {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("it is longer than {FILE_LIMIT} bytes"),
-        ));
-    }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(length).unwrap_or_default() + 1));
-    file.take(FILE_LIMIT).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    spawn_blocking(move || read_bounded(&path, FILE_LIMIT)).await?
 }

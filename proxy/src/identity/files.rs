@@ -3,9 +3,7 @@
 //! Polls their contents: it works on every mount, and three small files are cheap to read. Somebody who writes them one
 //! after the other makes them disagree for a moment; that is reported only when it lasts.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -18,9 +16,10 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
-use super::authority::{check_ours, read_bounded};
+use super::authority::{FILE_LIMIT, check_ours};
 use super::publish::Publisher;
 use super::{FileSource, Own};
+use crate::files::{read_bounded, warn_of_readers};
 use crate::tls::{Clock, Credentials, TlsSettings};
 
 /// How often the files are read.
@@ -179,7 +178,7 @@ impl Watched {
 impl Contents {
     fn read(source: &FileSource) -> Result<Contents, String> {
         let read = |path: &Path| {
-            read_bounded(path).map_err(|error: io::Error| format!("{}: {error}", path.display()))
+            read_bounded(path, FILE_LIMIT).map_err(|error: io::Error| format!("{}: {error}", path.display()))
         };
         Ok(Contents {
             certificate: read(&source.certificate)?,
@@ -195,14 +194,5 @@ impl Contents {
             hash.update(file);
         }
         hash.finish().as_ref().try_into().unwrap_or_default()
-    }
-}
-
-/// A key that others of this host may read is theirs too.
-fn warn_of_readers(key: &Path) {
-    const OTHERS: u32 = 0o077;
-    let mode = fs::metadata(key).map(|data| data.permissions().mode() & 0o777).unwrap_or_default();
-    if mode & OTHERS != 0 {
-        warn!("the key {} has mode {mode:04o}: other users may read it; chmod 600 it", key.display());
     }
 }
