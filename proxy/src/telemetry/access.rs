@@ -80,7 +80,9 @@ fn write_service(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt::
 fn write_security(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt::Result {
     match (&record.tls, &record.first_bytes, record.direction) {
         (Some(tls), _, _) => {
-            write!(f, "mTLS {}  {} {}", Escaped(&tls.peer), Escaped(&tls.version), Escaped(&tls.group))
+            let kind = if tls.local.is_empty() { "TLS" } else { "mTLS" };
+            let peer = if tls.peer.is_empty() { "unverified" } else { &tls.peer };
+            write!(f, "{kind} {}  {} {}", Escaped(peer), Escaped(&tls.version), Escaped(&tls.group))
         }
         (None, Some(FirstBytes::Tls { mesh: true, .. }), _) => f.write_str("mTLS unfinished"),
         (None, Some(FirstBytes::Tls { mesh: false, .. }), _) => f.write_str("TLS of the app"),

@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use pillion_mesh::reason::Reason;
 use pillion_mesh::spiffe::SpiffeId;
-use pillion_mesh::wire::{ConnectionRecord, Direction};
+use pillion_mesh::wire::{ConnectionRecord, Direction, TlsMode};
 use pillion_mesh::workload::Workload;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -99,6 +99,8 @@ enum Peer {
     Unknown,
     /// It proved this one.
     Verified(String),
+    /// It is no workload of the mesh; with the URIs, if any, that it and we have shown each other.
+    Outside { theirs: Option<String>, ours: Option<String> },
     /// It proved one of those beyond [`MAX_EDGES`].
     Other,
 }
@@ -109,7 +111,7 @@ enum Service {
     Host(String),
     /// No service that the registry knows.
     Passthrough,
-    /// The proxy itself.
+    /// The proxy itself, or nobody that REGISTRY_ONLY lets out to.
     BlackHole,
     /// A host beyond [`MAX_EDGES`].
     Other,
@@ -118,12 +120,15 @@ enum Service {
 impl Edge {
     fn of(record: &ConnectionRecord) -> Self {
         let peer = match &record.tls {
-            Some(tls) => Peer::Verified(tls.peer.clone()),
+            Some(tls) if tls.mode == TlsMode::IstioMutual => Peer::Verified(tls.peer.clone()),
+            Some(tls) => Peer::Outside { theirs: uri(&tls.peer), ours: uri(&tls.local) },
             None => Peer::Unknown,
         };
         let service = match &record.service {
             _ if record.reason == Some(Reason::SelfLoop) => Service::BlackHole,
             Some(service) => Service::Host(host_of(service).to_owned()),
+            // Where Istio sends what REGISTRY_ONLY does not let out.
+            None if record.reason == Some(Reason::DestinationUnknown) => Service::BlackHole,
             None => Service::Passthrough,
         };
         Self { direction: record.direction, peer, service, flags: response_flags(record) }
@@ -133,6 +138,7 @@ impl Edge {
     fn merged(self) -> Self {
         let peer = match self.peer {
             Peer::Verified(_) => Peer::Other,
+            Peer::Outside { .. } => Peer::Outside { theirs: None, ours: None },
             peer => peer,
         };
         let service = match self.service {
@@ -141,6 +147,11 @@ impl Edge {
         };
         Self { peer, service, ..self }
     }
+}
+
+/// Istio's principals are URIs of certificates; a DNS name or a subject is none.
+fn uri(name: &str) -> Option<String> {
+    name.contains("://").then(|| name.to_owned())
 }
 
 /// Envoy's response flags for how a connection ended, `-` for one that is open or ended well.
@@ -181,6 +192,7 @@ fn response_flags(record: &ConnectionRecord) -> &'static str {
         | Reason::CertificateNotYetValid
         | Reason::CertificateUntrusted
         | Reason::CertificateInvalid
+        | Reason::CertificateRevoked
         | Reason::SvidInvalid
         | Reason::TrustDomainUnknown
         | Reason::IdentityUnexpected
@@ -239,8 +251,12 @@ type Labels<'a> = Vec<(&'static str, Cow<'a, str>)>;
 impl Edge {
     /// Istio's labels, all of them on every metric.
     fn labels<'a>(&'a self, own: &'a Own) -> Labels<'a> {
-        let secured = self.peer != Peer::Unknown;
-        let own_principal = if secured { own.principal.as_str() } else { UNKNOWN };
+        let secured = matches!(self.peer, Peer::Verified(_) | Peer::Other);
+        let own_principal = match &self.peer {
+            Peer::Unknown => UNKNOWN,
+            Peer::Verified(_) | Peer::Other => own.principal.as_str(),
+            Peer::Outside { ours, .. } => ours.as_deref().unwrap_or(UNKNOWN),
+        };
         let own_side: Side<'_> = own.side.each_ref().map(|label| Cow::from(label.as_str()));
         let (peer_side, peer_principal) = self.peer.side();
         let inbound = self.direction == Direction::Inbound;
@@ -304,6 +320,7 @@ impl Peer {
         match self {
             Peer::Unknown => (side(UNKNOWN, UNKNOWN), UNKNOWN),
             Peer::Other => (side(OTHER, OTHER), OTHER),
+            Peer::Outside { theirs, .. } => (side(UNKNOWN, UNKNOWN), theirs.as_deref().unwrap_or(UNKNOWN)),
             Peer::Verified(principal) => {
                 let id = principal.parse::<SpiffeId>().ok();
                 let workload = id.as_ref().and_then(SpiffeId::service_account).unwrap_or(UNKNOWN);
