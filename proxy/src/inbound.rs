@@ -267,7 +267,7 @@ fn refusal_of(admitted: &Admitted, snapshot: &Snapshot) -> Option<String> {
 }
 
 /// What the record keeps of the first bytes. A peer may name thousands of protocols; the record keeps a few.
-fn first_bytes(first: &First) -> FirstBytes {
+pub(crate) fn first_bytes(first: &First) -> FirstBytes {
     const PROTOCOLS: usize = 16;
     const LONGEST: usize = 255; // of a protocol's name (RFC 7301 3.1), and of a host's
     match first {

@@ -22,6 +22,7 @@ use crate::connections::Connection;
 use crate::live::Publisher;
 use crate::settings::RawSettings;
 use crate::telemetry::OPENMETRICS;
+use crate::tls::origination::Originator;
 use crate::tls::{Bundles, Clock, Credentials, TlsSettings};
 use crate::{drain, identity};
 
@@ -107,6 +108,7 @@ impl Lab {
         let state = Arc::new(AdminState {
             snapshot,
             identity: Arc::new(identity),
+            originator: Arc::new(Originator::new(settings.tls, Clock::system())),
             connections: Arc::default(),
             telemetry: Arc::new(Telemetry::new(&settings.workload)),
             drain: drain::Trigger::default(),

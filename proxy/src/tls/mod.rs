@@ -10,6 +10,7 @@ mod clock;
 mod credentials;
 mod failure;
 mod handshake;
+pub(crate) mod origination;
 mod path;
 mod proof;
 pub(crate) mod server;

@@ -147,12 +147,16 @@ pub(crate) fn check_chain(
 }
 
 /// What rustls turns into the alert that tells the peer as much as it may know (RFC 8446 6.2).
-fn alert_for(reason: Reason) -> CertificateError {
+pub(super) fn alert_for(reason: Reason) -> CertificateError {
     match reason {
         Reason::CertificateExpired => CertificateError::Expired,
         Reason::CertificateNotYetValid => CertificateError::NotValidYet,
         Reason::CertificateUntrusted | Reason::TrustDomainUnknown => CertificateError::UnknownIssuer,
-        Reason::IdentityUnexpected => CertificateError::ApplicationVerificationFailure,
+        Reason::CertificateRevoked => CertificateError::Revoked,
+        Reason::TlsFilesUnusable => CertificateError::UnknownRevocationStatus,
+        Reason::IdentityUnexpected | Reason::ServerNameUnexpected => {
+            CertificateError::ApplicationVerificationFailure
+        }
         _ => CertificateError::BadEncoding,
     }
 }
