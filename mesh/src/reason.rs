@@ -111,10 +111,13 @@ reasons! {
     CertificateNotYetValid = "certificate_not_yet_valid", Refused,
         "A certificate of the peer's chain is not yet valid.", "Compare both clocks.";
     CertificateUntrusted = "certificate_untrusted", Refused,
-        "The peer's chain does not lead to a root of its trust domain's bundle.",
-        "Compare the trust bundles of both sides; one may be from before a rotation or from another mesh.";
+        "The peer's chain does not lead to a root of its trust domain's bundle, or of those that a DestinationRule names.",
+        "Compare the trust bundles of both sides: one may be from before a rotation or from another mesh. For a server outside the mesh, look at caCertificates.";
     CertificateInvalid = "certificate_invalid", Refused,
         "The peer's chain breaks a rule of RFC 5280.", "The detail names the rule; have the certificate issued anew.";
+    CertificateRevoked = "certificate_revoked", Refused,
+        "A certificate of the peer's chain has been revoked by its issuer.",
+        "Have the certificate issued anew, if its holder is whom you think; the detail names the revocation list.";
     SvidInvalid = "svid_invalid", Refused,
         "The peer's certificate is not an X509-SVID.", "The detail names the clause; have the certificate issued anew.";
     TrustDomainUnknown = "trust_domain_unknown", Refused,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::finding::Finding;
 use crate::policy::mode::Mode;
-use crate::resource::{Location, Protocol, Resolution, Resources};
+use crate::resource::{ClientTls, Location, Origination, Protocol, Resolution, Resources};
 use crate::spiffe::SpiffeId;
 use crate::workload::{MeshConfig, Workload};
 use index::{Claim, Endpoint, Index};
@@ -58,6 +58,17 @@ pub struct Destination {
     pub rule: Option<Arc<AppliedRule>>,
     /// The subset that a route means.
     pub subset: Option<String>,
+}
+
+/// What a destination is found by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FoundBy {
+    /// The address that an app dialled.
+    Address(SocketAddr),
+    /// The host and port that an explicit listener stands for.
+    Host(String, u16),
+    /// The server name that the app's own TLS asks for, and the address that it dialled.
+    ServerName(String, SocketAddr),
 }
 
 /// Why a look-up found no endpoint.
@@ -176,6 +187,47 @@ impl Registry {
         self.behind(service, None, turn)
     }
 
+    /// [`lookup`](Self::lookup), [`lookup_host`](Self::lookup_host) or [`lookup_sni`](Self::lookup_sni).
+    ///
+    /// # Errors
+    /// [`Miss`].
+    pub fn find(&self, by: &FoundBy, turn: usize) -> Result<Destination, Miss> {
+        match by {
+            FoundBy::Address(address) => self.lookup(*address, turn),
+            FoundBy::Host(host, port) => self.lookup_host(host, *port, turn),
+            FoundBy::ServerName(name, address) => self.lookup_sni(name, *address),
+        }
+    }
+
+    /// The same look-up for a connection that was made to `made`, or to a destination that was unknown. The endpoint that
+    /// it goes to is kept; where its service has it no longer, or DNS has moved the service away from the address that was
+    /// dialled, it is judged by what was known of it. `None` is a destination that is not, or no longer, known.
+    #[must_use]
+    pub fn find_again(&self, by: &FoundBy, made: Option<&Destination>) -> Option<Destination> {
+        let by_host = |made: &Destination| self.index.host(&made.host, &self.services.namespace, made.port);
+        let service = self.service(by).or_else(|| made.and_then(by_host))?;
+        let known = self.services.all.get(service)?;
+        let Some(made) = made.filter(|made| (&made.host, made.port) == (&known.host, known.port)) else {
+            return self.find(by, 0).ok();
+        };
+        let before =
+            Endpoint { address: made.endpoint, has_sidecar: made.has_sidecar, mode: made.endpoint_mode };
+        self.destination(service, self.index.endpoint_at(service, made.endpoint).unwrap_or(before))
+    }
+
+    fn service(&self, by: &FoundBy) -> Option<usize> {
+        let claimed =
+            |ip: IpAddr, port| self.index.claim(SocketAddr::new(ip.to_canonical(), port)).map(Claim::service);
+        match by {
+            FoundBy::Address(address) => claimed(address.ip(), address.port()),
+            FoundBy::Host(host, port) => match host.parse::<IpAddr>() {
+                Ok(ip) => claimed(ip, *port),
+                Err(_name) => self.index.host(host, &self.services.namespace, *port),
+            },
+            FoundBy::ServerName(name, address) => self.index.sni(name, address.port()),
+        }
+    }
+
     /// The names that the caller shall resolve.
     #[must_use]
     pub fn names_to_resolve(&self) -> &[String] {
@@ -183,10 +235,18 @@ impl Registry {
     }
 
     /// Whether a service whose names DNS resolves has this port and sidecars behind it, so that an unknown address on
-    /// it may be a fresh one that must not be spoken to in plaintext.
+    /// it may be a fresh one that must not be spoken to in plaintext; with REGISTRY_ONLY, whether it has this port at all,
+    /// so that a fresh address is not refused.
     #[must_use]
     pub fn may_be_stale(&self, port: u16) -> bool {
         self.services.ports_by_name.contains(&port)
+    }
+
+    /// Whether a DestinationRule asks for TLS to a service of this port whose names DNS resolves, so that plaintext of
+    /// the app to an unknown address on it may be meant for a fresh one of that service.
+    #[must_use]
+    pub fn may_be_originated(&self, port: u16) -> bool {
+        self.services.ports_originated.contains(&port)
     }
 
     /// The same services with fresh addresses.
@@ -199,6 +259,17 @@ impl Registry {
     #[must_use]
     pub fn destinations(&self) -> Vec<Destination> {
         self.index.endpoints().filter_map(|(service, endpoint)| self.destination(service, endpoint)).collect()
+    }
+
+    /// How TLS is spoken to servers outside the mesh, by each rule and each of its subsets.
+    pub fn originations(&self) -> impl Iterator<Item = &Origination> {
+        let rules = self.services.all.iter().flat_map(|service| {
+            service.rule.iter().chain(service.subsets.values().map(|subset| &subset.rule))
+        });
+        rules.filter_map(|rule| match &rule.tls {
+            Some(ClientTls::Originate(how)) => Some(how.as_ref()),
+            _ => None,
+        })
     }
 
     /// Which service lost an address and port to which.

@@ -55,7 +55,7 @@ pub struct ConnectionRecord {
     pub service: Option<String>,
     /// Why the outbound leg is mTLS or plaintext (outbound).
     pub plan: Option<String>,
-    /// The finished handshake of the mesh leg.
+    /// The finished handshake of the leg that speaks TLS.
     pub tls: Option<TlsRecord>,
     /// What the AuthorizationPolicies decided (inbound).
     pub authorization: Option<AuthorizationRecord>,
@@ -88,8 +88,8 @@ pub struct RequestRecord {
     pub client: SocketAddr,
     /// The address that the connection was for; the policy port is its port.
     pub destination: SocketAddr,
-    /// The verified SPIFFE ID of the other side of the mesh: inbound the client's, outbound the server's.
-    pub peer: Option<String>,
+    /// Who has proved what on the leg of it that speaks TLS: inbound from the client, outbound to the server.
+    pub tls: Option<Parties>,
     /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
     pub protocol: String,
     /// Whether it is gRPC, by its content type.
@@ -180,13 +180,49 @@ pub struct ShadowRecord {
     pub rule: Option<String>,
 }
 
-/// The mesh leg's handshake as it ended.
+/// The TLS of a leg, in the words of a DestinationRule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum TlsMode {
+    /// Mutual TLS between sidecars.
+    #[default]
+    IstioMutual,
+    /// To a server outside the mesh, with a certificate of ours.
+    Mutual,
+    /// The same without one.
+    Simple,
+}
+
+/// Who has proved what to whom by TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Parties {
+    /// With whom.
+    pub mode: TlsMode,
+    /// What the other side has proved: in the mesh its SPIFFE ID.
+    pub peer: String,
+    /// What we have shown: in the mesh our SPIFFE ID.
+    pub local: String,
+}
+
+impl From<&TlsRecord> for Parties {
+    fn from(TlsRecord { mode, peer, local, .. }: &TlsRecord) -> Self {
+        Self { mode: *mode, peer: peer.clone(), local: local.clone() }
+    }
+}
+
+/// The handshake of the leg that speaks TLS, as it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TlsRecord {
-    /// The peer's verified SPIFFE ID.
+    /// With whom.
+    #[serde(default)]
+    pub mode: TlsMode,
+    /// What the peer has proved: in the mesh its SPIFFE ID; outside of it one of the names that were wanted, empty where
+    /// none was (`insecureSkipVerify`).
     pub peer: String,
-    /// Our own SPIFFE ID.
+    /// What we have shown: in the mesh our own SPIFFE ID; outside of it the certificate's URI or else its subject, empty
+    /// where none was asked for or there is none to show.
     pub local: String,
     /// `TLSv1.3` or `TLSv1.2`.
     pub version: String,

@@ -24,7 +24,8 @@ use crate::net::dial::{DialOptions, OwnDials};
 use crate::resolver::Resolver;
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
-use crate::tls::LiveCredentials;
+use crate::tls::origination::Originator;
+use crate::tls::{Clock, LiveCredentials};
 use crate::{drain, reload};
 
 /// Longest wait for the first DNS answers before connections are accepted.
@@ -62,6 +63,7 @@ pub(crate) struct Shared {
     pub(crate) settings: Arc<Settings>,
     pub(crate) snapshot: LiveSnapshot,
     pub(crate) credentials: LiveCredentials,
+    pub(crate) originator: Arc<Originator>,
     pub(crate) connections: Arc<ConnectionTable>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) drain: drain::Trigger,
@@ -129,7 +131,8 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     let drain = drain::Trigger::default();
     let telemetry = Arc::new(Telemetry::new(&settings.workload));
     let mark = settings.interception.mark_outwards();
-    let identity = identity::spawn(id, settings.identity.clone(), settings.tls, mark, drain.quit_token());
+    let own = identity::Own { id, aliases: settings.mesh_config.trust_domain_aliases.as_slice().into() };
+    let identity = identity::spawn(own, settings.identity.clone(), settings.tls, mark, drain.quit_token());
     let identity = Arc::new(identity);
     let resolver = Resolver::new(publisher.clone());
     if timeout(FIRST_NAMES, resolver.refresh()).await.is_err() {
@@ -138,6 +141,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     let shared = Arc::new(Shared {
         snapshot,
         credentials: identity.credentials.clone(),
+        originator: Arc::new(Originator::new(settings.tls, Clock::system())),
         connections: Arc::default(),
         telemetry: telemetry.clone(),
         drain: drain.clone(),
@@ -154,6 +158,11 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
 
     tokio::spawn(resolver.run(settings.dns_refresh, drain.quit_token()));
     tokio::spawn({
+        let (originator, snapshot, stop) =
+            (shared.originator.clone(), shared.snapshot.clone(), drain.quit_token());
+        async move { originator.watch(snapshot, stop).await }
+    });
+    tokio::spawn({
         let (settings, stop) = (settings.clone(), drain.quit_token());
         async move { reload::run(&settings, &publisher, &telemetry, stop).await }
     });
@@ -161,6 +170,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
         settings,
         snapshot: shared.snapshot.clone(),
         identity: identity.clone(),
+        originator: shared.originator.clone(),
         connections: shared.connections.clone(),
         telemetry: shared.telemetry.clone(),
         drain,

@@ -149,10 +149,6 @@ impl Notes {
         lock(&self.0.record).id
     }
 
-    pub(crate) fn direction(&self) -> Direction {
-        lock(&self.0.record).direction
-    }
-
     /// The address that dialled.
     pub(crate) fn client(&self) -> SocketAddr {
         lock(&self.0.record).client

@@ -34,6 +34,8 @@ struct Admitted {
     observed: Option<Observed>,
     admission: Admission,
     known: Known,
+    /// What the peer of mutual TLS was believed by.
+    proof: Option<tls::Proof>,
 }
 
 /// Serves one accepted connection until its end.
@@ -59,7 +61,7 @@ pub(crate) async fn serve(
     if !needs_sniff(decision.mode) {
         connection.note(|record| record.first_bytes = Some(FirstBytes::Unseen));
         let known = Known { peer: None, source: client, destination: target, sni: None, certificate: None };
-        let admitted = Admitted { observed: None, admission: Admission::Forward, known };
+        let admitted = Admitted { observed: None, admission: Admission::Forward, known, proof: None };
         return forward(stream, admitted, snapshot, connection, role, shared).await;
     }
 
@@ -83,7 +85,7 @@ pub(crate) async fn serve(
     let admission = admit(decision.mode, snapshot.protocol(target.port()), observed);
     let sni = if let First::Hello(hello) = sniffed.first { hello.sni } else { None };
     let known = Known { peer: None, source: client, destination: target, sni, certificate: None };
-    let admitted = Admitted { observed: Some(observed), admission, known };
+    let admitted = Admitted { observed: Some(observed), admission, known, proof: None };
     let stream = Rewound::new(sniffed.bytes, stream);
     match admission {
         Admission::Forward => forward(stream, admitted, snapshot, connection, role, shared).await,
@@ -138,7 +140,8 @@ async fn terminate(
     };
     stream.close_by_reset();
     admitted.known.peer = Some(handshake.peer);
-    admitted.known.certificate = handshake.chain.first().map(|leaf| leaf.to_vec().into());
+    admitted.known.certificate = Some(handshake.proof.leaf());
+    admitted.proof = Some(handshake.proof);
     connection.note(|record| record.tls = Some(handshake.record));
     forward(stream, admitted, snapshot, connection, role, shared).await
 }
@@ -220,16 +223,30 @@ where
     }
 }
 
-/// Ends, with the reason in words that `refusal` gives, when a change of policy would no longer let this connection in as
-/// it was.
+/// Ends, with the reason in words, when a change of policy (by what `refusal` says of it) or of the trust bundle would no
+/// longer let this connection in as it was.
 async fn no_longer_allowed(
+    admitted: &Admitted,
+    shared: &Shared,
+    refusal: impl Fn(&Admitted, &Snapshot) -> Option<String>,
+) -> String {
+    if shared.settings.policy_change == PolicyChange::Keep {
+        return std::future::pending().await;
+    }
+    tokio::select! {
+        because = refused_by_policy(admitted, shared, refusal) => because,
+        because = tls::no_longer_proved(admitted.proof.as_ref(), &shared.credentials) => because,
+    }
+}
+
+async fn refused_by_policy(
     admitted: &Admitted,
     shared: &Shared,
     refusal: impl Fn(&Admitted, &Snapshot) -> Option<String>,
 ) -> String {
     let mut snapshot = shared.snapshot.clone();
     loop {
-        if snapshot.changed().await.is_err() || shared.settings.policy_change == PolicyChange::Keep {
+        if snapshot.changed().await.is_err() {
             return std::future::pending().await;
         }
         let published = snapshot.borrow_and_update().clone();
@@ -250,7 +267,7 @@ fn refusal_of(admitted: &Admitted, snapshot: &Snapshot) -> Option<String> {
 /// Whether the port would no longer admit it. A connection is not cut for being safer than it would have to be; one that
 /// was never looked at (DISABLE) is plaintext for all that is known.
 fn not_admitted(admitted: &Admitted, snapshot: &Snapshot) -> Option<String> {
-    let Admitted { observed, admission, known } = admitted;
+    let Admitted { observed, admission, known, .. } = admitted;
     let port = known.destination.port();
     let decision = snapshot.modes.for_port(port);
     if !needs_sniff(decision.mode) {
@@ -263,7 +280,7 @@ fn not_admitted(admitted: &Admitted, snapshot: &Snapshot) -> Option<String> {
 }
 
 /// What the record keeps of the first bytes. A peer may name thousands of protocols; the record keeps a few.
-fn first_bytes(first: &First) -> FirstBytes {
+pub(crate) fn first_bytes(first: &First) -> FirstBytes {
     const PROTOCOLS: usize = 16;
     const LONGEST: usize = 255; // of a protocol's name (RFC 7301 3.1), and of a host's
     match first {

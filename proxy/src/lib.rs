@@ -10,6 +10,7 @@ mod authorize;
 mod connections;
 mod drain;
 mod entry;
+mod files;
 mod http;
 mod identity;
 mod inbound;

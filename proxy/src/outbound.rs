@@ -5,95 +5,112 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use pillion_mesh::policy::dial::DialTls;
+use pillion_mesh::policy::dial::{DialPlan, DialTls};
 use pillion_mesh::reason::Reason;
-use pillion_mesh::registry::{Destination, Miss};
+use pillion_mesh::registry::{Destination, FoundBy, Miss};
+use pillion_mesh::spiffe::SpiffeId;
+use pillion_mesh::wire::TlsRecord;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
 
 use crate::app::Shared;
 use crate::connections::Connection;
+use crate::inbound::first_bytes;
 use crate::listener::Role;
+use crate::live::Published;
 use crate::net::Leg;
 use crate::net::dial;
 use crate::net::original_dst::original_destination;
 use crate::net::relay::{End, relay};
-use crate::settings::{InterceptionMode, OutboundListener};
-use crate::tls;
+use crate::net::rewind::Rewound;
+use crate::net::sniff::{First, sniff};
+use crate::settings::{InterceptionMode, OutboundListener, PolicyChange};
+use crate::tls::origination::{Material, Wanted};
+use crate::tls::{self, Credentials, HandshakeError, Proof};
+
+/// The app's side, and what is known of where it wants to go. All of it is from one snapshot.
+struct Found {
+    app: Rewound<TcpStream>,
+    by: FoundBy,
+    destination: Option<Destination>,
+    plan: DialPlan,
+    /// Where to connect.
+    address: SocketAddr,
+}
+
+/// What a connection was made for; kept so that a changed policy or bundle can be asked again.
+struct Made<'p> {
+    by: FoundBy,
+    destination: Option<Destination>,
+    tls: &'p DialTls,
+    /// Who a peer of the mesh has proved to be, and by what.
+    peer: Option<(SpiffeId, Proof)>,
+}
+
+/// What a handshake takes, got before anybody is dialled.
+enum Means<'p> {
+    Mesh { credentials: Arc<Credentials>, sni: &'p str, identities: &'p [SpiffeId] },
+    Outside { material: Material, wanted: Wanted<'p> },
+}
 
 /// Serves one accepted connection until its end.
 pub(crate) async fn serve(
-    mut app: TcpStream,
+    app: TcpStream,
     connection: &mut Connection,
     role: &Role,
     shared: &Arc<Shared>,
 ) -> End {
     let found = match role {
-        Role::Outbound(listener) => named(listener, connection, shared).await,
-        _ => captured(&app, connection, shared).await,
+        Role::Outbound(listener) => named(app, listener, connection, shared).await,
+        _ => captured(app, connection, shared).await,
     };
-    let (destination, address) = match found {
+    let Found { mut app, by, destination, plan, address } = match found {
         Ok(found) => found,
         Err(end) => return end,
     };
-    let plan = shared.snapshot.borrow().snapshot.plan(destination.as_ref());
     connection.note(|record| {
         record.service = destination.as_ref().map(|known| format!("{}:{}", known.host, known.port));
         record.plan = Some(plan.because.clone());
         record.upstream = Some(address);
     });
 
-    let credentials = match &plan.tls {
-        DialTls::Plaintext => None,
-        DialTls::Refuse(reason) => return refuse(*reason, plan.because.clone()),
-        DialTls::Originate { .. } => return refuse(Reason::Internal, plan.because.clone()),
-        DialTls::IstioMutual { .. } => {
-            match shared.credentials.borrow().clone().filter(|current| current.is_valid_at(SystemTime::now()))
-            {
-                Some(credentials) => Some(credentials),
-                None => {
-                    return refuse(
-                        Reason::NoCertificate,
-                        format!("{address} is to be reached by mutual TLS"),
-                    );
-                }
-            }
-        }
+    let means = match means(&plan, address, shared).await {
+        Ok(means) => means,
+        Err(end) => return end,
     };
     let (mut upstream, _own) =
         match dial::connect_remembered(address, &shared.dial_options(), &shared.own_dials).await {
             Ok(dialled) => dialled,
             Err(error) => return dial_fault(&error, address, Reason::DestinationUnreachable),
         };
-
-    let (DialTls::IstioMutual { sni, identities }, Some(credentials)) = (&plan.tls, credentials) else {
-        connection.opened();
-        return relay(&mut app, &mut upstream, connection.moved()).await;
+    let mut made = Made { by, destination, tls: &plan.tls, peer: None };
+    let Some(means) = means else {
+        return relay_while_planned(&mut app, &mut upstream, &made, connection, shared).await;
     };
     upstream.close_cleanly(); // lets the alert of a failed handshake out
     let limit = shared.settings.limits.handshake_timeout;
-    let handshake = Box::pin(tls::client::connect(upstream, &credentials, sni, identities));
-    let (mut upstream, handshake) = match timeout(limit, handshake).await {
+    let (mut upstream, record, peer) = match timeout(limit, Box::pin(handshake(upstream, means, shared)))
+        .await
+    {
         Ok(Ok(done)) => done,
-        Ok(Err(error)) => return End { reason: error.reason, detail: Some(error.detail) },
+        Ok(Err(error)) => return error.into(),
         Err(_elapsed) => {
             return refuse(Reason::HandshakeTimeout, format!("{address} did not finish within {limit:?}"));
         }
     };
+    made.peer = peer;
+    connection.note(|noted| noted.tls = Some(record));
     upstream.close_by_reset();
-    connection.note(|record| record.tls = Some(handshake.record));
-    connection.opened();
-    relay(&mut app, &mut upstream, connection.moved()).await
+    relay_while_planned(&mut app, &mut upstream, &made, connection, shared).await
 }
 
-/// What the registry knows of a captured connection's destination, and the address to dial.
-async fn captured(
-    app: &TcpStream,
-    connection: &Connection,
-    shared: &Shared,
-) -> Result<(Option<Destination>, SocketAddr), End> {
+/// What the registry knows of a captured connection's destination: by its address, else by the server name of the app's
+/// own TLS, where a service is told by nothing else.
+async fn captured(app: TcpStream, connection: &Connection, shared: &Shared) -> Result<Found, End> {
     // Outbound is captured by REDIRECT in either interception mode.
-    let original = original_destination(app, InterceptionMode::Redirect)
+    let original = original_destination(&app, InterceptionMode::Redirect)
         .map_err(|error| refuse(Reason::NoOriginalDestination, error.to_string()))?;
     connection.note(|record| record.original_destination = Some(original));
     if app.local_addr().is_ok_and(|local| local.port() == original.port()) {
@@ -106,54 +123,209 @@ async fn captured(
                 .to_owned(),
         ));
     }
-    match look_up(shared, original.port(), |snapshot, turn| snapshot.registry.lookup(original, turn)).await {
-        Ok(destination) => {
-            let address = destination.endpoint;
-            Ok((Some(destination), address))
+    let by = FoundBy::Address(original);
+    let (published, found) = look_up(shared, &by, original.port()).await;
+    if found != Err(Miss::Unknown) {
+        return plan_for(Rewound::new(Vec::new(), app), by, found, &published, original);
+    }
+    told_by_first_bytes(app, original, published, connection, shared).await
+}
+
+/// An address that is unknown may still be told: the app's own TLS may name a service. And where a rule asks for TLS to a
+/// name on this port, plaintext may be meant for an address that DNS has given to it just now.
+async fn told_by_first_bytes(
+    app: TcpStream,
+    original: SocketAddr,
+    published: Arc<Published>,
+    connection: &Connection,
+    shared: &Shared,
+) -> Result<Found, End> {
+    let by = FoundBy::Address(original);
+    let registry = &published.snapshot.registry;
+    let (asks_sni, originated) =
+        (registry.asks_sni(original.port()), registry.may_be_originated(original.port()));
+    if !asks_sni && !originated {
+        return plan_for(Rewound::new(Vec::new(), app), by, Err(Miss::Unknown), &published, original);
+    }
+    let sniffed = sniff(&app, shared.settings.limits.hello_size, shared.settings.detection_timeout)
+        .await
+        .map_err(|error| End { reason: Reason::ClientReset, detail: Some(error.to_string()) })?;
+    connection.note(|record| record.first_bytes = Some(first_bytes(&sniffed.first)));
+    let app = Rewound::new(sniffed.bytes, app);
+    match sniffed.first {
+        First::Hello(hello) => {
+            let name = hello.sni.filter(|_| asks_sni).map(|name| FoundBy::ServerName(name, original));
+            let by = name.unwrap_or(by);
+            let found = registry.find(&by, 0);
+            plan_for(app, by, found, &published, original)
         }
-        Err(Miss::Unknown) => Ok((None, original)),
-        Err(Miss::NoEndpoint(host)) => Err(no_endpoint(&host)),
+        First::Plaintext | First::Silent if originated => {
+            let (published, found) = look_up_afresh(shared, &by).await;
+            plan_for(app, by, found, &published, original)
+        }
+        First::Plaintext | First::Silent | First::TooLarge => {
+            plan_for(app, by, Err(Miss::Unknown), &published, original)
+        }
     }
 }
 
 /// What the registry knows of an explicit listener's destination. An unknown one is refused: nobody asked for
 /// plaintext there.
 async fn named(
+    app: TcpStream,
     listener: &OutboundListener,
     connection: &Connection,
     shared: &Shared,
-) -> Result<(Option<Destination>, SocketAddr), End> {
+) -> Result<Found, End> {
     let OutboundListener { host, port, .. } = listener;
     connection.note(|record| record.service = Some(format!("{host}:{port}")));
-    match look_up(shared, *port, |snapshot, turn| snapshot.registry.lookup_host(host, *port, turn)).await {
-        Ok(destination) => {
-            let address = destination.endpoint;
-            Ok((Some(destination), address))
+    let by = FoundBy::Host(host.clone(), *port);
+    match look_up(shared, &by, *port).await {
+        (published, Ok(known)) => {
+            let address = known.endpoint;
+            plan_for(Rewound::new(Vec::new(), app), by, Ok(known), &published, address)
         }
-        Err(Miss::Unknown) => Err(refuse(
-            Reason::DestinationUnknown,
-            format!("no ServiceEntry has the host {host} with the port {port}"),
-        )),
-        Err(Miss::NoEndpoint(host)) => Err(no_endpoint(&host)),
+        (_, Err(Miss::Unknown)) => {
+            Err(refuse(Reason::DestinationUnknown, DialPlan::for_unknown_host(host, *port).because))
+        }
+        (_, Err(Miss::NoEndpoint(host))) => Err(no_endpoint(&host)),
     }
+}
+
+/// The plan, by the snapshot that the look-up was made in. An unknown destination keeps the address that was dialled.
+fn plan_for(
+    app: Rewound<TcpStream>,
+    by: FoundBy,
+    found: Result<Destination, Miss>,
+    published: &Published,
+    original: SocketAddr,
+) -> Result<Found, End> {
+    let destination = match found {
+        Ok(destination) => Some(destination),
+        Err(Miss::Unknown) => None,
+        Err(Miss::NoEndpoint(host)) => return Err(no_endpoint(&host)),
+    };
+    let address = destination.as_ref().map_or(original, |known| known.endpoint);
+    let plan = published.snapshot.plan(destination.as_ref());
+    Ok(Found { app, by, destination, plan, address })
 }
 
 /// Looks up, and once more with fresh addresses where DNS may know more than we: an endpoint that was just
 /// restarted must not be taken for a stranger and spoken to in plaintext.
-async fn look_up(
-    shared: &Shared,
-    port: u16,
-    find: impl Fn(&pillion_mesh::policy::Snapshot, usize) -> Result<Destination, Miss>,
-) -> Result<Destination, Miss> {
-    let turn = shared.next_turn();
+async fn look_up(shared: &Shared, by: &FoundBy, port: u16) -> (Arc<Published>, Result<Destination, Miss>) {
     let published = shared.snapshot.borrow().clone();
-    let found = find(&published.snapshot, turn);
+    let found = published.snapshot.registry.find(by, shared.next_turn());
     if found.is_ok() || !published.snapshot.registry.may_be_stale(port) {
-        return found;
+        return (published, found);
     }
+    look_up_afresh(shared, by).await
+}
+
+async fn look_up_afresh(shared: &Shared, by: &FoundBy) -> (Arc<Published>, Result<Destination, Miss>) {
     shared.resolver.refresh().await;
     let published = shared.snapshot.borrow().clone();
-    find(&published.snapshot, turn)
+    let found = published.snapshot.registry.find(by, shared.next_turn());
+    (published, found)
+}
+
+/// What the plan's handshake takes; nothing for plaintext.
+async fn means<'p>(
+    plan: &'p DialPlan,
+    address: SocketAddr,
+    shared: &Shared,
+) -> Result<Option<Means<'p>>, End> {
+    match &plan.tls {
+        DialTls::Plaintext => Ok(None),
+        DialTls::Refuse(reason) => Err(refuse(*reason, plan.because.clone())),
+        DialTls::IstioMutual { sni, identities } => {
+            let current = shared.credentials.borrow().clone();
+            let valid = current.filter(|current| current.is_valid_at(SystemTime::now()));
+            let credentials = valid.ok_or_else(|| {
+                refuse(Reason::NoCertificate, format!("{address} is to be reached by mutual TLS"))
+            })?;
+            Ok(Some(Means::Mesh { credentials, sni, identities }))
+        }
+        DialTls::Originate { server_name, names, alpn, how } => {
+            let limit = shared.settings.limits.handshake_timeout;
+            let material = timeout(limit, shared.originator.material(how)).await.map_err(|_elapsed| {
+                let detail = format!("{}, and its files could not be read within {limit:?}", plan.because);
+                refuse(Reason::TlsFilesUnusable, detail)
+            })??;
+            let wanted = Wanted { server_name: server_name.as_deref(), names, alpn: *alpn };
+            Ok(Some(Means::Outside { material, wanted }))
+        }
+    }
+}
+
+/// A handshake and what it proved.
+type Secured = (TlsStream<TcpStream>, TlsRecord, Option<(SpiffeId, Proof)>);
+
+async fn handshake(
+    upstream: TcpStream,
+    means: Means<'_>,
+    shared: &Shared,
+) -> Result<Secured, HandshakeError> {
+    match means {
+        Means::Mesh { credentials, sni, identities } => {
+            let (stream, done) = tls::client::connect(upstream, &credentials, sni, identities).await?;
+            Ok((stream, done.record, Some((done.peer, done.proof))))
+        }
+        Means::Outside { material, wanted } => {
+            let (stream, record) = shared.originator.connect(upstream, &material, wanted).await?;
+            Ok((stream, record, None))
+        }
+    }
+}
+
+/// Relays until the end, or until a changed policy or trust bundle would no longer make the connection as it is.
+async fn relay_while_planned<S>(
+    app: &mut Rewound<TcpStream>,
+    upstream: &mut S,
+    made: &Made<'_>,
+    connection: &mut Connection,
+    shared: &Shared,
+) -> End
+where
+    S: AsyncRead + AsyncWrite + Leg + Unpin,
+{
+    connection.opened();
+    tokio::select! {
+        end = relay(app, upstream, connection.moved()) => end,
+        because = no_longer_planned(made, shared) => refuse(Reason::PolicyChanged, because),
+    }
+}
+
+/// Ends, with the reason in words, when a change of policy or of the trust bundle would no longer make this connection as
+/// it is.
+async fn no_longer_planned(made: &Made<'_>, shared: &Shared) -> String {
+    if shared.settings.policy_change == PolicyChange::Keep {
+        return std::future::pending().await;
+    }
+    tokio::select! {
+        because = planned_otherwise(made, shared) => because,
+        because = tls::no_longer_proved(made.peer.as_ref().map(|(_, proof)| proof), &shared.credentials) => because,
+    }
+}
+
+async fn planned_otherwise(made: &Made<'_>, shared: &Shared) -> String {
+    let mut snapshot = shared.snapshot.clone();
+    loop {
+        if snapshot.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let published = snapshot.borrow_and_update().clone();
+        let now = published.snapshot.plan_again(&made.by, made.destination.as_ref());
+        if let Some(because) = now.ends(made.tls, made.peer.as_ref().map(|(peer, _)| peer)) {
+            return because;
+        }
+    }
+}
+
+/// A handshake that failed ends the connection for its reason.
+impl From<HandshakeError> for End {
+    fn from(HandshakeError { reason, detail }: HandshakeError) -> Self {
+        refuse(reason, detail)
+    }
 }
 
 fn no_endpoint(host: &str) -> End {

@@ -232,7 +232,11 @@ fn without_a_browser_the_first_page_is_a_call(#[case] headers: &str) {
     let backend = App::start("backend", &["--name", "orders"]);
     let frontend = App::start("frontend", &["--backend", &backend.url()]);
     let report = get_json(&frontend, "/", headers);
-    assert_eq!((&report["name"], &report["body"]["name"]), (&"frontend".into(), &"orders".into()), "{report}");
+    assert_eq!(
+        (&report["name"], &report["body"]["name"]),
+        (&"frontend".into(), &"orders".into()),
+        "{report}"
+    );
 }
 
 #[rstest]

@@ -86,6 +86,41 @@ impl DialTls {
     }
 }
 
+impl DialPlan {
+    /// A host that an explicit listener stands for, and that the registry does not know: nobody asked for plaintext there.
+    #[must_use]
+    pub fn for_unknown_host(host: &str, port: u16) -> Self {
+        Self {
+            tls: DialTls::Refuse(Reason::DestinationUnknown),
+            because: format!("no ServiceEntry has the host {host} with the port {port}"),
+        }
+    }
+
+    /// Why a connection that was made as `made` says, with `peer` proved, may not go on where this is the plan for new
+    /// ones; `None` where it may.
+    #[must_use]
+    pub fn ends(&self, made: &DialTls, peer: Option<&SpiffeId>) -> Option<String> {
+        if made.still_serves(peer, &self.tls) {
+            return None;
+        }
+        let because = &self.because;
+        Some(match (made, &self.tls, peer) {
+            (_, DialTls::Refuse(_), _) => because.clone(),
+            (DialTls::IstioMutual { .. }, DialTls::IstioMutual { identities, .. }, Some(peer)) => {
+                let may: Vec<&str> = identities.iter().map(SpiffeId::as_str).collect();
+                format!(
+                    "{because}, and may be served by {}; this connection is with {peer}",
+                    may.join(" or ")
+                )
+            }
+            (made, now, _) if made.mode() == now.mode() => {
+                format!("{because} otherwise than when this connection was made")
+            }
+            (made, _, _) => format!("{because}; this connection was made as {} has it", made.mode()),
+        })
+    }
+}
+
 /// An explicit DestinationRule as it says; without one auto mTLS: to an endpoint with a sidecar whose port is not DISABLE
 /// by mutual TLS, to others in plaintext. A destination that the registry does not know (`None`) as `unknown` says.
 #[must_use]

@@ -9,7 +9,7 @@ use super::dial::{DialPlan, OutboundPolicy, plan};
 use super::mode::Modes;
 use super::route::{Route, Routes};
 use crate::finding::{Code, Finding};
-use crate::registry::{Addresses, Destination, Miss, Registry, RouteMiss, endpoints_of};
+use crate::registry::{Addresses, Destination, FoundBy, Miss, Registry, RouteMiss, endpoints_of};
 use crate::resource::{
     Port, Protocol, Resources, RouteDestination, ServiceEntry, TLS_MODE_LABEL, WorkloadEntry,
 };
@@ -113,6 +113,15 @@ impl Snapshot {
     #[must_use]
     pub fn plan(&self, destination: Option<&Destination>) -> DialPlan {
         plan(destination, self.outbound_policy)
+    }
+
+    /// How a connection that was made to `made`, or to a destination that was unknown, would be dialled now.
+    #[must_use]
+    pub fn plan_again(&self, by: &FoundBy, made: Option<&Destination>) -> DialPlan {
+        match (self.registry.find_again(by, made), by) {
+            (None, FoundBy::Host(host, port)) => DialPlan::for_unknown_host(host, *port),
+            (now, _) => self.plan(now.as_ref()),
+        }
     }
 
     /// The same with fresh addresses of names.

@@ -51,7 +51,7 @@ pub(super) enum Claim {
 }
 
 impl Claim {
-    fn service(self) -> usize {
+    pub(super) fn service(self) -> usize {
         match self {
             Claim::Virtual(service) | Claim::Endpoint(service, _) => service,
         }
@@ -125,6 +125,11 @@ impl Index {
     pub(super) fn endpoint(&self, service: usize, turn: usize) -> Option<Endpoint> {
         let endpoints = self.endpoints.get(service)?;
         endpoints.get(turn.checked_rem(endpoints.len())?).copied()
+    }
+
+    /// The endpoint of a service that has this address.
+    pub(super) fn endpoint_at(&self, service: usize, address: SocketAddr) -> Option<Endpoint> {
+        self.endpoints.get(service)?.iter().copied().find(|endpoint| endpoint.address == address)
     }
 
     /// All endpoints with their services, in reading order.

@@ -8,9 +8,10 @@ use ipnet::IpNet;
 
 use super::rules::{self, AppliedRule, AppliedSubset, Rules};
 use crate::finding::{Code, Finding};
+use crate::policy::dial::OutboundPolicy;
 use crate::policy::mode::{Mode, Modes};
 use crate::resource::{
-    DestinationRule, Location, Port, Protocol, Resolution, Resources, ServiceEntry, WorkloadEntry,
+    ClientTls, DestinationRule, Location, Port, Protocol, Resolution, Resources, ServiceEntry, WorkloadEntry,
 };
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::workload::{Labels, MeshConfig, Workload};
@@ -23,6 +24,10 @@ pub(super) struct Services {
     pub(super) names: Vec<String>,
     /// The ports, of service and endpoint, behind those of the names that have a sidecar.
     pub(super) ports_by_name: HashSet<u16>,
+    /// The ports, of service and endpoint, of those of the names that a DestinationRule asks for TLS to.
+    pub(super) ports_originated: HashSet<u16>,
+    /// Whether an address that is not known is refused.
+    registry_only: bool,
     /// The workload's namespace, in which short names are looked up.
     pub(super) namespace: String,
 }
@@ -68,7 +73,11 @@ impl Services {
         workload: &Workload,
         config: &MeshConfig,
     ) -> (Self, Vec<Finding>) {
-        let mut services = Self { namespace: workload.namespace.clone(), ..Self::default() };
+        let mut services = Self {
+            namespace: workload.namespace.clone(),
+            registry_only: config.outbound_policy == OutboundPolicy::RegistryOnly,
+            ..Self::default()
+        };
         let (rules, mut findings) = Rules::of(&resources.destination_rules, workload, &config.root_namespace);
         let visible =
             resources.service_entries.iter().filter(|entry| entry.is_visible_in(&workload.namespace));
@@ -96,13 +105,18 @@ impl Services {
         backends: Vec<Backend>,
         rule: Option<&DestinationRule>,
     ) {
+        let tls = rule.and_then(|rule| rule.tls(port.number, None));
+        let is_originated = tls.is_some_and(|tls| *tls != ClientTls::Disable);
         for backend in &backends {
             if let Address::Name(name) = &backend.address {
                 if !self.names.contains(name) {
                     self.names.push(name.clone());
                 }
-                if backend.has_sidecar {
+                if backend.has_sidecar || self.registry_only {
                     self.ports_by_name.extend([port.number, backend.port]);
+                }
+                if is_originated {
+                    self.ports_originated.extend([port.number, backend.port]);
                 }
             }
         }

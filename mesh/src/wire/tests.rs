@@ -26,6 +26,7 @@ fn record() -> ConnectionRecord {
         service: None,
         plan: None,
         tls: Some(TlsRecord {
+            mode: TlsMode::IstioMutual,
             peer: "spiffe://cluster.local/ns/default/sa/frontend".to_owned(),
             local: "spiffe://cluster.local/ns/default/sa/backend".to_owned(),
             version: "TLSv1.3".to_owned(),
@@ -66,6 +67,7 @@ fn a_connection_record_has_stable_names() {
             "service": null,
             "plan": null,
             "tls": {
+                "mode": "ISTIO_MUTUAL",
                 "peer": "spiffe://cluster.local/ns/default/sa/frontend",
                 "local": "spiffe://cluster.local/ns/default/sa/backend",
                 "version": "TLSv1.3",

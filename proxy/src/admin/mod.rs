@@ -23,6 +23,7 @@ use crate::identity::Identity;
 use crate::live::LiveSnapshot;
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
+use crate::tls::origination::Originator;
 
 /// What the pages show and the buttons press.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub(crate) struct AdminState {
     pub(crate) settings: Arc<Settings>,
     pub(crate) snapshot: LiveSnapshot,
     pub(crate) identity: Arc<Identity>,
+    pub(crate) originator: Arc<Originator>,
     pub(crate) connections: Arc<ConnectionTable>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) drain: drain::Trigger,

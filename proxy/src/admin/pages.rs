@@ -103,6 +103,7 @@ pub(super) fn certs(state: &AdminState, _: &Parts) -> Answer {
             "lastError": status.last_error,
             "next": status.next_attempt.map(rfc3339::print),
         },
+        "destinationRuleFiles": state.originator.files(),
     }))
 }
 

@@ -32,7 +32,7 @@ pub(super) static ADMIN: [Route; 11] = [
     get("/", "these pages", |_, _| index(&ADMIN)),
     get("/ready", "whether connections are served, and why not", pages::ready),
     get("/config_dump", "settings in force, mesh resources and their findings", pages::config_dump),
-    get("/certs", "own certificate chain, trust bundles, renewals", pages::certs),
+    get("/certs", "own certificate chain, trust bundles, renewals, files of DestinationRules", pages::certs),
     get("/listeners", "addresses listened on, and what each port accepts", pages::listeners),
     get("/endpoints", "known services, and how each is dialled", pages::endpoints),
     get("/connections", "open connections", pages::connections),

@@ -22,6 +22,7 @@ use crate::connections::Connection;
 use crate::live::Publisher;
 use crate::settings::RawSettings;
 use crate::telemetry::OPENMETRICS;
+use crate::tls::origination::Originator;
 use crate::tls::{Bundles, Clock, Credentials, TlsSettings};
 use crate::{drain, identity};
 
@@ -91,8 +92,13 @@ impl Lab {
         }
         let settings = settings(&folder);
         let stop = CancellationToken::new();
-        let identity =
-            identity::spawn(ID.parse().unwrap(), settings.identity.clone(), settings.tls, None, stop.clone());
+        let identity = identity::spawn(
+            identity::Own::from(ID.parse::<pillion_mesh::spiffe::SpiffeId>().unwrap()),
+            settings.identity.clone(),
+            settings.tls,
+            None,
+            stop.clone(),
+        );
         let mut resources = Resources::default();
         resources.read("mesh.yaml", RESOURCES).unwrap();
         let snapshot = Snapshot::build(&resources, &settings.workload, &settings.mesh_config);
@@ -102,6 +108,7 @@ impl Lab {
         let state = Arc::new(AdminState {
             snapshot,
             identity: Arc::new(identity),
+            originator: Arc::new(Originator::new(settings.tls, Clock::system())),
             connections: Arc::default(),
             telemetry: Arc::new(Telemetry::new(&settings.workload)),
             drain: drain::Trigger::default(),

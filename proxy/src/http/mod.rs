@@ -27,6 +27,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use pillion_mesh::policy::authz::Permit;
 use pillion_mesh::reason::Reason;
+use pillion_mesh::wire::Parties;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::app::Shared;
@@ -80,8 +81,8 @@ pub(crate) struct Passed {
     pub(crate) response: Response<Incoming>,
     /// The address that it was passed on to.
     pub(crate) upstream: SocketAddr,
-    /// The identity that the other side has proved; none in plaintext.
-    pub(crate) server: Option<String>,
+    /// Who has proved what on the way there; none in plaintext.
+    pub(crate) server: Option<Parties>,
 }
 
 /// Why a request was not answered by the other side.

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use hyper::http::request::Parts;
 use hyper::{StatusCode, Version};
 use pillion_mesh::reason::Reason;
-use pillion_mesh::wire::{AuthorizationRecord, RequestRecord};
+use pillion_mesh::wire::{AuthorizationRecord, Direction, Parties, RequestRecord, TlsMode};
 
 use super::asked::Asked;
 use super::io::IoState;
@@ -35,11 +35,11 @@ impl Recording {
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         let record = RequestRecord {
             connection: downstream.notes.id(),
-            direction: downstream.notes.direction(),
+            direction: if U::IS_EDGE { Direction::Outbound } else { Direction::Inbound },
             received: SystemTime::now(),
             client: downstream.notes.client(),
             destination: downstream.known.destination,
-            peer: downstream.known.peer.as_ref().map(ToString::to_string),
+            tls: downstream.parties(),
             protocol: protocol_name(parts.version).to_owned(),
             is_grpc,
             method: parts.method.as_str().chars().take(LONGEST_METHOD).collect(),
@@ -84,12 +84,12 @@ impl Recording {
         self.note(|record| record.authorization = Some(authorization));
     }
 
-    /// Where it went, and who answers: the client of the mesh proves the server's identity, the server the client's.
-    pub(super) fn passed(&mut self, upstream: SocketAddr, server: Option<String>) {
+    /// Where it went, and who answers.
+    pub(super) fn passed(&mut self, upstream: SocketAddr, server: Option<Parties>) {
         self.note(|record| {
             record.upstream = Some(upstream);
             if server.is_some() {
-                record.peer = server;
+                record.tls = server;
             }
         });
     }
@@ -120,6 +120,15 @@ impl Recording {
         record.reason = reason;
         record.detail = detail;
         self.telemetry.request_ended(&record);
+    }
+}
+
+impl<U> Downstream<U> {
+    /// What the client has proved.
+    fn parties(&self) -> Option<Parties> {
+        let local = self.shared.settings.workload.id().ok()?.to_string();
+        let peer = self.known.peer.as_ref()?.to_string();
+        Some(Parties { mode: TlsMode::IstioMutual, peer, local })
     }
 }
 

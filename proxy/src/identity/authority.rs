@@ -1,7 +1,7 @@
 //! What this proxy asks of the CA, and what it checks of the answer before it uses it.
 
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use http_body_util::Full;
@@ -15,9 +15,10 @@ use rustls::pki_types::pem::PemObject;
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
-use super::CaSource;
 use super::https::{self, Dial, HttpsError, Peer};
 use super::key::NewKey;
+use super::{CaSource, Own};
+use crate::files::read_bounded;
 use crate::tls::{BundleError, Bundles, ChainError, Clock, Credentials, CredentialsError, TlsSettings};
 
 /// The longest file that is read: tokens and bundles are far smaller.
@@ -27,7 +28,7 @@ const DETAIL_LIMIT: usize = 300;
 
 /// The CA as seen by one workload.
 pub(super) struct Authority {
-    id: SpiffeId,
+    own: Own,
     source: CaSource,
     dial: Dial,
     tls: TlsSettings,
@@ -116,14 +117,8 @@ impl CaError {
 }
 
 impl Authority {
-    pub(super) fn new(
-        id: SpiffeId,
-        source: CaSource,
-        dial: Dial,
-        tls: TlsSettings,
-        clock: Clock,
-    ) -> Authority {
-        Authority { id, source, dial, tls, clock }
+    pub(super) fn new(own: Own, source: CaSource, dial: Dial, tls: TlsSettings, clock: Clock) -> Authority {
+        Authority { own, source, dial, tls, clock }
     }
 
     /// Host and port, for messages.
@@ -136,7 +131,7 @@ impl Authority {
     /// # Errors
     /// `Key`.
     pub(super) async fn new_key(&self) -> Result<NewKey, CaError> {
-        NewKey::make(self.id.clone(), self.source.key_type).await.map_err(CaError::Key)
+        NewKey::make(self.own.id.clone(), self.source.key_type).await.map_err(CaError::Key)
     }
 
     /// The bundle file: the first trust, before the CA has told its bundle.
@@ -152,7 +147,7 @@ impl Authority {
             cure: "the CA writes it (its bundleFile)",
         };
         let pem = read_file(path.clone()).await.map_err(|error| fault(&error))?;
-        Bundles::from_pem(&self.id.trust_domain(), &pem).map_err(|error| fault(&error))
+        self.own.bundles(&pem).map_err(|error| fault(&error))
     }
 
     /// Has `key` certified, and learns the bundle of the same CA.
@@ -189,8 +184,7 @@ impl Authority {
         if status != StatusCode::OK {
             return Err(self.refused(status, &pem));
         }
-        Bundles::from_pem(&self.id.trust_domain(), &pem)
-            .map_err(|error: BundleError| self.unusable(format!("its bundle: {error}")))
+        self.own.bundles(&pem).map_err(|error: BundleError| self.unusable(format!("its bundle: {error}")))
     }
 
     async fn signing_request(
@@ -244,7 +238,7 @@ impl Authority {
         request: Request<Full<Bytes>>,
     ) -> Result<(StatusCode, Bytes), CaError> {
         let now = self.clock.now();
-        let roots = trusted.roots(&self.id.trust_domain()).unwrap_or_default();
+        let roots = trusted.roots(&self.own.id.trust_domain()).unwrap_or_default();
         let roots = roots.iter().filter(|root| root.is_valid_at(now)).map(|root| root.der.clone()).collect();
         let peer = Peer { host: &self.source.host, roots, shown };
         https::send(&self.dial, peer, self.tls, &self.clock, request).await.map_err(|error| CaError::Https {
@@ -277,7 +271,7 @@ impl Authority {
             .map_err(|error| self.unusable(format!("expected a PEM chain: {error}")))?;
         let credentials = Credentials::new(chain, &key.der(), bundles, self.tls, &self.clock, generation)
             .map_err(|error: CredentialsError| self.unusable(error.to_string()))?;
-        check_ours(&credentials, &self.id, &self.clock).map_err(|fault| self.unusable(fault))?;
+        check_ours(&credentials, &self.own.id, &self.clock).map_err(|fault| self.unusable(fault))?;
         Ok(credentials)
     }
 
@@ -332,21 +326,5 @@ pub(super) fn check_ours(credentials: &Credentials, id: &SpiffeId, clock: &Clock
 /// # Errors
 /// What the system says, or `FileTooLarge`.
 pub(super) async fn read_file(path: PathBuf) -> io::Result<Zeroizing<Vec<u8>>> {
-    spawn_blocking(move || read_bounded(&path)).await?
-}
-
-/// [`read_file`] for a thread that may wait.
-pub(super) fn read_bounded(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    // Room for all at once: a vector that grows leaves copies behind.
-    let file = std::fs::File::open(path)?;
-    let length = file.metadata()?.len();
-    if length > FILE_LIMIT {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("it is longer than {FILE_LIMIT} bytes"),
-        ));
-    }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(length).unwrap_or_default() + 1));
-    file.take(FILE_LIMIT).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    spawn_blocking(move || read_bounded(&path, FILE_LIMIT)).await?
 }

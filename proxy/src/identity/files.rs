@@ -3,14 +3,11 @@
 //! Polls their contents: it works on every mount, and three small files are cheap to read. Somebody who writes them one
 //! after the other makes them disagree for a moment; that is reported only when it lasts.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{Context, SHA256};
-use pillion_mesh::spiffe::SpiffeId;
 use pillion_mesh::wire::rfc3339;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -19,17 +16,18 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
-use super::FileSource;
-use super::authority::{check_ours, read_bounded};
+use super::authority::{FILE_LIMIT, check_ours};
 use super::publish::Publisher;
-use crate::tls::{Bundles, Clock, Credentials, TlsSettings};
+use super::{FileSource, Own};
+use crate::files::{read_bounded, warn_of_readers};
+use crate::tls::{Clock, Credentials, TlsSettings};
 
 /// How often the files are read.
 const POLL: Duration = Duration::from_secs(1);
 
 /// The task that watches.
 pub(super) struct Watched {
-    id: SpiffeId,
+    own: Own,
     source: FileSource,
     tls: TlsSettings,
     clock: Clock,
@@ -62,13 +60,13 @@ struct Contents {
 
 impl Watched {
     pub(super) fn new(
-        id: SpiffeId,
+        own: Own,
         source: FileSource,
         tls: TlsSettings,
         clock: Clock,
         publisher: Publisher,
     ) -> Watched {
-        Watched { id, source, tls, clock, publisher, memory: Memory::default() }
+        Watched { own, source, tls, clock, publisher, memory: Memory::default() }
     }
 
     /// Never ends.
@@ -143,12 +141,11 @@ impl Watched {
         let secret = PrivateKeyDer::from_pem_slice(&contents.key)
             .map(Zeroizing::new)
             .map_err(|error| of(key, &format!("expected a PEM private key: {error}")))?;
-        let bundles = Bundles::from_pem(&self.id.trust_domain(), &contents.bundle)
-            .map_err(|error| of(bundle, &error))?;
+        let bundles = self.own.bundles(&contents.bundle).map_err(|error| of(bundle, &error))?;
         let generation = self.publisher.next_generation();
         let credentials = Credentials::new(chain, &secret, bundles, self.tls, &self.clock, generation)
             .map_err(|error| of(certificate, &error))?;
-        check_ours(&credentials, &self.id, &self.clock).map_err(|fault| of(certificate, &fault))?;
+        check_ours(&credentials, &self.own.id, &self.clock).map_err(|fault| of(certificate, &fault))?;
         Ok(credentials)
     }
 
@@ -181,7 +178,7 @@ impl Watched {
 impl Contents {
     fn read(source: &FileSource) -> Result<Contents, String> {
         let read = |path: &Path| {
-            read_bounded(path).map_err(|error: io::Error| format!("{}: {error}", path.display()))
+            read_bounded(path, FILE_LIMIT).map_err(|error: io::Error| format!("{}: {error}", path.display()))
         };
         Ok(Contents {
             certificate: read(&source.certificate)?,
@@ -197,14 +194,5 @@ impl Contents {
             hash.update(file);
         }
         hash.finish().as_ref().try_into().unwrap_or_default()
-    }
-}
-
-/// A key that others of this host may read is theirs too.
-fn warn_of_readers(key: &Path) {
-    const OTHERS: u32 = 0o077;
-    let mode = fs::metadata(key).map(|data| data.permissions().mode() & 0o777).unwrap_or_default();
-    if mode & OTHERS != 0 {
-        warn!("the key {} has mode {mode:04o}: other users may read it; chmod 600 it", key.display());
     }
 }

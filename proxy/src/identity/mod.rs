@@ -12,15 +12,38 @@ mod publish;
 mod rotate;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use pillion_mesh::spiffe::SpiffeId;
+use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::tls::{Clock, LiveCredentials, TlsSettings};
+use crate::tls::{BundleError, Bundles, Clock, LiveCredentials, TlsSettings};
 
 use publish::Publisher;
+
+/// Who this proxy is, and whose identities its trust domain's bundle vouches for.
+#[derive(Debug, Clone)]
+pub(crate) struct Own {
+    /// The identity that it is to prove.
+    pub(crate) id: SpiffeId,
+    /// Other names of its trust domain.
+    pub(crate) aliases: Arc<[TrustDomain]>,
+}
+
+impl Own {
+    fn bundles(&self, pem: &[u8]) -> Result<Bundles, BundleError> {
+        Bundles::from_pem(&self.id.trust_domain(), pem).map(|bundle| bundle.also_for(&self.aliases))
+    }
+}
+
+/// Of a trust domain with one name.
+impl From<SpiffeId> for Own {
+    fn from(id: SpiffeId) -> Self {
+        Self { id, aliases: Arc::new([]) }
+    }
+}
 
 /// Where the identity comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,10 +126,10 @@ impl Identity {
     }
 }
 
-/// Starts to obtain and renew credentials for `id` until `cancel`. Never gives up: a CA or a file that is missing at
+/// Starts to obtain and renew credentials for `own` until `cancel`. Never gives up: a CA or a file that is missing at
 /// the start is waited for. `mark` is the `SO_MARK` of connections to the CA.
 pub(crate) fn spawn(
-    id: SpiffeId,
+    own: Own,
     source: Source,
     tls: TlsSettings,
     mark: Option<u32>,
@@ -117,11 +140,11 @@ pub(crate) fn spawn(
     match source {
         Source::Ca(ca) => {
             let dial = https::dial(&ca.host, ca.port, mark);
-            let rotation = rotate::Rotation::new(id, ca, dial, tls, clock, publisher);
+            let rotation = rotate::Rotation::new(own, ca, dial, tls, clock, publisher);
             tokio::spawn(cancel.run_until_cancelled_owned(rotation.run()));
         }
         Source::Files(files) => {
-            let watched = files::Watched::new(id, files, tls, clock, publisher);
+            let watched = files::Watched::new(own, files, tls, clock, publisher);
             tokio::spawn(cancel.run_until_cancelled_owned(watched.run()));
         }
     }

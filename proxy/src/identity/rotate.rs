@@ -6,15 +6,14 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use pillion_mesh::rotation;
-use pillion_mesh::spiffe::SpiffeId;
 use pillion_mesh::wire::rfc3339;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
-use super::CaSource;
 use super::authority::{Authority, CaError, Evidence};
 use super::https::Dial;
 use super::publish::Publisher;
+use super::{CaSource, Own};
 use crate::tls::{Clock, Credentials, TlsSettings};
 
 /// The longest that one attempt may wait for the CA; making the key does not count.
@@ -36,14 +35,14 @@ pub(super) struct Rotation {
 
 impl Rotation {
     pub(super) fn new(
-        id: SpiffeId,
+        own: Own,
         source: CaSource,
         dial: Dial,
         tls: TlsSettings,
         clock: Clock,
         publisher: Publisher,
     ) -> Rotation {
-        let ca = Authority::new(id, source, dial, tls, clock.clone());
+        let ca = Authority::new(own, source, dial, tls, clock.clone());
         Rotation { ca, clock, publisher, next_bundle: Instant::now(), bundle_fails: false }
     }
 

@@ -79,8 +79,11 @@ impl fmt::Display for RequestLine<'_> {
         if let Some(status) = record.grpc_status {
             write!(f, " (gRPC {status})")?;
         }
-        match &record.peer {
-            Some(peer) => write!(f, "  mTLS {}", Escaped(peer))?,
+        match &record.tls {
+            Some(tls) => {
+                f.write_str("  ")?;
+                write_parties(f, &tls.peer, &tls.local)?;
+            }
             None => f.write_str("  plaintext")?,
         }
         let (sent, answered) = (Bytes(record.bytes_to_server), Bytes(record.bytes_to_client));
@@ -134,7 +137,8 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: Option<&str>) -> fmt::Resu
 fn write_security(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt::Result {
     match (&record.tls, &record.first_bytes, record.direction) {
         (Some(tls), _, _) => {
-            write!(f, "mTLS {}  {} {}", Escaped(&tls.peer), Escaped(&tls.version), Escaped(&tls.group))
+            write_parties(f, &tls.peer, &tls.local)?;
+            write!(f, "  {} {}", Escaped(&tls.version), Escaped(&tls.group))
         }
         (None, Some(FirstBytes::Tls { mesh: true, .. }), _) => f.write_str("mTLS unfinished"),
         (None, Some(FirstBytes::Tls { mesh: false, .. }), _) => f.write_str("TLS of the app"),
@@ -142,6 +146,12 @@ fn write_security(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt:
         (None, Some(FirstBytes::Unseen) | None, Direction::Inbound) => f.write_str("unseen"),
         (None, Some(FirstBytes::Plaintext), _) | (None, _, Direction::Outbound) => f.write_str("plaintext"),
     }
+}
+
+/// `mTLS spiffe://…`; `TLS` where we have shown nothing.
+fn write_parties(f: &mut fmt::Formatter<'_>, peer: &str, local: &str) -> fmt::Result {
+    let kind = if local.is_empty() { "TLS" } else { "mTLS" };
+    write!(f, "{kind} {}", Escaped(if peer.is_empty() { "unverified" } else { peer }))
 }
 
 /// The reason; where something is wrong also what it means, what was seen, which policy decided (of a refusal, unless

@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use pillion_mesh::reason::Reason;
 use pillion_mesh::spiffe::SpiffeId;
-use pillion_mesh::wire::{ConnectionRecord, Direction, RequestRecord};
+use pillion_mesh::wire::{ConnectionRecord, Direction, RequestRecord, TlsMode};
 use pillion_mesh::workload::Workload;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -99,6 +99,8 @@ enum Peer {
     Unknown,
     /// It proved this one.
     Verified(String),
+    /// It is no workload of the mesh; with the URIs, if any, that it and we have shown each other.
+    Outside { theirs: Option<String>, ours: Option<String> },
     /// It proved one of those beyond [`MAX_EDGES`].
     Other,
 }
@@ -109,7 +111,7 @@ enum Service {
     Host(String),
     /// No service that the registry knows.
     Passthrough,
-    /// The proxy itself.
+    /// The proxy itself, or nobody that REGISTRY_ONLY lets out to.
     BlackHole,
     /// A host beyond [`MAX_EDGES`].
     Other,
@@ -117,13 +119,12 @@ enum Service {
 
 impl Edge {
     fn of(record: &ConnectionRecord) -> Self {
-        let peer = match &record.tls {
-            Some(tls) => Peer::Verified(tls.peer.clone()),
-            None => Peer::Unknown,
-        };
+        let peer = record.tls.as_ref().map_or(Peer::Unknown, |tls| Peer::of(tls.mode, &tls.peer, &tls.local));
         let service = match &record.service {
             _ if record.reason == Some(Reason::SelfLoop) => Service::BlackHole,
             Some(service) => Service::Host(host_of(service).to_owned()),
+            // Where Istio sends what REGISTRY_ONLY does not let out.
+            None if record.reason == Some(Reason::DestinationUnknown) => Service::BlackHole,
             None => Service::Passthrough,
         };
         Self {
@@ -136,7 +137,7 @@ impl Edge {
 
     /// The edge that a request belongs to.
     pub(super) fn of_request(record: &RequestRecord) -> Self {
-        let peer = record.peer.clone().map_or(Peer::Unknown, Peer::Verified);
+        let peer = record.tls.as_ref().map_or(Peer::Unknown, |tls| Peer::of(tls.mode, &tls.peer, &tls.local));
         let service = record.service.as_deref();
         let service =
             service.map_or(Service::Passthrough, |service| Service::Host(host_of(service).to_owned()));
@@ -148,6 +149,7 @@ impl Edge {
     pub(super) fn merged(self) -> Self {
         let peer = match self.peer {
             Peer::Verified(_) => Peer::Other,
+            Peer::Outside { .. } => Peer::Outside { theirs: None, ours: None },
             peer => peer,
         };
         let service = match self.service {
@@ -156,6 +158,11 @@ impl Edge {
         };
         Self { peer, service, ..self }
     }
+}
+
+/// Istio's principals are URIs of certificates; a DNS name or a subject is none.
+fn uri(name: &str) -> Option<String> {
+    name.contains("://").then(|| name.to_owned())
 }
 
 /// Envoy's response flags for how a connection or request ended, `-` for one that is open or ended well.
@@ -196,6 +203,7 @@ fn response_flags(direction: Direction, reason: Option<Reason>) -> &'static str 
         | Reason::CertificateNotYetValid
         | Reason::CertificateUntrusted
         | Reason::CertificateInvalid
+        | Reason::CertificateRevoked
         | Reason::SvidInvalid
         | Reason::TrustDomainUnknown
         | Reason::IdentityUnexpected
@@ -254,8 +262,12 @@ pub(super) type Labels<'a> = Vec<(&'static str, Cow<'a, str>)>;
 impl Edge {
     /// Istio's labels, all of them on every metric. `protocol` is `tcp`, `http` or `grpc`.
     pub(super) fn labels<'a>(&'a self, own: &'a Own, protocol: &'static str) -> Labels<'a> {
-        let secured = self.peer != Peer::Unknown;
-        let own_principal = if secured { own.principal.as_str() } else { UNKNOWN };
+        let secured = matches!(self.peer, Peer::Verified(_) | Peer::Other);
+        let own_principal = match &self.peer {
+            Peer::Unknown => UNKNOWN,
+            Peer::Verified(_) | Peer::Other => own.principal.as_str(),
+            Peer::Outside { ours, .. } => ours.as_deref().unwrap_or(UNKNOWN),
+        };
         let own_side: Side<'_> = own.side.each_ref().map(|label| Cow::from(label.as_str()));
         let (peer_side, peer_principal) = self.peer.side();
         let inbound = self.direction == Direction::Inbound;
@@ -310,6 +322,13 @@ fn namespace_of<'a>([_, namespace, ..]: &Side<'a>) -> Cow<'a, str> {
 }
 
 impl Peer {
+    fn of(mode: TlsMode, peer: &str, local: &str) -> Self {
+        match mode {
+            TlsMode::IstioMutual => Peer::Verified(peer.to_owned()),
+            TlsMode::Mutual | TlsMode::Simple => Peer::Outside { theirs: uri(peer), ours: uri(local) },
+        }
+    }
+
     /// What is known of the other workload, which is what its identity says, and the identity.
     fn side(&self) -> (Side<'_>, &str) {
         let side = |workload: &str, namespace: &str| -> Side<'_> {
@@ -319,6 +338,7 @@ impl Peer {
         match self {
             Peer::Unknown => (side(UNKNOWN, UNKNOWN), UNKNOWN),
             Peer::Other => (side(OTHER, OTHER), OTHER),
+            Peer::Outside { theirs, .. } => (side(UNKNOWN, UNKNOWN), theirs.as_deref().unwrap_or(UNKNOWN)),
             Peer::Verified(principal) => {
                 let id = principal.parse::<SpiffeId>().ok();
                 let workload = id.as_ref().and_then(SpiffeId::service_account).unwrap_or(UNKNOWN);

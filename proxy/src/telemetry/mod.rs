@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pillion_mesh::reason::{Kind, Reason};
-use pillion_mesh::wire::{AuthorizationRecord, ConnectionRecord, Direction, RequestRecord};
+use pillion_mesh::wire::{AuthorizationRecord, ConnectionRecord, Direction, RequestRecord, TlsMode};
 use pillion_mesh::workload::Workload;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text;
@@ -252,7 +252,7 @@ impl Telemetry {
     }
 
     fn handshake(&self, record: &ConnectionRecord) {
-        if let Some(tls) = &record.tls {
+        if let Some(tls) = record.tls.as_ref().filter(|tls| tls.mode == TlsMode::IstioMutual) {
             let labels = HandshakeLabels { direction: record.direction.as_str(), resumed: tls.resumed };
             let seconds = std::time::Duration::from_micros(tls.handshake_micros).as_secs_f64();
             self.handshakes.get_or_create(&labels).observe(seconds);

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pillion_mesh::policy::mode::Mode;
 use pillion_mesh::reason::{Kind, Reason};
-use pillion_mesh::wire::{ConnectionRecord, Direction, FirstBytes, ModeRecord, TlsRecord};
+use pillion_mesh::wire::{ConnectionRecord, Direction, FirstBytes, ModeRecord, TlsMode, TlsRecord};
 use pillion_mesh::workload::Workload;
 use rstest::rstest;
 use serde_json::Value;
@@ -60,6 +60,7 @@ fn secured(direction: Direction) -> ConnectionRecord {
         Direction::Outbound => (BACKEND, "spiffe://cluster.local/ns/shop/sa/customers"),
     };
     let tls = TlsRecord {
+        mode: TlsMode::IstioMutual,
         peer: peer.to_owned(),
         local: local.to_owned(),
         version: "TLSv1.3".to_owned(),
@@ -71,6 +72,13 @@ fn secured(direction: Direction) -> ConnectionRecord {
         peer_not_after: UNIX_EPOCH,
     };
     ConnectionRecord { tls: Some(tls), ..record(direction) }
+}
+
+/// With a finished handshake to a server outside the mesh.
+fn outside(mode: TlsMode, peer: &str, local: &str) -> ConnectionRecord {
+    let record = secured(Direction::Outbound);
+    let tls = record.tls.map(|tls| TlsRecord { mode, peer: peer.to_owned(), local: local.to_owned(), ..tls });
+    ConnectionRecord { tls, service: Some("api.example.com:443".to_owned()), ..record }
 }
 
 fn ended(record: ConnectionRecord, reason: Reason) -> ConnectionRecord {
@@ -220,6 +228,22 @@ fn the_query_for_plaintext_by_workload_finds_the_client_without_a_sidecar() {
     ConnectionRecord { service: Some("api.example.com:443".into()), ..record(Direction::Outbound) }, &[
     ("destination_service", "api.example.com"), ("destination_service_name", "api.example.com"),
     ("destination_service_namespace", "unknown"),
+])]
+#[case::simple_tls_out(outside(TlsMode::Simple, "api.example.com", ""), &[
+    ("reporter", "source"), ("connection_security_policy", "unknown"),
+    ("source_workload", "backend-v1"), ("source_principal", "unknown"),
+    ("destination_workload", "unknown"), ("destination_workload_namespace", "unknown"),
+    ("destination_principal", "unknown"), ("destination_canonical_service", "unknown"),
+    ("destination_service", "api.example.com"), ("destination_service_namespace", "unknown"),
+])]
+#[case::mutual_tls_out_by_subject(outside(TlsMode::Mutual, "api.example.com", "CN=client"), &[
+    ("source_principal", "unknown"), ("destination_principal", "unknown"), ("destination_workload", "unknown"),
+])]
+#[case::mutual_tls_out_to_another_mesh(
+    outside(TlsMode::Mutual, "spiffe://other.mesh/ns/shop/sa/customers", "spiffe://other.mesh/ns/x/sa/guest"), &[
+    ("source_workload", "backend-v1"), ("source_principal", "spiffe://other.mesh/ns/x/sa/guest"),
+    ("destination_principal", "spiffe://other.mesh/ns/shop/sa/customers"),
+    ("destination_workload", "unknown"), ("destination_workload_namespace", "unknown"),
 ])]
 #[case::to_nobody_known(record(Direction::Outbound), &[
     ("destination_service", "unknown"), ("destination_service_name", "PassthroughCluster"),
@@ -383,10 +407,12 @@ fn a_handshake_is_observed_once_also_where_the_connection_fails_after_it() {
     telemetry.opened(&secured(Direction::Inbound));
     telemetry.closed(&ended(secured(Direction::Inbound), Reason::Completed), true);
     telemetry.closed(&ended(secured(Direction::Inbound), Reason::AppUnreachable), false);
+    telemetry.opened(&outside(TlsMode::Simple, "api.example.com", "")); // not between sidecars
     let samples = scrape(&telemetry);
     let labels = [("direction", "inbound"), ("resumed", "false")];
     assert_eq!(sum(&samples, "pillion_handshake_duration_seconds_count", &labels), 2.0);
     assert_eq!(sum(&samples, "pillion_handshake_duration_seconds_sum", &labels), 0.003);
+    assert_eq!(sum(&samples, "pillion_handshake_duration_seconds_count", &[]), 2.0);
     let bucket = |le: &str| sum(&samples, "pillion_handshake_duration_seconds_bucket", &[("le", le)]);
     assert_eq!((bucket("0.001"), bucket("0.002")), (0.0, 2.0));
 }
@@ -526,6 +552,21 @@ fn an_unproved_server_name_makes_no_label_set() {
      mTLS spiffe://cluster.local/ns/shop/sa/customers  TLSv1.3 X25519MLKEM768  \
      0 B to server, 2.3 GB to client  2 m 5 s  \
      server_reset: The server reset the connection; the reset was passed on."
+)]
+#[case::simple_tls_to_a_server_outside(
+    ended(outside(TlsMode::Simple, "api.example.com", ""), Reason::Completed),
+    "outbound  10.0.0.7:4312 -> 10.0.0.8:8080 (api.example.com:443)  TLS api.example.com  TLSv1.3 X25519MLKEM768  \
+     0 B to server, 0 B to client  12 ms  completed"
+)]
+#[case::mutual_tls_to_a_server_outside(
+    ended(outside(TlsMode::Mutual, "api.example.com", "CN=client"), Reason::Completed),
+    "outbound  10.0.0.7:4312 -> 10.0.0.8:8080 (api.example.com:443)  mTLS api.example.com  TLSv1.3 X25519MLKEM768  \
+     0 B to server, 0 B to client  12 ms  completed"
+)]
+#[case::whoever_answered(
+    ended(outside(TlsMode::Simple, "", ""), Reason::Completed),
+    "outbound  10.0.0.7:4312 -> 10.0.0.8:8080 (api.example.com:443)  TLS unverified  TLSv1.3 X25519MLKEM768  \
+     0 B to server, 0 B to client  12 ms  completed"
 )]
 #[case::of_the_apps_own_tls(
     ended(

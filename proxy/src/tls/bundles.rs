@@ -7,14 +7,14 @@ use std::time::SystemTime;
 
 use pillion_mesh::spiffe::TrustDomain;
 use pillion_mesh::svid::{self, SvidError};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, TrustAnchor};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 /// Trust domain to roots. Cheap to clone; equal when the same roots stand in the same order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Bundles(Arc<BTreeMap<TrustDomain, Vec<Root>>>);
+pub(crate) struct Bundles(Arc<BTreeMap<TrustDomain, Arc<[Root]>>>);
 
 /// A trust anchor, with the dates that webpki does not look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub(crate) struct Root {
     pub(crate) not_after: SystemTime,
     /// How many intermediates may stand below it (RFC 5280 4.2.1.9); none = any number.
     pub(super) path_length: Option<u32>,
+    /// The same as webpki wants it.
+    pub(super) anchor: TrustAnchor<'static>,
 }
 
 /// Why a text is no trust bundle. The number counts the bundle's certificates from 1.
@@ -81,17 +83,29 @@ impl Bundles {
         if roots.is_empty() {
             return Err(BundleError::Empty);
         }
-        Ok(Bundles(Arc::new(BTreeMap::from([(trust_domain.clone(), roots)]))))
+        Ok(Bundles(Arc::new(BTreeMap::from([(trust_domain.clone(), roots.into())]))))
+    }
+
+    /// The bundle of one trust domain, whose roots vouch for its `aliases` too: other names of the same trust domain.
+    #[must_use]
+    pub(crate) fn also_for(mut self, aliases: &[TrustDomain]) -> Bundles {
+        let map = Arc::make_mut(&mut self.0);
+        if let Some(roots) = map.first_key_value().map(|(_, roots)| Arc::clone(roots)) {
+            for alias in aliases {
+                map.entry(alias.clone()).or_insert_with(|| Arc::clone(&roots));
+            }
+        }
+        self
     }
 
     /// The roots that may vouch for identities of `trust_domain`; none when it is unknown.
     pub(crate) fn roots(&self, trust_domain: &TrustDomain) -> Option<&[Root]> {
-        self.0.get(trust_domain).map(Vec::as_slice)
+        self.0.get(trust_domain).map(AsRef::as_ref)
     }
 
     /// Every trust domain with its roots, in the order of their names.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&TrustDomain, &[Root])> {
-        self.0.iter().map(|(trust_domain, roots)| (trust_domain, roots.as_slice()))
+        self.0.iter().map(|(trust_domain, roots)| (trust_domain, roots.as_ref()))
     }
 
     /// The names of the trust domains, for messages.
@@ -120,19 +134,25 @@ pub(super) fn list(roots: &[Root]) -> String {
 }
 
 impl Root {
+    /// A certificate that may sign identities of the mesh.
     fn new(number: usize, der: CertificateDer<'static>) -> Result<Root, BundleError> {
-        let unreadable = |error: &dyn ToString| BundleError::Der { number, error: error.to_string() };
         svid::check_signer(&der).map_err(|error| BundleError::NotSigner { number, error })?;
-        webpki::anchor_from_trusted_cert(&der).map_err(|error| unreadable(&error))?;
-        let (not_before, not_after) = svid::validity(&der).map_err(|error| unreadable(&error))?;
-        let (_, parsed) = X509Certificate::from_der(&der).map_err(|error| unreadable(&error))?;
-        let constraints = parsed.basic_constraints().map_err(|error| unreadable(&error))?;
+        Root::read(der).map_err(|error| BundleError::Der { number, error })
+    }
+
+    /// Any certificate that webpki and we can read, for those who want no more of a root.
+    pub(super) fn read(der: CertificateDer<'static>) -> Result<Root, String> {
+        let anchor = webpki::anchor_from_trusted_cert(&der).map_err(|error| error.to_string())?.to_owned();
+        let (not_before, not_after) = svid::validity(&der).map_err(|error| error.to_string())?;
+        let (_, parsed) = X509Certificate::from_der(&der).map_err(|error| error.to_string())?;
+        let constraints = parsed.basic_constraints().map_err(|error| error.to_string())?;
         Ok(Root {
             subject: parsed.subject().to_string(),
             serial: parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
             not_before,
             not_after,
             path_length: constraints.and_then(|extension| extension.value.path_len_constraint),
+            anchor,
             der,
         })
     }

@@ -47,12 +47,16 @@ where
         }
     })
     .await?;
-    let handshake = record(stream.get_ref().1, local, begun.elapsed())?;
+    let handshake = record(stream.get_ref().1, credentials, Role::Server, begun.elapsed())?;
     Ok((stream, handshake))
 }
 
 /// A name that DNS syntax does not allow is not sent; for an address rustls sends none either (RFC 6066 3).
 fn server_name(sni: &str) -> ServerName<'static> {
-    ServerName::try_from(sni.to_owned())
-        .unwrap_or_else(|_invalid| ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
+    ServerName::try_from(sni.to_owned()).unwrap_or_else(|_invalid| no_name())
+}
+
+/// For rustls, which wants a name: one that it does not send.
+pub(super) fn no_name() -> ServerName<'static> {
+    ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }

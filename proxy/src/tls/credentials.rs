@@ -146,6 +146,11 @@ impl Credentials {
         self.svid.not_before <= now && now <= self.svid.not_after
     }
 
+    /// The time by which peers are judged.
+    pub(super) fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
     /// Whom this proxy trusts.
     pub(crate) fn bundles(&self) -> &Bundles {
         &self.bundles

@@ -1,12 +1,12 @@
 //! Turns a handshake that failed into a reason and words, and lets the alert that tells the peer get out.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use pillion_mesh::reason::Reason;
-use pillion_mesh::spiffe::SpiffeId;
-use rustls::{AlertDescription, CertificateError, Error};
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -53,7 +53,7 @@ pub(super) fn remember(refusal: HandshakeError) {
 pub(super) fn explain(
     error: &io::Error,
     peer: Role,
-    local: &SpiffeId,
+    local: &dyn fmt::Display,
     settings: TlsSettings,
 ) -> HandshakeError {
     let name = peer.name();
@@ -89,6 +89,9 @@ pub(super) fn explain(
             "the {name} offers nothing that we speak ({what:?}); we speak {}",
             settings.describe()
         )),
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            failed(format!("what the {name} sent is no TLS; does it speak TLS on this port?"))
+        }
         Error::PeerMisbehaved(what) => failed(format!("the {name} broke the rules of TLS ({what:?})")),
         other => failed(format!("with the {name}: {other}")),
     }
@@ -130,7 +133,7 @@ fn hint(alert: AlertDescription) -> &'static str {
         AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => {
             ": we have no cipher suite or group in common"
         }
-        AlertDescription::NoApplicationProtocol => ": it does not know the ALPN protocol istio",
+        AlertDescription::NoApplicationProtocol => ": it does not know the ALPN protocol that we offer",
         _ => "",
     }
 }

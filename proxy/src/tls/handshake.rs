@@ -1,49 +1,84 @@
 //! Reads out of a finished handshake what the connection record shows.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pillion_mesh::reason::Reason;
-use pillion_mesh::spiffe::SpiffeId;
 use pillion_mesh::svid;
-use pillion_mesh::wire::TlsRecord;
+use pillion_mesh::wire::{TlsMode, TlsRecord};
 use rustls::{CommonState, HandshakeKind, NamedGroup, ProtocolVersion};
 
-use super::{Handshake, HandshakeError};
+use super::failure::Role;
+use super::{Credentials, Handshake, HandshakeError, Proof};
 
-/// What was negotiated and who the peer is.
+/// What was negotiated and who the peer is, which `credentials` have verified.
 ///
 /// # Errors
 /// `Internal` when rustls does not say; it always does after a handshake that our verifier passed.
 pub(super) fn record(
     connection: &CommonState,
-    local: &SpiffeId,
+    credentials: &Credentials,
+    peer: Role,
     took: Duration,
 ) -> Result<Handshake, HandshakeError> {
-    let unknown = |what: &str| HandshakeError {
-        reason: Reason::Internal,
-        detail: format!("the TLS library does not say {what} of a finished handshake"),
-    };
     let chain = connection.peer_certificates().unwrap_or_default();
     let leaf = chain.first().ok_or_else(|| unknown("the certificate"))?;
-    let peer = svid::check_leaf(leaf)
+    let svid = svid::check_leaf(leaf)
         .map_err(|error| HandshakeError { reason: Reason::SvidInvalid, detail: error.to_string() })?;
-    let suite = connection.negotiated_cipher_suite().ok_or_else(|| unknown("the cipher suite"))?;
-    let group = connection.negotiated_key_exchange_group().ok_or_else(|| unknown("the group"))?;
+    let parties = Parties {
+        mode: TlsMode::IstioMutual,
+        peer: svid.id.to_string(),
+        local: credentials.svid.id.to_string(),
+        peer_serial: svid.serial,
+        peer_not_after: svid.not_after,
+    };
     Ok(Handshake {
-        record: TlsRecord {
-            peer: peer.id.to_string(),
-            local: local.to_string(),
+        record: parties.record(connection, took)?,
+        proof: Proof::new(chain, svid.not_after, peer, credentials.bundles().clone()),
+        peer: svid.id,
+    })
+}
+
+/// Who has proved what to whom.
+pub(super) struct Parties {
+    pub(super) mode: TlsMode,
+    pub(super) peer: String,
+    pub(super) local: String,
+    pub(super) peer_serial: String,
+    pub(super) peer_not_after: SystemTime,
+}
+
+impl Parties {
+    /// With what was negotiated.
+    ///
+    /// # Errors
+    /// `Internal` when rustls does not say; it always does after a handshake.
+    pub(super) fn record(
+        self,
+        connection: &CommonState,
+        took: Duration,
+    ) -> Result<TlsRecord, HandshakeError> {
+        let suite = connection.negotiated_cipher_suite().ok_or_else(|| unknown("the cipher suite"))?;
+        let group = connection.negotiated_key_exchange_group().ok_or_else(|| unknown("the group"))?;
+        Ok(TlsRecord {
+            mode: self.mode,
+            peer: self.peer,
+            local: self.local,
             version: version_name(connection.protocol_version().ok_or_else(|| unknown("the version"))?),
             cipher_suite: suite_name(&format!("{:?}", suite.suite())),
             group: group_name(group.name()),
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
             handshake_micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-            peer_serial: peer.serial,
-            peer_not_after: peer.not_after,
-        },
-        peer: peer.id,
-        chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
-    })
+            peer_serial: self.peer_serial,
+            peer_not_after: self.peer_not_after,
+        })
+    }
+}
+
+fn unknown(what: &str) -> HandshakeError {
+    HandshakeError {
+        reason: Reason::Internal,
+        detail: format!("the TLS library does not say {what} of a finished handshake"),
+    }
 }
 
 fn version_name(version: ProtocolVersion) -> String {

@@ -10,6 +10,9 @@ mod clock;
 mod credentials;
 mod failure;
 mod handshake;
+pub(crate) mod origination;
+mod path;
+mod proof;
 pub(crate) mod server;
 mod verify;
 
@@ -20,12 +23,12 @@ use pillion_mesh::spiffe::SpiffeId;
 use pillion_mesh::wire::TlsRecord;
 use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
 pub(crate) use bundles::{BundleError, Bundles};
 pub(crate) use clock::Clock;
 pub(crate) use credentials::{Credentials, CredentialsError};
+pub(crate) use proof::{Proof, no_longer_proved};
 pub(crate) use verify::ChainError;
 
 /// How the mesh leg speaks TLS.
@@ -54,10 +57,10 @@ pub(crate) type LiveCredentials = watch::Receiver<Option<Arc<Credentials>>>;
 pub(crate) struct Handshake {
     /// The peer's verified SPIFFE ID.
     pub(crate) peer: SpiffeId,
-    /// The certificates that it proved it by, leaf first.
-    pub(crate) chain: Arc<[CertificateDer<'static>]>,
     /// What was negotiated and proved, for the connection record.
     pub(crate) record: TlsRecord,
+    /// What it was proved by.
+    pub(crate) proof: Proof,
 }
 
 /// Why there is no handshake.

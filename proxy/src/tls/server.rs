@@ -39,7 +39,7 @@ where
         Err(error)
     })
     .await?;
-    let handshake = record(stream.get_ref().1, local, begun.elapsed())?;
+    let handshake = record(stream.get_ref().1, credentials, Role::Client, begun.elapsed())?;
     Ok((stream, handshake))
 }
 

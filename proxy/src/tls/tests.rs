@@ -20,6 +20,7 @@ use super::*;
 mod hello;
 mod hostile;
 mod negotiated;
+mod proof;
 mod session;
 
 const CLIENT: &str = "spiffe://cluster.local/ns/default/sa/client";

@@ -5,6 +5,8 @@ use crate::policy::authz::Facts;
 use crate::policy::mode::Mode;
 use crate::spiffe::TrustDomain;
 
+mod standing;
+
 const BACKEND: &str = "
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry

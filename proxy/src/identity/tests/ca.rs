@@ -46,7 +46,8 @@ fn mesh_with(behaviour: Behaviour, key_type: KeyType, prepare: impl FnOnce(&Temp
         ttl: HOUR,
     };
     let (publisher, identity) = Publisher::new();
-    let rotation = Rotation::new(id(), source, ca.dial(), TlsSettings::default(), clock.clone(), publisher);
+    let rotation =
+        Rotation::new(id().into(), source, ca.dial(), TlsSettings::default(), clock.clone(), publisher);
     let cancel = CancellationToken::new();
     tokio::spawn(cancel.clone().run_until_cancelled_owned(rotation.run()));
     Mesh { ca, identity, clock, folder, _stop: cancel.drop_guard() }

@@ -28,7 +28,7 @@ fn watching(held: impl FnOnce(&TestCa) -> Held) -> Folder {
     let Paths { certificate, key, bundle } = held(&root).write(folder.path(), &root.bundle_pem());
     let (publisher, identity) = Publisher::new();
     let source = FileSource { certificate, key, bundle };
-    let watched = Watched::new(id(), source, TlsSettings::default(), virtual_clock(), publisher);
+    let watched = Watched::new(id().into(), source, TlsSettings::default(), virtual_clock(), publisher);
     let cancel = CancellationToken::new();
     tokio::spawn(cancel.clone().run_until_cancelled_owned(watched.run()));
     Folder { root, identity, folder, _stop: cancel.drop_guard() }

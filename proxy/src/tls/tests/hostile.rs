@@ -113,6 +113,29 @@ async fn req_05_the_right_root_cannot_vouch_for_another_trust_domain() {
     }
 }
 
+/// An alias is another name of our trust domain: our own roots vouch for it, those that it had under that name do not.
+#[tokio::test]
+async fn req_05_our_own_roots_vouch_for_an_alias_and_for_no_other_trust_domain() {
+    let (ca, former) = (TestCa::root("root"), TestCa::root("former root"));
+    let bundles = bundle(&ca).also_for(&["old.domain".parse().unwrap()]);
+    let ours = credentials(&ca.issue(SERVER), bundles);
+    for (authority, trust_domain, reason) in [
+        (&ca, "cluster.local", None),
+        (&ca, "old.domain", None),
+        (&ca, "other.domain", Some(Reason::TrustDomainUnknown)),
+        (&ca, "domain", Some(Reason::TrustDomainUnknown)),
+        (&former, "old.domain", Some(Reason::CertificateUntrusted)),
+    ] {
+        let peer = format!("spiffe://{trust_domain}/ns/default/sa/client");
+        let held = authority.issue(&peer);
+        let (as_client, _) = serve(peers::client(&ca, Some(&held)), &ours).await;
+        let (as_server, _) = dial(&ours, peers::server(&ca, &held), &[id(&peer)]).await;
+        for handshake in [as_client, as_server] {
+            assert_eq!(handshake.err().map(|error| error.reason), reason, "{peer} by {}", authority.name());
+        }
+    }
+}
+
 #[tokio::test]
 async fn req_06_a_leaf_that_may_sign_or_not_authenticate_is_refused() {
     refused(&[
