@@ -69,6 +69,21 @@ pub enum FoundBy {
     Host(String, u16),
     /// The server name that the app's own TLS asks for, and the address that it dialled.
     ServerName(String, SocketAddr),
+    /// What a route of an edge proxy leads to.
+    Route(RouteTarget),
+}
+
+/// What a route leads to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RouteTarget {
+    /// The host; a short name is one of `namespace`.
+    pub host: String,
+    /// Whose short names are meant.
+    pub namespace: String,
+    /// The service's port; `None` where it has one only.
+    pub port: Option<u16>,
+    /// A subset of its DestinationRule.
+    pub subset: Option<String>,
 }
 
 /// Why a look-up found no endpoint.
@@ -95,19 +110,6 @@ impl From<Miss> for RouteMiss {
     fn from(miss: Miss) -> Self {
         Self::Miss(miss)
     }
-}
-
-/// What a route leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted<'w> {
-    /// The host; a short name is one of `namespace`.
-    pub host: &'w str,
-    /// Whose short names are meant.
-    pub namespace: &'w str,
-    /// The service's port; `None` where it has one only.
-    pub port: Option<u16>,
-    /// A subset of its DestinationRule.
-    pub subset: Option<&'w str>,
 }
 
 impl Registry {
@@ -158,19 +160,36 @@ impl Registry {
     ///
     /// # Errors
     /// [`RouteMiss`].
-    pub fn lookup_route(&self, wanted: Wanted<'_>, turn: usize) -> Result<Destination, RouteMiss> {
-        let Wanted { host, namespace, port, subset } = wanted;
-        let service = match port {
-            Some(port) => self.index.host(host, namespace, port).ok_or(Miss::Unknown)?,
-            None => self.index.only_port(host, namespace)?,
-        };
-        let Some(subset) = subset else { return Ok(self.behind(service, None, turn)?) };
+    pub fn lookup_route(&self, target: &RouteTarget, turn: usize) -> Result<Destination, RouteMiss> {
+        let service = self.service_of_route(target)?;
+        let Some(subset) = &target.subset else { return Ok(self.behind(service, None, turn)?) };
         let known = self.services.all.get(service).ok_or(Miss::Unknown)?;
-        let rule = known.subsets.get(subset).ok_or_else(|| RouteMiss::NoSubset(known.host.clone()))?;
+        if !known.subsets.contains_key(subset) {
+            return Err(RouteMiss::NoSubset(known.host.clone()));
+        }
         let endpoint = self.index.endpoint_of_subset(service, subset, turn);
         let found = endpoint.and_then(|endpoint| self.destination(service, endpoint));
         let found = found.ok_or_else(|| Miss::NoEndpoint(known.host.clone()))?;
-        Ok(Destination { rule: Some(Arc::clone(&rule.rule)), subset: Some(subset.to_owned()), ..found })
+        Ok(self.in_subset(found, service, subset))
+    }
+
+    fn service_of_route(&self, target: &RouteTarget) -> Result<usize, RouteMiss> {
+        let RouteTarget { host, namespace, port, .. } = target;
+        match port {
+            Some(port) => Ok(self.index.host(host, namespace, *port).ok_or(Miss::Unknown)?),
+            None => self.index.only_port(host, namespace),
+        }
+    }
+
+    /// The same destination by the rule of a subset, where its service has the subset.
+    fn in_subset(&self, found: Destination, service: usize, subset: &str) -> Destination {
+        let known = self.services.all.get(service).and_then(|known| known.subsets.get(subset));
+        match known {
+            Some(known) => {
+                Destination { rule: Some(Arc::clone(&known.rule)), subset: Some(subset.to_owned()), ..found }
+            }
+            None => found,
+        }
     }
 
     /// By host and port, for explicit listeners: the full name, or the name before `.<namespace>.svc.cluster.local`
@@ -187,7 +206,8 @@ impl Registry {
         self.behind(service, None, turn)
     }
 
-    /// [`lookup`](Self::lookup), [`lookup_host`](Self::lookup_host) or [`lookup_sni`](Self::lookup_sni).
+    /// [`lookup`](Self::lookup), [`lookup_host`](Self::lookup_host), [`lookup_sni`](Self::lookup_sni) or
+    /// [`lookup_route`](Self::lookup_route).
     ///
     /// # Errors
     /// [`Miss`].
@@ -196,6 +216,10 @@ impl Registry {
             FoundBy::Address(address) => self.lookup(*address, turn),
             FoundBy::Host(host, port) => self.lookup_host(host, *port, turn),
             FoundBy::ServerName(name, address) => self.lookup_sni(name, *address),
+            FoundBy::Route(target) => self.lookup_route(target, turn).map_err(|miss| match miss {
+                RouteMiss::Miss(miss) => miss,
+                RouteMiss::NoSubset(_) | RouteMiss::SeveralPorts => Miss::Unknown,
+            }),
         }
     }
 
@@ -212,7 +236,12 @@ impl Registry {
         };
         let before =
             Endpoint { address: made.endpoint, has_sidecar: made.has_sidecar, mode: made.endpoint_mode };
-        self.destination(service, self.index.endpoint_at(service, made.endpoint).unwrap_or(before))
+        let now =
+            self.destination(service, self.index.endpoint_at(service, made.endpoint).unwrap_or(before))?;
+        Some(match &made.subset {
+            Some(subset) => self.in_subset(now, service, subset),
+            None => now,
+        })
     }
 
     fn service(&self, by: &FoundBy) -> Option<usize> {
@@ -225,6 +254,7 @@ impl Registry {
                 Err(_name) => self.index.host(host, &self.services.namespace, *port),
             },
             FoundBy::ServerName(name, address) => self.index.sni(name, address.port()),
+            FoundBy::Route(target) => self.service_of_route(target).ok(),
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -26,7 +27,7 @@ use crate::settings::Settings;
 use crate::telemetry::Telemetry;
 use crate::tls::origination::Originator;
 use crate::tls::{Clock, LiveCredentials};
-use crate::{drain, reload};
+use crate::{drain, gateway, reload};
 
 /// Longest wait for the first DNS answers before connections are accepted.
 const FIRST_NAMES: Duration = Duration::from_secs(3);
@@ -69,7 +70,8 @@ pub(crate) struct Shared {
     pub(crate) drain: drain::Trigger,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) own_dials: OwnDials,
-    pub(crate) own_ports: BTreeSet<u16>,
+    own_ports: BTreeSet<u16>,
+    pub(crate) gateway: Arc<gateway::Ports>,
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
     turn: AtomicUsize,
@@ -85,6 +87,11 @@ impl Shared {
             keepalive: self.settings.limits.keepalive,
             timeout: self.settings.limits.connect_timeout,
         }
+    }
+
+    /// Whether the proxy itself listens on a port of this host: no peer may be forwarded to one.
+    pub(crate) fn is_own_port(&self, port: u16) -> bool {
+        self.own_ports.contains(&port) || self.gateway.contains(port)
     }
 
     /// Counts look-ups, so that the endpoints of a service take turns.
@@ -148,6 +155,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
         resolver: resolver.clone(),
         own_dials: OwnDials::default(),
         own_ports: own_ports(&settings, &bound, &servers),
+        gateway: Arc::default(),
         slots: Arc::new(Semaphore::new(settings.limits.max_connections)),
         tasks: TaskTracker::new(),
         turn: AtomicUsize::new(0),
@@ -155,6 +163,11 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     });
     let addresses = Arc::new(servers.addresses(&bound));
     announce(&addresses);
+    if let Some(gateway) = settings.gateway.clone() {
+        gateway::start(gateway, &shared).map_err(|gateway::NotListening { address, fault }| {
+            AppError::Listen { what: "gateway", address, fault }
+        })?;
+    }
 
     tokio::spawn(resolver.run(settings.dns_refresh, drain.quit_token()));
     tokio::spawn({
@@ -176,10 +189,11 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
         drain,
         log_level,
         bound: addresses.clone(),
+        gateway: shared.gateway.clone(),
     });
     tokio::spawn(announce_certificate(identity));
     for listener in bound {
-        shared.tasks.spawn(listener::run(listener, shared.clone()));
+        shared.tasks.spawn(listener::run(listener, shared.clone(), CancellationToken::new()));
     }
     Ok(Running { shared, addresses })
 }

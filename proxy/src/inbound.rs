@@ -109,7 +109,7 @@ fn target(
             .map_err(|error| refuse(Reason::NoOriginalDestination, error.to_string()))?,
     };
     connection.note(|record| record.original_destination = Some(target));
-    if shared.own_ports.contains(&target.port()) && !matches!(role, Role::Inbound(_)) {
+    if shared.is_own_port(target.port()) && !matches!(role, Role::Inbound(_)) {
         return Err(refuse(Reason::SelfLoop, format!("port {} is one of this proxy's own", target.port())));
     }
     Ok(target)

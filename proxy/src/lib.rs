@@ -11,6 +11,7 @@ mod connections;
 mod drain;
 mod entry;
 mod files;
+mod gateway;
 mod http;
 mod identity;
 mod inbound;

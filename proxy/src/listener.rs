@@ -10,6 +10,7 @@ use pillion_mesh::wire::Direction;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::app::Shared;
@@ -18,7 +19,7 @@ use crate::net::Leg;
 use crate::net::original_dst::canonical;
 use crate::net::relay::End;
 use crate::settings::{InboundListener, InterceptionMode, OutboundListener};
-use crate::{inbound, outbound};
+use crate::{gateway, inbound, outbound};
 
 /// What a listener is for.
 #[derive(Debug, Clone)]
@@ -27,12 +28,14 @@ pub(crate) enum Role {
     OutboundCapture,
     Inbound(InboundListener),
     Outbound(OutboundListener),
+    /// For a port of the Gateways, by their number.
+    Gateway(u16),
 }
 
 impl Role {
     pub(crate) fn direction(&self) -> Direction {
         match self {
-            Role::InboundCapture | Role::Inbound(_) => Direction::Inbound,
+            Role::InboundCapture | Role::Inbound(_) | Role::Gateway(_) => Direction::Inbound,
             Role::OutboundCapture | Role::Outbound(_) => Direction::Outbound,
         }
     }
@@ -43,6 +46,7 @@ impl Role {
             Role::InboundCapture | Role::OutboundCapture => "capture".to_owned(),
             Role::Inbound(listener) => format!("forward to {}", listener.forward),
             Role::Outbound(listener) => format!("to {}:{}", listener.host, listener.port),
+            Role::Gateway(port) => format!("gateway port {port}"),
         }
     }
 }
@@ -56,7 +60,7 @@ pub(crate) struct Bound {
 }
 
 /// Binds `address` for `role`. A capture address that is "any" or loopback in IPv4 is bound in IPv6 too where the
-/// host has it, since redirected IPv6 packets arrive there.
+/// host has it, since redirected IPv6 packets arrive there; a gateway's "any" likewise.
 ///
 /// # Errors
 /// Those of the kernel, for the address that was configured; a missing IPv6 twin is no error.
@@ -68,7 +72,9 @@ pub(crate) fn bind(role: &Role, address: SocketAddr, mode: InterceptionMode) -> 
     };
     let first = one(address)?;
     let twin = match (role, address.ip()) {
-        (Role::InboundCapture | Role::OutboundCapture, IpAddr::V4(ip)) if ip.is_unspecified() => {
+        (Role::InboundCapture | Role::OutboundCapture | Role::Gateway(_), IpAddr::V4(ip))
+            if ip.is_unspecified() =>
+        {
             Some(Ipv6Addr::UNSPECIFIED)
         }
         (Role::InboundCapture | Role::OutboundCapture, IpAddr::V4(Ipv4Addr::LOCALHOST)) => {
@@ -79,7 +85,7 @@ pub(crate) fn bind(role: &Role, address: SocketAddr, mode: InterceptionMode) -> 
     let second = twin.and_then(|ip| {
         let address = SocketAddr::new(ip.into(), first.address.port());
         one(address)
-            .inspect_err(|error| info!(%address, %error, "no IPv6 capture: this host seems to have no IPv6"))
+            .inspect_err(|error| info!(%address, %error, "not listening there as well: this host seems to have no IPv6"))
             .ok()
     });
     Ok([Some(first), second].into_iter().flatten().collect())
@@ -108,9 +114,9 @@ fn listen(address: SocketAddr, transparent: bool) -> io::Result<TcpListener> {
 /// Most connections that the kernel lets wait to be accepted.
 const BACKLOG: i32 = 4096;
 
-/// Accepts until draining begins; then takes what already waits in the backlog, so that nobody who was let in by the
-/// kernel is cut, and closes the listener.
-pub(crate) async fn run(bound: Bound, shared: Arc<Shared>) {
+/// Accepts until draining begins or `stop` says so; then takes what already waits in the backlog, so that nobody who was
+/// let in by the kernel is cut, and closes the listener.
+pub(crate) async fn run(bound: Bound, shared: Arc<Shared>, stop: CancellationToken) {
     let Bound { role, listener, .. } = bound;
     let role = Arc::new(role);
     let mut pause = Pause::default();
@@ -118,6 +124,7 @@ pub(crate) async fn run(bound: Bound, shared: Arc<Shared>) {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shared.drain.started() => break,
+            () = stop.cancelled() => break,
         };
         match accepted {
             Ok((stream, client)) => {
@@ -186,9 +193,16 @@ async fn serve(
     _permit: OwnedSemaphorePermit,
 ) {
     let work = async {
-        match role.direction() {
-            Direction::Inbound => Box::pin(inbound::serve(stream, &mut connection, &role, &shared)).await,
-            Direction::Outbound => Box::pin(outbound::serve(stream, &mut connection, &role, &shared)).await,
+        match (&*role, role.direction()) {
+            (Role::Gateway(port), _) => {
+                Box::pin(gateway::serve(stream, &mut connection, *port, &shared)).await
+            }
+            (_, Direction::Inbound) => {
+                Box::pin(inbound::serve(stream, &mut connection, &role, &shared)).await
+            }
+            (_, Direction::Outbound) => {
+                Box::pin(outbound::serve(stream, &mut connection, &role, &shared)).await
+            }
         }
     };
     let end = tokio::select! {

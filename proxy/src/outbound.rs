@@ -21,7 +21,7 @@ use crate::inbound::first_bytes;
 use crate::listener::Role;
 use crate::live::Published;
 use crate::net::Leg;
-use crate::net::dial;
+use crate::net::dial::{self, OwnDial};
 use crate::net::original_dst::original_destination;
 use crate::net::relay::{End, relay};
 use crate::net::rewind::Rewound;
@@ -41,12 +41,12 @@ struct Found {
 }
 
 /// What a connection was made for; kept so that a changed policy or bundle can be asked again.
-struct Made<'p> {
-    by: FoundBy,
-    destination: Option<Destination>,
-    tls: &'p DialTls,
+pub(crate) struct Made {
+    pub(crate) by: FoundBy,
+    pub(crate) destination: Option<Destination>,
+    pub(crate) tls: DialTls,
     /// Who a peer of the mesh has proved to be, and by what.
-    peer: Option<(SpiffeId, Proof)>,
+    pub(crate) peer: Option<(SpiffeId, Proof)>,
 }
 
 /// What a handshake takes, got before anybody is dialled.
@@ -76,34 +76,58 @@ pub(crate) async fn serve(
         record.upstream = Some(address);
     });
 
-    let means = match means(&plan, address, shared).await {
-        Ok(means) => means,
+    let Reached { stream, own: _own, record, peer } = match reach(&plan, address, shared).await {
+        Ok(reached) => reached,
         Err(end) => return end,
     };
-    let (mut upstream, _own) =
-        match dial::connect_remembered(address, &shared.dial_options(), &shared.own_dials).await {
-            Ok(dialled) => dialled,
-            Err(error) => return dial_fault(&error, address, Reason::DestinationUnreachable),
-        };
-    let mut made = Made { by, destination, tls: &plan.tls, peer: None };
+    connection.note(|noted| noted.tls = record);
+    let made = Made { by, destination, tls: plan.tls, peer };
+    match stream {
+        Stream::Plain(mut upstream) => {
+            relay_while_planned(&mut app, &mut upstream, &made, connection, shared).await
+        }
+        Stream::Tls(mut upstream) => {
+            relay_while_planned(&mut app, &mut *upstream, &made, connection, shared).await
+        }
+    }
+}
+
+/// A connection that stands as its plan has it.
+pub(crate) struct Reached {
+    pub(crate) stream: Stream,
+    pub(crate) own: OwnDial,
+    /// The handshake, where there was one.
+    pub(crate) record: Option<TlsRecord>,
+    /// Who a peer of the mesh has proved to be, and by what.
+    pub(crate) peer: Option<(SpiffeId, Proof)>,
+}
+
+/// With TLS or without.
+pub(crate) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Dials as a plan says, and finishes its handshake.
+///
+/// # Errors
+/// With the reason for the record.
+pub(crate) async fn reach(plan: &DialPlan, address: SocketAddr, shared: &Shared) -> Result<Reached, End> {
+    let means = means(plan, address, shared).await?;
+    let (upstream, own) = dial::connect_remembered(address, &shared.dial_options(), &shared.own_dials)
+        .await
+        .map_err(|error| dial_fault(&error, address, Reason::DestinationUnreachable))?;
     let Some(means) = means else {
-        return relay_while_planned(&mut app, &mut upstream, &made, connection, shared).await;
+        return Ok(Reached { stream: Stream::Plain(upstream), own, record: None, peer: None });
     };
     upstream.close_cleanly(); // lets the alert of a failed handshake out
     let limit = shared.settings.limits.handshake_timeout;
-    let (mut upstream, record, peer) = match timeout(limit, Box::pin(handshake(upstream, means, shared)))
-        .await
-    {
-        Ok(Ok(done)) => done,
-        Ok(Err(error)) => return error.into(),
-        Err(_elapsed) => {
-            return refuse(Reason::HandshakeTimeout, format!("{address} did not finish within {limit:?}"));
-        }
-    };
-    made.peer = peer;
-    connection.note(|noted| noted.tls = Some(record));
+    let done = timeout(limit, Box::pin(handshake(upstream, means, shared))).await.map_err(|_elapsed| {
+        refuse(Reason::HandshakeTimeout, format!("{address} did not finish within {limit:?}"))
+    })?;
+    let (upstream, record, peer) = done.map_err(End::from)?;
     upstream.close_by_reset();
-    relay_while_planned(&mut app, &mut upstream, &made, connection, shared).await
+    Ok(Reached { stream: Stream::Tls(Box::new(upstream)), own, record: Some(record), peer })
 }
 
 /// What the registry knows of a captured connection's destination: by its address, else by the server name of the app's
@@ -281,7 +305,7 @@ async fn handshake(
 async fn relay_while_planned<S>(
     app: &mut Rewound<TcpStream>,
     upstream: &mut S,
-    made: &Made<'_>,
+    made: &Made,
     connection: &mut Connection,
     shared: &Shared,
 ) -> End
@@ -297,7 +321,7 @@ where
 
 /// Ends, with the reason in words, when a change of policy or of the trust bundle would no longer make this connection as
 /// it is.
-async fn no_longer_planned(made: &Made<'_>, shared: &Shared) -> String {
+pub(crate) async fn no_longer_planned(made: &Made, shared: &Shared) -> String {
     if shared.settings.policy_change == PolicyChange::Keep {
         return std::future::pending().await;
     }
@@ -307,7 +331,7 @@ async fn no_longer_planned(made: &Made<'_>, shared: &Shared) -> String {
     }
 }
 
-async fn planned_otherwise(made: &Made<'_>, shared: &Shared) -> String {
+async fn planned_otherwise(made: &Made, shared: &Shared) -> String {
     let mut snapshot = shared.snapshot.clone();
     loop {
         if snapshot.changed().await.is_err() {
@@ -315,7 +339,7 @@ async fn planned_otherwise(made: &Made<'_>, shared: &Shared) -> String {
         }
         let published = snapshot.borrow_and_update().clone();
         let now = published.snapshot.plan_again(&made.by, made.destination.as_ref());
-        if let Some(because) = now.ends(made.tls, made.peer.as_ref().map(|(peer, _)| peer)) {
+        if let Some(because) = now.ends(&made.tls, made.peer.as_ref().map(|(peer, _)| peer)) {
             return because;
         }
     }

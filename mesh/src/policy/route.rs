@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::path::Normalized;
 use super::request::Host;
 use crate::finding::{Code, Finding};
-use crate::registry::Wanted;
+use crate::registry::RouteTarget;
 use crate::resource::{
     Gateway, HostPattern, HttpRoute, Meta, PathMatch, Resources, RouteDestination, Server, VirtualService,
 };
@@ -161,9 +161,9 @@ impl Port {
 impl Route {
     /// What the registry is asked for.
     #[must_use]
-    pub fn wanted(&self) -> Wanted<'_> {
-        let RouteDestination { host, port, subset } = &self.destination;
-        Wanted { host, namespace: &self.namespace, port: *port, subset: subset.as_deref() }
+    pub fn target(&self) -> RouteTarget {
+        let RouteDestination { host, port, subset } = self.destination.clone();
+        RouteTarget { host, namespace: self.namespace.clone(), port, subset }
     }
 
     fn takes(&self, path: &str) -> bool {

@@ -142,7 +142,7 @@ fn routes_astray(routes: &Routes, registry: &Registry) -> Vec<Finding> {
     for (_, _, route) in routes.all() {
         let Route { virtual_service, place, destination, .. } = &*route;
         let RouteDestination { host, .. } = destination;
-        let (code, why) = match registry.lookup_route(route.wanted(), 0) {
+        let (code, why) = match registry.lookup_route(&route.target(), 0) {
             Err(RouteMiss::Miss(Miss::Unknown)) => (Code::RouteUnknown, "which no ServiceEntry has"),
             Err(RouteMiss::SeveralPorts) => {
                 (Code::RouteUnknown, "which has several ports, and names none of them")

@@ -17,13 +17,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::connections::ConnectionTable;
-use crate::drain;
 use crate::entry::LogLevel;
 use crate::identity::Identity;
 use crate::live::LiveSnapshot;
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
 use crate::tls::origination::Originator;
+use crate::{drain, gateway};
 
 /// What the pages show and the buttons press.
 #[derive(Debug)]
@@ -37,6 +37,7 @@ pub(crate) struct AdminState {
     pub(crate) drain: drain::Trigger,
     pub(crate) log_level: LogLevel,
     pub(crate) bound: Arc<BoundAddresses>,
+    pub(crate) gateway: Arc<gateway::Ports>,
 }
 
 /// The addresses that the proxy really listens on, each with what it is for.

@@ -134,6 +134,10 @@ pub(super) fn listeners(state: &AdminState, _: &Parts) -> Answer {
     let listener = |direction: &str, address: &_, what: &str| json!({ "direction": direction, "address": address, "kind": what });
     let listeners: Vec<_> = (bound.inbound.iter().map(|(address, what)| listener("inbound", address, what)))
         .chain(bound.outbound.iter().map(|(address, what)| listener("outbound", address, what)))
+        .chain(state.gateway.list().iter().map(|port| {
+            let kind = format!("gateway port {}", port.port);
+            json!({ "direction": "gateway", "address": port.address, "kind": kind, "fault": port.fault })
+        }))
         .chain([
             listener("own", &bound.admin, "admin"),
             listener("own", &bound.readiness, "readiness"),

@@ -113,6 +113,7 @@ impl Lab {
             telemetry: Arc::new(Telemetry::new(&settings.workload)),
             drain: drain::Trigger::default(),
             log_level,
+            gateway: Arc::default(),
             bound: Arc::new(BoundAddresses {
                 admin: admin.local_addr().unwrap(),
                 readiness: readiness.local_addr().unwrap(),

@@ -146,35 +146,44 @@ fn rewritten<U: Upstream>(
     if U::IS_EDGE {
         append_client(&mut parts.headers, downstream.notes.client().ip());
     }
-    let path: PathAndQuery =
-        asked.path.path_and_query().parse().map_err(|error| format!("its path: {error}"))?;
-    let host = asked.host.as_str();
-    if parts.version == Version::HTTP_2 {
-        parts.headers.remove(HOST);
-        let authority: Authority = host.parse().map_err(|error| format!("its host: {error}"))?;
-        let uri = Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query(path);
-        parts.uri = uri.build().map_err(|error| format!("its target: {error}"))?;
-    } else {
-        let value = HeaderValue::from_str(host).map_err(|error| format!("its host: {error}"))?;
-        parts.headers.insert(HOST, value);
-        parts.uri = Uri::from(path);
-        parts.version = Version::HTTP_11;
-    }
+    let version = if parts.version == Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
     let mut body = RequestBody::new(body, recording.sent());
     let asks_first =
-        parts.version == Version::HTTP_11 && parts.headers.contains_key(EXPECT) && !body.is_end_stream();
-    if !asks_first {
-        return Ok(Request::from_parts(parts, body));
-    }
+        version == Version::HTTP_11 && parts.headers.contains_key(EXPECT) && !body.is_end_stream();
     let word = CancellationToken::new();
-    body = body.held_until(word.clone());
+    if asks_first {
+        body = body.held_until(word.clone());
+    }
     let mut request = Request::from_parts(parts, body);
+    readdress(&mut request, asked, version)?;
     hyper::ext::on_informational(&mut request, move |informed| {
         if informed.status() == StatusCode::CONTINUE {
             word.cancel();
         }
     });
     Ok(request)
+}
+
+/// Says in the way of a version where a request goes: host and path in the spelling that was judged.
+///
+/// # Errors
+/// In words, where it cannot be said.
+pub(crate) fn readdress<B>(request: &mut Request<B>, asked: &Asked, version: Version) -> Result<(), String> {
+    let path: PathAndQuery =
+        asked.path.path_and_query().parse().map_err(|error| format!("its path: {error}"))?;
+    let host = asked.host.as_str();
+    *request.version_mut() = version;
+    if version == Version::HTTP_2 {
+        request.headers_mut().remove(HOST);
+        let authority: Authority = host.parse().map_err(|error| format!("its host: {error}"))?;
+        let uri = Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query(path);
+        *request.uri_mut() = uri.build().map_err(|error| format!("its target: {error}"))?;
+    } else {
+        let value = HeaderValue::from_str(host).map_err(|error| format!("its host: {error}"))?;
+        request.headers_mut().insert(HOST, value);
+        *request.uri_mut() = Uri::from(path);
+    }
+    Ok(())
 }
 
 impl<U> Downstream<U> {

@@ -15,7 +15,8 @@ use tokio::time::{Instant, sleep_until};
 
 use pillion_mesh::reason::Reason;
 
-use crate::connections::Notes;
+use super::sender::{Connected, ServerIo};
+use crate::connections::{Connection, Notes};
 use crate::net::Leg;
 use crate::net::dial::OwnDial;
 use crate::net::relay::{End, Side, end_of};
@@ -34,13 +35,21 @@ pub(super) struct HttpIo<S> {
 
 /// What happens when a socket is closed; a tunnel takes it over.
 struct Closing {
-    told: Arc<Notify>,
+    told: Option<Arc<Notify>>,
+    record: Option<Connection>,
+    state: Arc<IoState>,
     _own: OwnDial,
 }
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.told.notify_one();
+        if let Some(told) = &self.told {
+            told.notify_one();
+        }
+        if let Some(record) = self.record.take() {
+            let completed = || End { reason: Reason::Completed, detail: None };
+            record.end(self.state.fault().unwrap_or_else(completed));
+        }
     }
 }
 
@@ -69,11 +78,15 @@ impl<S> HttpIo<S> {
     pub(super) fn of_client(inner: S, state: Arc<IoState>, counts: Notes) -> Self {
         Self { inner, side: Side::Client, state, counts: Some(counts), _closing: None }
     }
+}
 
-    /// The side that requests are passed on to. `told` is told when it is closed.
-    pub(super) fn of_server(inner: S, state: Arc<IoState>, told: Arc<Notify>, own: OwnDial) -> Self {
-        let closing = Some(Closing { told, _own: own });
-        Self { inner, side: Side::Server, state, counts: None, _closing: closing }
+impl HttpIo<ServerIo> {
+    /// The side that requests are passed on to.
+    pub(super) fn of_server(connected: Connected, state: Arc<IoState>) -> Self {
+        let Connected { stream, own, closed, record } = connected;
+        let counts = record.as_ref().map(Connection::notes);
+        let closing = Closing { told: closed, record, state: state.clone(), _own: own };
+        Self { inner: stream, side: Side::Server, state, counts, _closing: Some(closing) }
     }
 }
 
@@ -85,6 +98,11 @@ impl IoState {
     /// Why the socket broke, if it did.
     pub(super) fn fault(&self) -> Option<End> {
         self.seen().fault.take()
+    }
+
+    /// A changed policy no longer allows the connection.
+    pub(super) fn cut(&self, because: String) {
+        self.seen().fault = Some(End { reason: Reason::PolicyChanged, detail: Some(because) });
     }
 
     /// The connection ends for this reason, and with it every request on it.
@@ -162,9 +180,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for HttpIo<S> {
         match &polled {
             Poll::Ready(Ok(())) => {
                 let bytes = buffer.filled().get(before..).unwrap_or_default();
-                if let Some(counts) = &self.counts {
-                    counts.moved().to_server.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                }
+                self.count(self.side, bytes.len());
                 if self.side == Side::Client && !bytes.is_empty() {
                     self.state.read(bytes);
                 }
@@ -209,12 +225,18 @@ impl<S: AsyncWrite + Leg + Unpin> AsyncWrite for HttpIo<S> {
 }
 
 impl<S> HttpIo<S> {
+    /// Counts bytes that came from a side, and so go to the other.
+    fn count(&self, from: Side, bytes: usize) {
+        let Some(counts) = &self.counts else { return };
+        let moved = counts.moved();
+        let counter = if from == Side::Client { &moved.to_server } else { &moved.to_client };
+        counter.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     fn wrote(&self, polled: &Poll<io::Result<usize>>) {
         match polled {
             Poll::Ready(Ok(count)) => {
-                if let Some(counts) = &self.counts {
-                    counts.moved().to_client.fetch_add(*count as u64, Ordering::Relaxed);
-                }
+                self.count(self.side.other(), *count);
             }
             Poll::Ready(Err(error)) => self.state.broke(self.side, error, false),
             Poll::Pending => {}

@@ -37,8 +37,9 @@ use crate::net::Leg;
 use crate::net::relay::End;
 pub(crate) use asked::Asked;
 pub(crate) use body::RequestBody;
+pub(crate) use exchange::readdress;
 use io::{HttpIo, IoState};
-pub(crate) use sender::{Connected, Sender};
+pub(crate) use sender::{Connected, Sender, ServerIo, Unanswered};
 pub(crate) use tasks::Tasks;
 
 /// Requests under way at the same time on one HTTP/2 connection (RFC 9113 6.5.2).

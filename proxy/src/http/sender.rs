@@ -15,6 +15,7 @@ use super::body::RequestBody;
 use super::io::{HttpIo, IoState};
 use super::tasks::Tasks;
 use super::{CONNECTION_WINDOW, Failure, MAX_HEADERS, SEND_BUFFER, STREAM_WINDOW};
+use crate::connections::Connection;
 use crate::net::Leg;
 use crate::net::dial::OwnDial;
 
@@ -39,7 +40,9 @@ pub(crate) struct Connected {
     /// Keeps it among our own dials.
     pub(crate) own: OwnDial,
     /// Told when the connection is closed; not where it becomes a tunnel.
-    pub(crate) closed: Arc<Notify>,
+    pub(crate) closed: Option<Arc<Notify>>,
+    /// Its record, where it has one of its own.
+    pub(crate) record: Option<Connection>,
 }
 
 /// Sends requests one after the other (HTTP/1), or many at once (HTTP/2).
@@ -57,7 +60,7 @@ pub(crate) struct Unanswered {
 
 impl Sender {
     /// Begins to speak `version` on a connection, of which messages have heads of at most `head_size` bytes. The
-    /// connection lives as long as `tasks`.
+    /// connection lives as long as `tasks`, and not after `cut` says why.
     ///
     /// # Errors
     /// Where HTTP/2 is not begun.
@@ -66,9 +69,10 @@ impl Sender {
         version: Version,
         head_size: usize,
         tasks: &Tasks,
+        cut: impl Future<Output = String> + Send + 'static,
     ) -> Result<Sender, Failure> {
-        let Connected { stream, own, closed } = connected;
-        let io = TokioIo::new(HttpIo::of_server(stream, Arc::new(IoState::default()), closed, own));
+        let state = Arc::new(IoState::default());
+        let io = TokioIo::new(HttpIo::of_server(connected, state.clone()));
         if version == Version::HTTP_2 {
             let handshake = http2::Builder::new(tasks.clone())
                 .timer(TokioTimer::new())
@@ -78,7 +82,7 @@ impl Sender {
                 .max_header_list_size(u32::try_from(head_size).unwrap_or(u32::MAX))
                 .handshake(io);
             let (sender, connection) = handshake.await.map_err(|error| failure(&error))?;
-            tasks.spawn(connection);
+            tasks.spawn(until_cut(connection, cut, state));
             return Ok(Sender::Http2(sender));
         }
         let handshake = http1::Builder::new()
@@ -87,7 +91,7 @@ impl Sender {
             .max_buf_size(head_size)
             .handshake(io);
         let (sender, connection) = handshake.await.map_err(|error| failure(&error))?;
-        tasks.spawn(connection.with_upgrades());
+        tasks.spawn(until_cut(connection.with_upgrades(), cut, state));
         Ok(Sender::Http1(sender))
     }
 
@@ -99,9 +103,24 @@ impl Sender {
         }
     }
 
-    /// Waits until the answer before is done (HTTP/1), and begins to send. The answer is waited for without the sender, so
-    /// that others may send by HTTP/2 meanwhile.
-    pub(crate) async fn send(
+    /// Whether a request can be sent at once.
+    pub(crate) fn is_ready(&self) -> bool {
+        match self {
+            Sender::Http1(sender) => sender.is_ready(),
+            Sender::Http2(sender) => sender.is_ready(),
+        }
+    }
+
+    /// Waits until a request can be sent, that is until the answer before is done (HTTP/1). An error shows when sending.
+    pub(crate) async fn ready(&mut self) {
+        let _ = match self {
+            Sender::Http1(sender) => sender.ready().await,
+            Sender::Http2(sender) => sender.ready().await,
+        };
+    }
+
+    /// Begins to send. The answer is waited for without the sender, so that others may send by HTTP/2 meanwhile.
+    pub(crate) fn send(
         &mut self,
         request: Request<RequestBody>,
     ) -> impl Future<Output = Result<Response<Incoming>, Box<Unanswered>>> + Send + use<> {
@@ -110,15 +129,8 @@ impl Sender {
             Http2(B),
         }
         let sending = match self {
-            Sender::Http1(sender) => {
-                // An error shows again when sending.
-                let _ = sender.ready().await;
-                Sending::Http1(sender.try_send_request(request))
-            }
-            Sender::Http2(sender) => {
-                let _ = sender.ready().await;
-                Sending::Http2(sender.try_send_request(request))
-            }
+            Sender::Http1(sender) => Sending::Http1(sender.try_send_request(request)),
+            Sender::Http2(sender) => Sending::Http2(sender.try_send_request(request)),
         };
         async move {
             let sent = match sending {
@@ -130,6 +142,19 @@ impl Sender {
                 Box::new(Unanswered { failure: failure(fault.error()), unsent })
             })
         }
+    }
+}
+
+/// Drives a connection to its end. Cut, it is reset.
+async fn until_cut(
+    connection: impl Future<Output = hyper::Result<()>>,
+    cut: impl Future<Output = String>,
+    state: Arc<IoState>,
+) {
+    tokio::select! {
+        // What broke, the socket has noted.
+        _ = connection => {}
+        because = cut => state.cut(because),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The app beside us: how it is dialled, and how requests are passed on to it, by one connection for each of the client's.
 
+use std::future::pending;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -98,9 +99,10 @@ impl AppRequests {
     async fn connect(&self, permit: &Permit, version: Version) -> Result<Sender, Failure> {
         let failed = |End { reason, detail }| Failure { reason, detail: detail.unwrap_or_default() };
         let (stream, own) = self.app.dial(permit).await.map_err(failed)?;
-        let connected = Connected { stream: Box::new(stream), own, closed: self.closed.clone() };
+        let closed = Some(self.closed.clone());
+        let connected = Connected { stream: Box::new(stream), own, closed, record: None };
         let head_size = self.app.shared.settings.limits.request_head_size;
-        Sender::over(connected, version, head_size, &self.tasks).await
+        Sender::over(connected, version, head_size, &self.tasks, pending()).await
     }
 }
 
@@ -120,7 +122,9 @@ impl Upstream for AppRequests {
                 Some(open) => open,
                 None => self.connect(permit, request.version()).await?,
             };
-            let sending = sender.insert(open).send(request).await;
+            let open = sender.insert(open);
+            open.ready().await;
+            let sending = open.send(request);
             drop(sender);
             match sending.await {
                 Ok(response) => {

@@ -198,7 +198,7 @@ impl Side {
         if self == Side::Client { Reason::ClientLost } else { Reason::ServerLost }
     }
 
-    fn other(self) -> Side {
+    pub(crate) fn other(self) -> Side {
         if self == Side::Client { Side::Server } else { Side::Client }
     }
 }

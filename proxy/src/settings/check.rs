@@ -10,13 +10,13 @@ use pillion_mesh::policy::dial::OutboundPolicy;
 use pillion_mesh::workload::{MeshConfig, Workload};
 
 use super::raw::{
-    CaSection, FilesSection, IdentitySection, InboundSection, InterceptionSection, KeepaliveSection,
-    KeyTypeWord, LimitsSection, OutboundSection, RawSettings, WorkloadSection,
+    CaSection, FilesSection, GatewaySection, IdentitySection, InboundSection, InterceptionSection,
+    KeepaliveSection, KeyTypeWord, LimitsSection, OutboundSection, RawSettings, WorkloadSection,
 };
 use super::value::Period;
 use super::{
-    Inbound, InboundListener, Interception, InterceptionMode, Limits, LogFormat, Outbound, OutboundListener,
-    OutboundTrafficPolicy, PolicyChange, Settings, TrafficPolicy,
+    Gateway, Inbound, InboundListener, Interception, InterceptionMode, Limits, LogFormat, Outbound,
+    OutboundListener, OutboundTrafficPolicy, PolicyChange, Settings, TrafficPolicy,
 };
 use crate::identity::{CaSource, FileSource, KeyType, Source};
 use crate::net::Keepalive;
@@ -77,6 +77,7 @@ impl TryFrom<RawSettings> for Settings {
         let identity = kept(identity(raw.identity), &mut faults);
         let mesh = kept(raw.mesh.map(|mesh| path("mesh", mesh)).transpose(), &mut faults);
         let inbound = kept(inbound(raw.inbound), &mut faults);
+        let gateway = kept(gateway(raw.gateway), &mut faults);
         let interception = kept(interception(&raw.interception), &mut faults);
         let limits = kept(limits(&raw.limits), &mut faults);
         let (Some(workload), Some(root_namespace), Some(identity), Some(mesh), Some(inbound)) =
@@ -84,7 +85,7 @@ impl TryFrom<RawSettings> for Settings {
         else {
             return Err(Faults(faults));
         };
-        let (Some(interception), Some(limits)) = (interception, limits) else {
+        let (Some(gateway), Some(interception), Some(limits)) = (gateway, interception, limits) else {
             return Err(Faults(faults));
         };
 
@@ -100,6 +101,7 @@ impl TryFrom<RawSettings> for Settings {
             mesh,
             inbound,
             outbound: outbound(raw.outbound),
+            gateway,
             interception,
             admin: raw.admin.address.map_or(at(Ipv4Addr::LOCALHOST, 15000), |address| address.0),
             readiness: raw.readiness.address.map_or(at(Ipv4Addr::UNSPECIFIED, 15021), |address| address.0),
@@ -286,6 +288,18 @@ fn outbound(raw: OutboundSection) -> Outbound {
     Outbound { capture: raw.capture.map(|address| address.0), listeners }
 }
 
+fn gateway(raw: GatewaySection) -> Result<Option<Gateway>, Fault> {
+    let mut ports = raw.ports;
+    ports.extend(raw.port_flags.into_iter().map(|pair| (pair.of_gateway, pair.bound)));
+    let Some(address) = raw.address else {
+        if ports.is_empty() {
+            return Ok(None);
+        }
+        return Err(Fault::new("gateway.address", "is missing; say where to listen, such as 0.0.0.0"));
+    };
+    Ok(Some(Gateway { address, ports }))
+}
+
 fn interception(raw: &InterceptionSection) -> Result<Interception, Fault> {
     let mode = raw.mode.unwrap_or(InterceptionMode::Redirect);
     let mark = match (raw.mark, mode) {
@@ -368,12 +382,14 @@ fn between_sections(settings: &Settings) -> Vec<Fault> {
             "TPROXY needs inbound.capture, which is off; add inbound.capture: 0.0.0.0:15006, or leave the mode out",
         ));
     }
-    let listens =
-        captures || !settings.inbound.listeners.is_empty() || !settings.outbound.listeners.is_empty();
+    let listens = captures
+        || !settings.inbound.listeners.is_empty()
+        || !settings.outbound.listeners.is_empty()
+        || settings.gateway.is_some();
     if !listens {
         faults.push(Fault::new(
             "inbound",
-            "takes in no connection and neither does outbound; set a capture or list a listener",
+            "takes in no connection, and neither do outbound and gateway; set a capture, list a listener or set gateway.address",
         ));
     }
     faults

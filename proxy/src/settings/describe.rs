@@ -51,6 +51,10 @@ impl Settings {
                     }))
                     .collect::<Vec<_>>(),
             },
+            "gateway": self.gateway.as_ref().map(|gateway| json!({
+                "address": gateway.address,
+                "ports": gateway.ports,
+            })),
             "interception": {
                 "mode": match self.interception.mode {
                     InterceptionMode::Redirect => "REDIRECT",

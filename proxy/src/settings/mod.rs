@@ -11,8 +11,8 @@ mod raw;
 mod tests;
 mod value;
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) inbound: Inbound,
     /// From the app.
     pub(crate) outbound: Outbound,
+    /// As an edge proxy; `None` is off.
+    pub(crate) gateway: Option<Gateway>,
     /// How the kernel hands connections over.
     pub(crate) interception: Interception,
     /// Where the admin API listens.
@@ -108,6 +110,22 @@ pub(crate) struct OutboundListener {
     pub(crate) host: String,
     /// The service's port.
     pub(crate) port: u16,
+}
+
+/// An edge proxy: listens on the ports of the `Gateway` resources that select the workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Gateway {
+    /// Where it listens.
+    pub(crate) address: IpAddr,
+    /// The ports that are listened on in place of a Gateway's.
+    pub(crate) ports: BTreeMap<u16, u16>,
+}
+
+impl Gateway {
+    /// Where a Gateway's port is listened on.
+    pub(crate) fn bound(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.address, self.ports.get(&port).copied().unwrap_or(port))
+    }
 }
 
 /// How the kernel hands connections over.

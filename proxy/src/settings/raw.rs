@@ -4,6 +4,7 @@
 //! (`PILLION_INBOUND_CAPTURE`). Nothing is filled in or judged here; that is [`super::check`]'s.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -11,7 +12,7 @@ use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::value::{Address, Destination, HttpsOrigin, Label, MinVersion, Period};
+use super::value::{Address, Destination, HttpsOrigin, Label, MinVersion, Period, PortPair};
 use super::{InterceptionMode, LogFormat, OutboundTrafficPolicy, PolicyChange, TrafficPolicy};
 
 /// All settings as typed, in one layer: the file's, or those of flags and environment.
@@ -47,6 +48,8 @@ pub(crate) struct RawSettings {
     pub(super) inbound: InboundSection,
     #[command(flatten, next_help_heading = "Outbound, from the app")]
     pub(super) outbound: OutboundSection,
+    #[command(flatten, next_help_heading = "Gateway, at the edge of the mesh")]
+    pub(super) gateway: GatewaySection,
     #[command(flatten, next_help_heading = "Interception")]
     pub(super) interception: InterceptionSection,
     #[command(flatten, next_help_heading = "Own servers")]
@@ -311,6 +314,34 @@ pub(super) struct OutboundListenerItem {
 #[derive(Debug, Clone, Default, Deserialize, Args)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[group(skip)]
+pub(super) struct GatewaySection {
+    /// Where to listen for the ports of the Gateway resources that select this workload (0.0.0.0); without it no Gateway
+    /// is served
+    #[arg(
+        id = "gateway.address",
+        long = "gateway-address",
+        value_name = "IP",
+        env = "PILLION_GATEWAY_ADDRESS"
+    )]
+    pub(super) address: Option<IpAddr>,
+    #[arg(skip)]
+    pub(super) ports: BTreeMap<u16, u16>,
+    /// Listen on another port than a Gateway's, as where 80 is not ours to take: 80=8080; repeat it, or separate by
+    /// commas. Adds to those of the file
+    #[serde(skip)]
+    #[arg(
+        id = "gateway.ports",
+        long = "gateway-ports",
+        value_name = "PORT=PORT",
+        value_delimiter = ',',
+        env = "PILLION_GATEWAY_PORTS"
+    )]
+    pub(super) port_flags: Vec<PortPair>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, Args)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[group(skip)]
 pub(super) struct InterceptionSection {
     /// The mode that the rules were installed with [default: REDIRECT]
     #[arg(
@@ -538,7 +569,7 @@ impl<T> Layer for Vec<T> {
     }
 }
 
-impl Layer for BTreeMap<String, String> {
+impl<K: Ord, V> Layer for BTreeMap<K, V> {
     fn over(self, mut under: Self) -> Self {
         under.extend(self);
         under
@@ -558,8 +589,8 @@ macro_rules! layer {
 
 layer! {
     RawSettings {
-        workload, root_namespace, trust_domain_aliases, identity, mesh, policy_change, inbound, outbound, interception, admin, readiness,
-        metrics, tls, detection, drain, limits, dns, log
+        workload, root_namespace, trust_domain_aliases, identity, mesh, policy_change, inbound, outbound, gateway, interception, admin,
+        readiness, metrics, tls, detection, drain, limits, dns, log
     }
     WorkloadSection { name, trust_domain, namespace, service_account, labels, label_flags }
     IdentitySection { ca, files, workload_api }
@@ -567,6 +598,7 @@ layer! {
     FilesSection { certificate, key, bundle }
     InboundSection { capture, traffic_policy, trusted_proxies, listeners, tunnel }
     OutboundSection { capture, traffic_policy, listeners }
+    GatewaySection { address, ports, port_flags }
     InterceptionSection { mode, mark }
     AdminSection { address }
     ReadinessSection { address }

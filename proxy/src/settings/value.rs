@@ -171,6 +171,25 @@ impl FromStr for Label {
     }
 }
 
+/// `PORT=PORT`, a port in another's place on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PortPair {
+    pub(super) of_gateway: u16,
+    pub(super) bound: u16,
+}
+
+impl FromStr for PortPair {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let port = |text: &str| text.parse::<u16>().ok();
+        match text.split_once('=').map(|(of_gateway, bound)| (port(of_gateway), port(bound))) {
+            Some((Some(of_gateway), Some(bound))) => Ok(Self { of_gateway, bound }),
+            _ => Err(ValueError(format!("`{text}` is not a pair of ports; write it as 80=8080"))),
+        }
+    }
+}
+
 /// In the file these are texts.
 macro_rules! deserialize_from_text {
     ($($name:ident),+) => {

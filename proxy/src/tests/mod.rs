@@ -1,6 +1,7 @@
 //! Whole sidecars in this process, on loopback with explicit listeners, against peers that are not pillion.
 
 mod authorization;
+mod gateway;
 mod http;
 mod modes;
 mod outbound;
@@ -74,11 +75,16 @@ impl Lab {
 
     /// A sidecar of the workload `name` with `more` settings, ready.
     async fn sidecar(&self, name: &str, more: &str) -> Sidecar {
+        self.labelled_sidecar(name, &format!("app: {name}"), more).await
+    }
+
+    /// The same with other labels than `app`.
+    async fn labelled_sidecar(&self, name: &str, labels: &str, more: &str) -> Sidecar {
         let folder = self.folder.path().join(name);
         fs::create_dir_all(&folder).unwrap();
         let paths = self.held(name).write(&folder, &self.ca.bundle_pem());
         let text = format!(
-            "workload: {{namespace: default, serviceAccount: {name}, labels: {{app: {name}}}}}\n\
+            "workload: {{namespace: default, serviceAccount: {name}, labels: {{{labels}}}}}\n\
              identity: {{files: {{certificate: {}, key: {}, bundle: {}}}}}\n\
              mesh: {}\n\
              admin: {{address: \"127.0.0.1:0\"}}\n\

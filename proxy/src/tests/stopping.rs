@@ -5,6 +5,8 @@ use std::io;
 use pillion_testkit::peer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 use crate::listener::{self, Role};
 use crate::settings::{InboundListener, InterceptionMode};
@@ -158,7 +160,7 @@ async fn draining_serves_what_already_waits_in_the_backlog() {
         waiting.push(TcpStream::connect(address).await.unwrap());
     }
     shared.drain.start();
-    listener::run(bound, shared.clone()).await;
+    listener::run(bound, shared.clone(), CancellationToken::new()).await;
     for client in &mut waiting {
         says_hello(client).await.unwrap();
     }

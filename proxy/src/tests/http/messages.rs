@@ -102,6 +102,42 @@ async fn an_answer_that_breaks_off_breaks_the_connection() {
     app.await.unwrap();
 }
 
+/// The end of a connection waits for a client that reads slowly.
+#[tokio::test]
+async fn a_slow_reader_gets_the_last_answer_whole() {
+    const LENGTH: usize = 3_000_000;
+    let lab = Lab::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let sidecar = in_front_of(&lab, listener.local_addr().unwrap()).await;
+    let app = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 1024]).await.unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {LENGTH}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&vec![b'x'; LENGTH]).await.unwrap();
+    });
+    let mut stream = TcpStream::connect(sidecar.inbound()).await.unwrap();
+    stream.write_all(&head("GET", "/", "")).await.unwrap();
+    // Until the app is done, and the sidecar holds what is left, as far as the kernel takes it.
+    stream.readable().await.unwrap();
+    let answer = timeout(PATIENCE, async {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await?);
+        }
+        let (mut body, mut part) = (Vec::new(), vec![0; 50_000]);
+        loop {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            match stream.read(&mut part).await? {
+                0 => return io::Result::Ok(body),
+                count => body.extend_from_slice(&part[..count]),
+            }
+        }
+    });
+    assert_eq!(answer.await.unwrap().unwrap().len(), LENGTH);
+    app.await.unwrap();
+}
+
 /// Both ways at the same time, and nothing is held until the other side has finished.
 #[tokio::test]
 async fn bodies_stream_both_ways_over_http2() {

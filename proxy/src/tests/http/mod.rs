@@ -23,28 +23,28 @@ use super::*;
 
 /// What an app was asked, as it understood it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Heard {
-    method: String,
+pub(super) struct Heard {
+    pub(super) method: String,
     /// Path and query.
-    target: String,
-    host: String,
-    version: String,
+    pub(super) target: String,
+    pub(super) host: String,
+    pub(super) version: String,
     /// `name: value` of every field, in order of names.
     fields: Vec<String>,
-    body: Vec<u8>,
+    pub(super) body: Vec<u8>,
     trailers: Vec<String>,
 }
 
 impl Heard {
-    fn field(&self, name: &str) -> Vec<&str> {
+    pub(super) fn field(&self, name: &str) -> Vec<&str> {
         let of = |line: &'_ String| line.split_once(": ").is_some_and(|(known, _)| known == name);
         self.fields.iter().filter(|line| of(line)).map(|line| line.split_once(": ").unwrap().1).collect()
     }
 }
 
 /// An app that speaks HTTP/1.1 and HTTP/2 and answers each request with `heard <method> <target>`.
-struct App {
-    address: SocketAddr,
+pub(super) struct App {
+    pub(super) address: SocketAddr,
     heard: Arc<Mutex<Vec<Heard>>>,
     task: JoinHandle<()>,
 }
@@ -56,7 +56,7 @@ impl Drop for App {
 }
 
 impl App {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let heard: Arc<Mutex<Vec<Heard>>> = Arc::default();
@@ -75,7 +75,7 @@ impl App {
         Self { address, heard, task }
     }
 
-    fn heard(&self) -> Vec<Heard> {
+    pub(super) fn heard(&self) -> Vec<Heard> {
         self.heard.lock().unwrap().clone()
     }
 
@@ -161,7 +161,7 @@ impl RawApp {
     }
 }
 
-fn policy(name: &str, spec: &str) -> String {
+pub(super) fn policy(name: &str, spec: &str) -> String {
     format!(
         "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}}}\nspec: {spec}\n"
     )
@@ -173,15 +173,18 @@ fn deny_admin() -> String {
 }
 
 /// Sends `bytes` and reads one answer, or what there is before the end. The connection stays open where the answer says so.
-async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> io::Result<Answered> {
+pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    bytes: &[u8],
+) -> io::Result<Answered> {
     stream.write_all(bytes).await?;
     timeout(PATIENCE, read_answer(stream)).await?
 }
 
 /// An answer as it came.
 #[derive(Debug, Clone)]
-struct Answered {
-    status: u16,
+pub(super) struct Answered {
+    pub(super) status: u16,
     head: String,
     body: Vec<u8>,
 }
@@ -191,7 +194,7 @@ impl Answered {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    fn field(&self, name: &str) -> Option<&str> {
+    pub(super) fn field(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (known, value) = line.split_once(": ")?;
             known.eq_ignore_ascii_case(name).then_some(value)
@@ -234,7 +237,7 @@ async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Answere
 }
 
 /// A head of HTTP/1.1 with a host, and `more` lines.
-fn head(method: &str, target: &str, more: &str) -> Vec<u8> {
+pub(super) fn head(method: &str, target: &str, more: &str) -> Vec<u8> {
     format!("{method} {target} HTTP/1.1\r\nHost: backend\r\n{more}\r\n").into_bytes()
 }
 

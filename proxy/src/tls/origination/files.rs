@@ -259,7 +259,7 @@ impl<C: Content> Item<C> {
                 match &self.used {
                     None => error!("{fault}: connections that need it are refused until it is mended"),
                     Some(used) => {
-                        error!("{fault}: what was read at {} stays in use", rfc3339::print(used.loaded))
+                        error!("{fault}: what was read at {} stays in use", rfc3339::print(used.loaded));
                     }
                 }
                 self.fault = Some((seen, fault));
