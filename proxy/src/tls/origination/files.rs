@@ -42,11 +42,11 @@ pub(super) struct Files {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct FileState {
-    /// Where they are.
+    /// Where they are: files, or `the system`.
     pub(crate) paths: Vec<String>,
     /// What is in use of them; none where no good one was read ever.
     pub(crate) holds: Option<String>,
-    /// When that was read.
+    /// When that was read; the system's roots are read once.
     pub(crate) loaded: Option<String>,
     /// The end of the certificate's validity, where they are our own certificate and key.
     pub(crate) not_after: Option<String>,
@@ -96,7 +96,15 @@ impl Files {
     }
 
     pub(super) fn states(&self) -> Vec<FileState> {
-        [self.roots.states(), self.revocations.states(), self.shown.states()].concat()
+        let of_system = self.of_system.get().map(|roots| FileState {
+            paths: vec![roots.whence.clone()],
+            holds: Some(roots.describe()),
+            loaded: None,
+            not_after: None,
+            last_error: None,
+        });
+        let files = [self.roots.states(), self.revocations.states(), self.shown.states()].concat();
+        of_system.into_iter().chain(files).collect()
     }
 }
 
@@ -259,7 +267,7 @@ impl<C: Content> Item<C> {
                 match &self.used {
                     None => error!("{fault}: connections that need it are refused until it is mended"),
                     Some(used) => {
-                        error!("{fault}: what was read at {} stays in use", rfc3339::print(used.loaded))
+                        error!("{fault}: what was read at {} stays in use", rfc3339::print(used.loaded));
                     }
                 }
                 self.fault = Some((seen, fault));
