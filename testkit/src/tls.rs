@@ -111,6 +111,20 @@ pub fn outside_server_of_versions(
     config
 }
 
+/// The same, content without the certificate that it asks for.
+#[must_use]
+pub fn outside_server_content_without(held: &Held, clients: &TestCa) -> ServerConfig {
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(clients.root_store()), provider())
+        .allow_unauthenticated()
+        .build()
+        .expect("a root");
+    ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(rustls::DEFAULT_VERSIONS)
+        .expect("versions that the provider has")
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(shown(held))
+}
+
 /// Shows whatever is held, also what rustls itself would find broken or not to fit its key.
 fn shown(held: &Held) -> Arc<SingleCertAndKey> {
     let key = any_supported_type(&held.key).expect("a key that rustls can use");
