@@ -86,7 +86,7 @@ async fn nothing_is_read_before_a_connection_needs_it() {
     let holds: Vec<_> = files.iter().map(|state| state.holds.as_deref().unwrap()).collect();
     assert_eq!(
         holds,
-        ["1 root certificates", "1 revocation lists", "certificate and key of spiffe://other.mesh/first"]
+        ["1 root certificate", "1 revocation list", "certificate and key of spiffe://other.mesh/first"]
     );
     assert!(files.iter().all(|state| state.loaded.is_some() && state.last_error.is_none()), "{files:?}");
     assert!(files[2].not_after.as_ref().unwrap().starts_with("20"), "{files:?}");
