@@ -282,6 +282,7 @@ fn registry_only_lets_out_to_the_server_names_of_a_wildcard_and_refuses_stranger
         (refused.len() == 4).then_some(refused)
     });
     assert!(refused.iter().all(|record| record.detail.as_ref().unwrap().contains("REGISTRY_ONLY")));
+    assert!(refused.iter().all(|record| record.upstream.is_none()));
     assert!(sidecar.metrics().unwrap().contains("BlackHoleCluster"));
 
     // What is added to the registry is let out to at once.

@@ -73,13 +73,13 @@ pub(crate) async fn serve(
     connection.note(|record| {
         record.service = destination.as_ref().map(|known| format!("{}:{}", known.host, known.port));
         record.plan = Some(plan.because.clone());
-        record.upstream = Some(address);
     });
 
     let means = match means(&plan, address, shared).await {
         Ok(means) => means,
         Err(end) => return end,
     };
+    connection.note(|record| record.upstream = Some(address));
     let (mut upstream, _own) =
         match dial::connect_remembered(address, &shared.dial_options(), &shared.own_dials).await {
             Ok(dialled) => dialled,
