@@ -260,7 +260,7 @@ async fn a_rule_that_asks_for_other_tls_cuts_the_open_connection(#[case] setting
 #[case::of_the_server_that_keeps("backend", "policyChange: keep")]
 #[case::of_the_client_that_keeps("frontend", "policyChange: keep")]
 #[tokio::test]
-async fn a_bundle_without_the_peers_root_cuts_the_open_connection(
+async fn req_16_a_bundle_without_the_peers_root_cuts_the_open_connection(
     #[case] whose: &str,
     #[case] setting: &str,
 ) {
