@@ -283,6 +283,9 @@ fn registry_only_lets_out_to_the_server_names_of_a_wildcard_and_refuses_stranger
     });
     assert!(refused.iter().all(|record| record.detail.as_ref().unwrap().contains("REGISTRY_ONLY")));
     assert!(refused.iter().all(|record| record.upstream.is_none()));
+    assert!(
+        refused.iter().any(|record| record.detail.as_ref().unwrap().contains("server name a.example.org"))
+    );
     assert!(sidecar.metrics().unwrap().contains("BlackHoleCluster"));
 
     // What is added to the registry is let out to at once.

@@ -30,6 +30,9 @@ use crate::settings::{InterceptionMode, OutboundListener, PolicyChange};
 use crate::tls::origination::{Material, Wanted};
 use crate::tls::{self, Credentials, HandshakeError, Proof};
 
+/// Of a host's name (RFC 1035 2.3.4); an app may ask for a longer one, which no message repeats.
+const LONGEST_NAME: usize = 255;
+
 /// The app's side, and what is known of where it wants to go. All of it is from one snapshot.
 struct Found {
     app: Rewound<TcpStream>,
@@ -154,10 +157,18 @@ async fn told_by_first_bytes(
     let app = Rewound::new(sniffed.bytes, app);
     match sniffed.first {
         First::Hello(hello) => {
-            let name = hello.sni.filter(|_| asks_sni).map(|name| FoundBy::ServerName(name, original));
-            let by = name.unwrap_or(by);
-            let found = registry.find(&by, 0);
-            plan_for(app, by, found, &published, original)
+            let Some(name) = hello.sni.filter(|_| asks_sni) else {
+                return plan_for(app, by, Err(Miss::Unknown), &published, original);
+            };
+            let asked: String = name.chars().take(LONGEST_NAME).collect();
+            let by = FoundBy::ServerName(name, original);
+            let known = registry.find(&by, 0);
+            let mut found = plan_for(app, by, known, &published, original)?;
+            if found.destination.is_none() {
+                found.plan.because +=
+                    &format!("; nor has one the server name {asked}, which the app asks for");
+            }
+            Ok(found)
         }
         First::Plaintext | First::Silent if originated => {
             let (published, found) = look_up_afresh(shared, &by).await;

@@ -1,6 +1,7 @@
 //! Which names a certificate proves.
 
 use pillion_testkit::authority::{dns_san, uri_san};
+use proptest::prelude::*;
 use rcgen::SanType;
 use rstest::rstest;
 
@@ -82,6 +83,25 @@ async fn a_message_does_not_repeat_all_that_a_stranger_calls_itself() {
     let error = web.refused(&web.simple(), &web.ca.issue_server(&names)).await;
     assert!(error.detail.contains("host-0.example") && error.detail.contains("and 192 more"), "{error}");
     assert!(error.detail.len() < 1000, "{} bytes", error.detail.len());
+}
+
+proptest! {
+    /// Whatever bytes a stranger or a file shows, they are read or refused.
+    #[test]
+    fn no_bytes_of_a_certificate_end_the_proxy(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        static LEAF: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
+            TestCa::root("root").issue_server(&["api.example.com", "*.example.org"]).chain[0].to_vec()
+        });
+        let mut bytes = LEAF.clone();
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let der = CertificateDer::from(bytes);
+        let _ = proved(&der, &["api.example.com".to_owned(), "spiffe://x/y".to_owned()]);
+        let _ = Leaf::read(&der);
+        let _ = crate::tls::bundles::Root::read(der);
+    }
 }
 
 /// As a DestinationRule says for a workload of another mesh.
