@@ -39,6 +39,8 @@ RUN for name in pillion-proxy pillion-ca pillion-iptables; do ln -s pillion "/us
 
 
 FROM runtime AS proxy
+# The roots of the web, for DestinationRules that name none.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 USER pillion
 EXPOSE 15001 15006 15021 15090
 ENTRYPOINT ["pillion-proxy"]

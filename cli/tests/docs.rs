@@ -9,10 +9,11 @@ use std::process::Command;
 
 use pillion_mesh::resource::Resources;
 
-const PAGES: [&str; 5] = [
+const PAGES: [&str; 6] = [
     "README.md",
     "docs/how-to/compose.md",
     "docs/how-to/machines.md",
+    "docs/how-to/outside.md",
     "docs/reference/settings.md",
     "examples/compose/README.md",
 ];

@@ -189,9 +189,11 @@ fn the_drain_deadline_is_kept_to_and_what_is_still_open_then_is_reset() {
     assert_eq!(server.access_log().last().unwrap().reason, Some(Reason::Drained));
 }
 
-/// The old root goes in three steps: both are trusted, all have certificates of the new one, the old one is withdrawn.
+/// The old root goes in three steps: both are trusted, all have certificates of the new one, the old one is withdrawn. New
+/// connections notice none of it, and open ones not before the last step: that cuts what was opened by a certificate of
+/// the old root, and nothing else.
 #[test]
-fn a_root_is_replaced_through_identity_files_and_no_connection_fails() {
+fn a_root_is_replaced_through_identity_files_and_no_connection_fails_but_those_of_the_old_root() {
     let Some(stage) = Stage::new() else { return };
     stage.mode("STRICT");
     let (old, new) = (TestCa::root("old"), TestCa::root("new"));
@@ -202,23 +204,55 @@ fn a_root_is_replaced_through_identity_files_and_no_connection_fails() {
         let sidecar = Sidecar::new(name).identity(&files.settings()).start(node, &stage.ca).unwrap();
         (id, files, sidecar)
     });
-    let _app = stage.app("echo", Family::V4.any());
-    let load = Load::of_a_mesh_client(&stage.client, stage.service(Family::V4));
-
-    let steps: [(&TestCa, &[&TestCa]); 3] = [(&old, &[&old, &new]), (&new, &[&old, &new]), (&new, &[&new])];
-    for (step, (signer, roots)) in (2..).zip(steps) {
+    let replace = |step: u64, signer: &TestCa, roots: &[&TestCa]| {
         for (id, files, _) in &workloads {
             files.replace(signer, id, roots);
         }
         for (_, _, sidecar) in &workloads {
             wait_for_renewals(sidecar, step, SOON);
         }
-        load.wait_for_answers(20);
-    }
-    assert_unnoticed(&load.finish());
+    };
+    let _app = stage.app("echo", Family::V4.any());
+    let service = stage.service(Family::V4);
+    let mut calls = Load::new();
+    calls.callers(&stage.client, service, 4, Expect::Answer);
+    let mut of_the_old = Load::new();
+    of_the_old.holders(&stage.client, service, 4);
+    let mut stays_too_long = stage.client.dial(service).unwrap();
+    stays_too_long.set_read_timeout(Some(SOON)).unwrap();
+    stays_too_long.write_all(b"hello").unwrap();
+    stays_too_long.read_exact(&mut [0; 5]).unwrap();
+
+    replace(2, &old, &[&old, &new]);
+    calls.wait_for_answers(20);
+    replace(3, &new, &[&old, &new]);
+    calls.wait_for_answers(20);
+    let of_the_old = of_the_old.finish();
+    assert!(of_the_old.failures.is_empty() && of_the_old.exchanges > 50, "{of_the_old:?}");
+    let mut of_the_new = Load::new();
+    of_the_new.holders(&stage.client, service, 4);
+
+    replace(4, &new, &[&new]);
+    let error = stays_too_long.read(&mut [0; 1]).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(ECONNRESET));
+    calls.wait_for_answers(20);
+    let (calls, of_the_new) = (calls.finish(), of_the_new.finish());
+    assert!(calls.failures.is_empty() && calls.answers > 50, "{calls:?}");
+    assert!(of_the_new.failures.is_empty() && of_the_new.exchanges > 0, "{of_the_new:?}");
+
     let (_, _, server) = &workloads[1];
     wait_until(SOON, "each client certificate in the server's access log", || {
         Ok((certificates_seen(server).len() == 4).then_some(()))
     })
     .unwrap();
+    let cut: Vec<_> = workloads
+        .iter()
+        .flat_map(|(_, _, sidecar)| sidecar.access_log())
+        .filter(|record| record.reason == Some(Reason::PolicyChanged))
+        .collect();
+    assert!(!cut.is_empty(), "nobody says why it was cut");
+    for record in cut {
+        let detail = record.detail.unwrap();
+        assert!(detail.contains("the trust bundle has changed") && detail.contains("CN=new"), "{detail}");
+    }
 }

@@ -30,6 +30,9 @@ use crate::settings::{InterceptionMode, OutboundListener, PolicyChange};
 use crate::tls::origination::{Material, Wanted};
 use crate::tls::{self, Credentials, HandshakeError, Proof};
 
+/// Of a host's name (RFC 1035 2.3.4); an app may ask for a longer one, which no message repeats.
+const LONGEST_NAME: usize = 255;
+
 /// The app's side, and what is known of where it wants to go. All of it is from one snapshot.
 struct Found {
     app: Rewound<TcpStream>,
@@ -50,7 +53,7 @@ pub(crate) struct Made {
 }
 
 /// What a handshake takes, got before anybody is dialled.
-enum Means<'p> {
+pub(crate) enum Means<'p> {
     Mesh { credentials: Arc<Credentials>, sni: &'p str, identities: &'p [SpiffeId] },
     Outside { material: Material, wanted: Wanted<'p> },
 }
@@ -73,10 +76,14 @@ pub(crate) async fn serve(
     connection.note(|record| {
         record.service = destination.as_ref().map(|known| format!("{}:{}", known.host, known.port));
         record.plan = Some(plan.because.clone());
-        record.upstream = Some(address);
     });
 
-    let Reached { stream, own: _own, record, peer } = match reach(&plan, address, shared).await {
+    let means = match means(&plan, address, shared).await {
+        Ok(means) => means,
+        Err(end) => return end,
+    };
+    connection.note(|record| record.upstream = Some(address));
+    let Reached { stream, own: _own, record, peer } = match reach(means, address, shared).await {
         Ok(reached) => reached,
         Err(end) => return end,
     };
@@ -108,12 +115,15 @@ pub(crate) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Dials as a plan says, and finishes its handshake.
+/// Dials, and finishes the handshake where there is to be one.
 ///
 /// # Errors
 /// With the reason for the record.
-pub(crate) async fn reach(plan: &DialPlan, address: SocketAddr, shared: &Shared) -> Result<Reached, End> {
-    let means = means(plan, address, shared).await?;
+pub(crate) async fn reach(
+    means: Option<Means<'_>>,
+    address: SocketAddr,
+    shared: &Shared,
+) -> Result<Reached, End> {
     let (upstream, own) = dial::connect_remembered(address, &shared.dial_options(), &shared.own_dials)
         .await
         .map_err(|error| dial_fault(&error, address, Reason::DestinationUnreachable))?;
@@ -178,10 +188,18 @@ async fn told_by_first_bytes(
     let app = Rewound::new(sniffed.bytes, app);
     match sniffed.first {
         First::Hello(hello) => {
-            let name = hello.sni.filter(|_| asks_sni).map(|name| FoundBy::ServerName(name, original));
-            let by = name.unwrap_or(by);
-            let found = registry.find(&by, 0);
-            plan_for(app, by, found, &published, original)
+            let Some(name) = hello.sni.filter(|_| asks_sni) else {
+                return plan_for(app, by, Err(Miss::Unknown), &published, original);
+            };
+            let asked: String = name.chars().take(LONGEST_NAME).collect();
+            let by = FoundBy::ServerName(name, original);
+            let known = registry.find(&by, 0);
+            let mut found = plan_for(app, by, known, &published, original)?;
+            if found.destination.is_none() {
+                found.plan.because +=
+                    &format!("; nor has one the server name {asked}, which the app asks for");
+            }
+            Ok(found)
         }
         First::Plaintext | First::Silent if originated => {
             let (published, found) = look_up_afresh(shared, &by).await;
@@ -252,8 +270,11 @@ async fn look_up_afresh(shared: &Shared, by: &FoundBy) -> (Arc<Published>, Resul
     (published, found)
 }
 
-/// What the plan's handshake takes; nothing for plaintext.
-async fn means<'p>(
+/// What the plan's handshake takes; nothing for plaintext. Nobody is dialled without.
+///
+/// # Errors
+/// With the reason for the record: the plan refuses, or there is no certificate or no file to prove oneself with.
+pub(crate) async fn means<'p>(
     plan: &'p DialPlan,
     address: SocketAddr,
     shared: &Shared,

@@ -9,8 +9,9 @@ use std::time::{Duration, SystemTime};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData,
+    RevokedCertParams, SanType, SerialNumber, SignatureAlgorithm,
 };
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -127,6 +128,28 @@ impl TestCa {
         std::iter::once(leaf.der().clone()).chain(self.path.iter().take(between).cloned()).collect()
     }
 
+    /// A revocation list of this signer as PEM, with the serial numbers of these certificates, to be replaced by
+    /// `next_update`.
+    #[must_use]
+    pub fn revocation_list(&self, revoked: &[&CertificateDer<'_>], next_update: SystemTime) -> String {
+        let issued = OffsetDateTime::from(next_update - 2 * LEAF_LIFE);
+        let entry = |der: &&CertificateDer<'_>| RevokedCertParams {
+            serial_number: serial_number(der),
+            revocation_time: issued,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: issued,
+            next_update: OffsetDateTime::from(next_update),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        pem_of("X509 CRL", params.signed_by(&self.issuer).expect("a revocation list").der())
+    }
+
     /// The common name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -143,6 +166,12 @@ impl TestCa {
     #[must_use]
     pub fn root_certificate(&self) -> &CertificateDer<'static> {
         &self.path[self.path.len() - 1]
+    }
+
+    /// The signer's own certificate and key, for one that is shown itself: a self-signed server.
+    #[must_use]
+    pub fn own(&self) -> Held {
+        Held { chain: vec![self.certificate().clone()], key: private_key(self.issuer.key()) }
     }
 
     /// The trust bundle: the root as PEM.
@@ -266,6 +295,11 @@ fn signer_params(name: &str) -> CertificateParams {
     params.use_authority_key_identifier_extension = true;
     valid_between(&mut params, before(LEAF_LIFE), after(Duration::from_secs(10 * 365 * 24 * 3600)));
     params
+}
+
+fn serial_number(der: &CertificateDer<'_>) -> SerialNumber {
+    let certificate = webpki::EndEntityCert::try_from(der).expect("a certificate that webpki can read");
+    SerialNumber::from_slice(certificate.serial())
 }
 
 fn new_key() -> KeyPair {

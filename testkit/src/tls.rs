@@ -81,6 +81,50 @@ pub fn server_of_versions(
     config
 }
 
+/// A server outside the mesh: shows `held`, asks for a certificate only where `clients` may vouch for one, answers what
+/// servers of the web do.
+#[must_use]
+pub fn outside_server(held: &Held, clients: Option<&TestCa>) -> ServerConfig {
+    outside_server_of_versions(held, clients, rustls::DEFAULT_VERSIONS)
+}
+
+/// The same, with only these versions of TLS.
+#[must_use]
+pub fn outside_server_of_versions(
+    held: &Held,
+    clients: Option<&TestCa>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ServerConfig {
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions)
+        .expect("versions that the provider has");
+    let mut config = match clients {
+        Some(clients) => {
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(clients.root_store()), provider());
+            builder.with_client_cert_verifier(verifier.build().expect("a root"))
+        }
+        None => builder.with_no_client_auth(),
+    }
+    .with_cert_resolver(shown(held));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config
+}
+
+/// The same, content without the certificate that it asks for.
+#[must_use]
+pub fn outside_server_content_without(held: &Held, clients: &TestCa) -> ServerConfig {
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(clients.root_store()), provider())
+        .allow_unauthenticated()
+        .build()
+        .expect("a root");
+    ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(rustls::DEFAULT_VERSIONS)
+        .expect("versions that the provider has")
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(shown(held))
+}
+
 /// Shows whatever is held, also what rustls itself would find broken or not to fit its key.
 fn shown(held: &Held) -> Arc<SingleCertAndKey> {
     let key = any_supported_type(&held.key).expect("a key that rustls can use");

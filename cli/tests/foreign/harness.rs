@@ -58,6 +58,23 @@ impl Mesh {
         );
     }
 
+    /// The service `api.example.com:443` outside the mesh, served at `endpoint`, and its DestinationRule's `tls`.
+    pub(crate) fn api_at(&self, endpoint: SocketAddr, tls: &str) {
+        self.resource(
+            "api",
+            &format!(
+                "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: api}}\nspec:\n  \
+                 hosts: [api.example.com]\n  resolution: STATIC\n  \
+                 ports: [{{number: 443, name: tcp, protocol: TCP, targetPort: {}}}]\n  \
+                 endpoints: [{{address: {}}}]\n---\n\
+                 apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: api}}\n\
+                 spec: {{host: api.example.com, trafficPolicy: {{tls: {{{tls}}}}}}}\n",
+                endpoint.port(),
+                endpoint.ip()
+            ),
+        );
+    }
+
     fn resource(&self, name: &str, text: &str) {
         fs::write(self.path("mesh").join(format!("{name}.yaml")), text).unwrap();
     }
@@ -75,6 +92,11 @@ impl Mesh {
 
     /// A sidecar of the workload `name`, ready.
     pub(crate) fn sidecar(&self, name: &str, listeners: &str) -> Process {
+        self.sidecar_with(name, listeners, &[])
+    }
+
+    /// The same with variables of the environment.
+    pub(crate) fn sidecar_with(&self, name: &str, listeners: &str, environment: &[(&str, &Path)]) -> Process {
         let paths = self.identity(name);
         let config = self.path(&format!("{name}.yaml"));
         fs::write(
@@ -93,6 +115,9 @@ impl Mesh {
         .unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
         command.args(["proxy", "--log-format", "text", "--config"]).arg(config);
+        // Whatever roots this machine is told to use, a test says which.
+        command.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR");
+        command.envs(environment.iter().copied());
         let process = Process::start(command);
         process.wait_for(|line| line.contains("ready as").then_some(()));
         process
@@ -105,6 +130,15 @@ impl Mesh {
             &format!("inbound: {{listeners: [{{address: \"127.0.0.1:0\", forward: \"{app}\"}}]}}"),
         );
         let address = process.wait_for(|line| listening(line, "(inbound"));
+        (process, address)
+    }
+
+    /// A sidecar through which an app reaches `api.example.com:443`, and the address that the app dials.
+    pub(crate) fn towards_api(&self, environment: &[(&str, &Path)]) -> (Process, SocketAddr) {
+        let listeners =
+            "outbound: {listeners: [{address: \"127.0.0.1:0\", destination: \"api.example.com:443\"}]}";
+        let process = self.sidecar_with("frontend", listeners, environment);
+        let address = process.wait_for(|line| listening(line, "(outbound"));
         (process, address)
     }
 

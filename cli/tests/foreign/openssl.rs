@@ -2,8 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
+use pillion_testkit::TestCa;
 use rstest::rstest;
 
 use super::harness::{Mesh, PATIENCE, Process, call, echo_app, id, program, text};
@@ -173,6 +175,102 @@ fn pillion_refuses_an_s_server_that_is_somebody_else() {
     assert!(call(address, b"secret\n").is_err());
     let line = pillion.wait_for_line(&["identity_unexpected"]);
     assert!(line.contains(&id("impostor")) && line.contains(&id("backend")), "{line}");
+}
+
+/// An authority of the web for a server outside the mesh: openssl with the certificate and key of `api.example.com`.
+fn api_server(mesh: &Mesh, web: &TestCa, more: &[&str]) -> (Process, SocketAddr) {
+    let paths = mesh.write("api", &web.issue_server(&["api.example.com"]));
+    let mut command = Command::new("openssl");
+    command
+        .args(["s_server", "-accept", "127.0.0.1:0", "-rev", "-naccept", "4"])
+        .args(["-cert", &text(&paths.certificate), "-key", &text(&paths.key)])
+        .args(more);
+    let process = Process::start(command);
+    let address = process.wait_for(|line| line.strip_prefix("ACCEPT ")?.trim().parse().ok());
+    (process, address)
+}
+
+/// Whether the app's plaintext comes back reversed.
+fn is_reversed(address: SocketAddr) -> bool {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"stressed\n").unwrap();
+    let mut answer = [0; 9];
+    stream.read_exact(&mut answer).is_ok() && &answer == b"desserts\n"
+}
+
+/// SIMPLE: openssl is believed by its DNS name and root and, since it does not ask, shown nothing.
+#[rstest]
+#[case::tls_1_3(&["-tls1_3"], "TLSv1.3")]
+#[case::tls_1_2(&["-tls1_2"], "TLSv1.2")]
+fn pillion_speaks_simple_tls_to_s_server(#[case] version: &[&str], #[case] named: &str) {
+    if program("OPENSSL", "openssl").is_none() {
+        return;
+    }
+    let (mesh, web) = (Mesh::new(), TestCa::root("root of the web"));
+    let (_server, server) = api_server(&mesh, &web, version);
+    std::fs::write(mesh.path("web.pem"), web.bundle_pem()).unwrap();
+    mesh.api_at(server, &format!("mode: SIMPLE, caCertificates: {}", text(&mesh.path("web.pem"))));
+    let (pillion, address) = mesh.towards_api(&[]);
+    assert!(is_reversed(address), "{}", pillion.printed());
+    pillion.wait_for_line(&["  TLS api.example.com", named]);
+}
+
+/// MUTUAL: openssl asks for a certificate, verifies it and prints whose it is. SIMPLE is not let in by it.
+#[rstest]
+#[case::tls_1_3(&["-tls1_3"], "TLSv1.3")]
+#[case::tls_1_2(&["-tls1_2"], "TLSv1.2")]
+fn pillion_shows_its_certificate_to_s_server_by_mutual_tls(#[case] version: &[&str], #[case] named: &str) {
+    if program("OPENSSL", "openssl").is_none() {
+        return;
+    }
+    let (mesh, web) = (Mesh::new(), TestCa::root("root of the web"));
+    let shown = mesh.write(
+        "client",
+        &web.issue_with("spiffe://unused/x", |leaf| {
+            leaf.subject_alt_names.clear();
+            leaf.distinguished_name.push(rcgen::DnType::CommonName, "the client");
+        }),
+    );
+    std::fs::write(mesh.path("web.pem"), web.bundle_pem()).unwrap();
+    let roots = text(&mesh.path("web.pem"));
+    let asks = [&["-CAfile", &roots, "-Verify", "2", "-verify_return_error"], version].concat();
+    let (openssl, server) = api_server(&mesh, &web, &asks);
+    let client = [("clientCertificate", &shown.certificate), ("privateKey", &shown.key)];
+    let client: String = client.iter().map(|(field, path)| format!(", {field}: {}", text(path))).collect();
+    mesh.api_at(server, &format!("mode: MUTUAL, caCertificates: {roots}{client}"));
+    let (pillion, address) = mesh.towards_api(&[]);
+    assert!(is_reversed(address), "{}", pillion.printed());
+    pillion.wait_for_line(&["  mTLS api.example.com", named]);
+    openssl.wait_for_line(&["the client"]);
+
+    mesh.api_at(server, &format!("mode: SIMPLE, caCertificates: {roots}"));
+    let (pillion, address) = mesh.towards_api(&[]);
+    assert!(!is_reversed(address), "{}", pillion.printed());
+    pillion.wait_for_line(&["peer_refused"]);
+}
+
+/// Where a rule names no roots, those of the system count; where there are none, nobody is believed.
+#[test]
+fn the_systems_roots_vouch_for_s_server_where_a_rule_names_none() {
+    if program("OPENSSL", "openssl").is_none() {
+        return;
+    }
+    let (mesh, web) = (Mesh::new(), TestCa::root("root of the web"));
+    let (_server, server) = api_server(&mesh, &web, &[]);
+    std::fs::write(mesh.path("web.pem"), web.bundle_pem()).unwrap();
+    mesh.api_at(server, "mode: SIMPLE");
+    let (pillion, address) = mesh.towards_api(&[("SSL_CERT_FILE", &mesh.path("web.pem"))]);
+    assert!(is_reversed(address), "{}", pillion.printed());
+    pillion.wait_for_line(&["1 root certificate of the system"]);
+
+    let (pillion, address) = mesh.towards_api(&[("SSL_CERT_FILE", Path::new("/nonexistent"))]);
+    assert!(!is_reversed(address));
+    pillion.wait_for_line(&["tls_files_unusable", "install its package ca-certificates"]);
+
+    let (pillion, address) = mesh.towards_api(&[]);
+    assert!(!is_reversed(address));
+    pillion.wait_for_line(&["certificate_untrusted", "does not lead to a root of the system"]);
 }
 
 /// curl has no way to check a SPIFFE ID, but it presents one.

@@ -16,7 +16,7 @@ use crate::connections::{Connection, Notes};
 use crate::http::{
     Asked, Connected, Failure, Passed, RequestBody, Sender, ServerIo, Tasks, Upstream, readdress,
 };
-use crate::outbound::{Made, Reached, Stream, no_longer_planned, reach};
+use crate::outbound::{Made, Reached, Stream, means, no_longer_planned, reach};
 
 /// Passes the requests of one client on, each by its route.
 #[derive(Debug)]
@@ -77,9 +77,15 @@ impl Requests {
         connection.note(|record| {
             record.service = Some(service_name(&way.destination));
             record.plan = Some(way.plan.because.clone());
-            record.upstream = Some(kind.address);
         });
-        let Reached { stream, own, record, peer } = match reach(&way.plan, kind.address, &self.shared).await {
+        let reached = match means(&way.plan, kind.address, &self.shared).await {
+            Ok(means) => {
+                connection.note(|record| record.upstream = Some(kind.address));
+                reach(means, kind.address, &self.shared).await
+            }
+            Err(end) => Err(end),
+        };
+        let Reached { stream, own, record, peer } = match reached {
             Ok(reached) => reached,
             Err(end) => {
                 let failed = Failure { reason: end.reason, detail: end.detail.clone().unwrap_or_default() };

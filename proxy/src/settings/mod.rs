@@ -54,9 +54,9 @@ pub(crate) struct Settings {
     pub(crate) readiness: SocketAddr,
     /// Where `GET /stats/prometheus` is answered.
     pub(crate) metrics: SocketAddr,
-    /// TLS of the mesh legs.
+    /// TLS of the mesh legs, and of those to servers outside.
     pub(crate) tls: TlsSettings,
-    /// How long the first bytes of an inbound connection may take.
+    /// How long the first bytes may take: of an inbound connection, and of an outbound one that they may tell.
     pub(crate) detection_timeout: Duration,
     /// How long open connections may finish after a signal to stop.
     pub(crate) drain_timeout: Duration,
@@ -64,7 +64,7 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     /// How often names in the registry are looked up again.
     pub(crate) dns_refresh: Duration,
-    /// What happens to open connections that a changed policy no longer allows.
+    /// What happens to open connections that a changed policy or trust bundle no longer allows.
     pub(crate) policy_change: PolicyChange,
     /// The form of log lines.
     pub(crate) log_format: LogFormat,
@@ -189,7 +189,7 @@ pub(crate) enum InterceptionMode {
     Tproxy,
 }
 
-/// What happens to open connections that a changed policy no longer allows.
+/// What happens to open connections that a changed policy or trust bundle no longer allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum PolicyChange {

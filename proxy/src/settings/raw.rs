@@ -40,7 +40,7 @@ pub(crate) struct RawSettings {
     /// File or folder of Istio resources, watched and reloaded; without it there are no policies
     #[arg(long, value_name = "PATH", env = "PILLION_MESH", help_heading = "Policies")]
     pub(super) mesh: Option<PathBuf>,
-    /// Open connections that a changed policy no longer allows: cut them, or keep them as Envoy does
+    /// Open connections that a changed policy or trust bundle no longer allows: cut them, or keep them as Envoy does
     /// [default: close]
     #[arg(long, value_name = "ACTION", env = "PILLION_POLICY_CHANGE", help_heading = "Policies")]
     pub(super) policy_change: Option<PolicyChange>,
@@ -408,7 +408,7 @@ pub(super) struct MetricsSection {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[group(skip)]
 pub(super) struct TlsSection {
-    /// Oldest TLS version between sidecars, 1.2 or 1.3 [default: 1.2]
+    /// Oldest TLS version that is spoken, in the mesh and to servers outside of it, 1.2 or 1.3 [default: 1.2]
     #[arg(
         id = "tls.minVersion",
         long = "tls-min-version",

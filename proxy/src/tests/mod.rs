@@ -1,6 +1,7 @@
 //! Whole sidecars in this process, on loopback with explicit listeners, against peers that are not pillion.
 
 mod authorization;
+mod egress;
 mod gateway;
 mod http;
 mod modes;

@@ -1,4 +1,5 @@
-//! Mutual TLS between sidecars: what this proxy proves of itself, and what it asks of a peer before it believes it.
+//! Mutual TLS between sidecars, and TLS to servers outside the mesh: what this proxy proves of itself, and what it asks of
+//! a peer before it believes it.
 //!
 //! With `identity`'s connection to the CA the only room that names rustls. Leaves where certificates come from to
 //! `identity`, whether a connection is TLS at all to `inbound` and `outbound`, and what a good leaf is to
@@ -31,7 +32,7 @@ pub(crate) use credentials::{Credentials, CredentialsError};
 pub(crate) use proof::{Proof, no_longer_proved};
 pub(crate) use verify::ChainError;
 
-/// How the mesh leg speaks TLS.
+/// How TLS is spoken, in the mesh and to servers outside of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct TlsSettings {
     /// The oldest version that is spoken, as client and as server. The newest is always 1.3.

@@ -235,3 +235,6 @@ impl ResolvesClientCert for Showing {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

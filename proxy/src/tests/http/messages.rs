@@ -127,7 +127,7 @@ async fn a_slow_reader_gets_the_last_answer_whole() {
         }
         let (mut body, mut part) = (Vec::new(), vec![0; 50_000]);
         loop {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            sleep(Duration::from_millis(5)).await;
             match stream.read(&mut part).await? {
                 0 => return io::Result::Ok(body),
                 count => body.extend_from_slice(&part[..count]),

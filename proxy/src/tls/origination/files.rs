@@ -42,11 +42,11 @@ pub(super) struct Files {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct FileState {
-    /// Where they are.
+    /// Where they are: files, or `the system`.
     pub(crate) paths: Vec<String>,
     /// What is in use of them; none where no good one was read ever.
     pub(crate) holds: Option<String>,
-    /// When that was read.
+    /// When that was read; the system's roots are read once.
     pub(crate) loaded: Option<String>,
     /// The end of the certificate's validity, where they are our own certificate and key.
     pub(crate) not_after: Option<String>,
@@ -96,7 +96,15 @@ impl Files {
     }
 
     pub(super) fn states(&self) -> Vec<FileState> {
-        [self.roots.states(), self.revocations.states(), self.shown.states()].concat()
+        let of_system = self.of_system.get().map(|roots| FileState {
+            paths: vec![roots.whence.clone()],
+            holds: Some(roots.describe()),
+            loaded: None,
+            not_after: None,
+            last_error: None,
+        });
+        let files = [self.roots.states(), self.revocations.states(), self.shown.states()].concat();
+        of_system.into_iter().chain(files).collect()
     }
 }
 
@@ -124,17 +132,23 @@ fn paths_of(client: &ClientFiles) -> Vec<String> {
     vec![client.certificate.clone(), client.key.clone()]
 }
 
-/// The files of one kind, by their paths.
+/// The files of one kind, by their paths. Clones share them.
 #[derive(Debug)]
 struct Shelf<C> {
-    items: Mutex<BTreeMap<Vec<String>, Item<C>>>,
+    items: Arc<Mutex<BTreeMap<Vec<String>, Item<C>>>>,
     /// First reads take turns, so that connections that come together read once.
-    turn: TurnMutex<()>,
+    turn: Arc<TurnMutex<()>>,
+}
+
+impl<C> Clone for Shelf<C> {
+    fn clone(&self) -> Self {
+        Self { items: Arc::clone(&self.items), turn: Arc::clone(&self.turn) }
+    }
 }
 
 impl<C> Default for Shelf<C> {
     fn default() -> Self {
-        Self { items: Mutex::default(), turn: TurnMutex::default() }
+        Self { items: Arc::default(), turn: Arc::default() }
     }
 }
 
@@ -164,10 +178,21 @@ impl<C: Content> Shelf<C> {
         if let Some(known) = self.known(&paths) {
             return known;
         }
-        let _turn = self.turn.lock().await;
+        let turn = Arc::clone(&self.turn).lock_owned().await;
         if let Some(known) = self.known(&paths) {
             return known;
         }
+        // A task of its own: a caller that gives up must not make the next one read beside a disk that hangs.
+        let shelf = self.clone();
+        let read = tokio::spawn(async move {
+            let answer = shelf.read_first(paths).await;
+            drop(turn);
+            answer
+        });
+        read.await.unwrap_or_else(|fault| Err(fault.to_string()))
+    }
+
+    async fn read_first(&self, paths: Vec<String>) -> Result<Arc<C>, String> {
         let (seen, texts) = read_aside(paths.clone()).await;
         let mut item = Item { used: None, last: seen.clone(), fault: None };
         item.take(&paths, seen, texts.and_then(|texts| C::parse(&paths, &texts)));

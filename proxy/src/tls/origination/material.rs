@@ -58,7 +58,7 @@ impl Content for Roots {
     }
 
     fn describe(&self) -> String {
-        format!("{} root certificates", self.all.len())
+        counted(self.all.len(), "root certificate")
     }
 }
 
@@ -79,7 +79,8 @@ impl Roots {
                  at a file of them, or name caCertificates in the DestinationRule"
             ));
         }
-        info!("{} root certificates of the system, {} more cannot be read", all.len(), count - all.len());
+        let unreadable = count.saturating_sub(all.len());
+        info!("{} of the system; {unreadable} more cannot be read", counted(all.len(), "root certificate"));
         Ok(Self { whence: "the system".to_owned(), all })
     }
 
@@ -115,7 +116,7 @@ impl Content for Revocations {
     }
 
     fn describe(&self) -> String {
-        format!("{} revocation lists", self.lists.len())
+        counted(self.lists.len(), "revocation list")
     }
 }
 
@@ -173,6 +174,10 @@ impl fmt::Debug for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shown").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn wrong_number(expected: usize, texts: &[Text]) -> String {

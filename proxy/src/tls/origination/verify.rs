@@ -151,7 +151,7 @@ impl Leaf {
             validity: self.validity,
             roots_of: &roots.whence,
             roots: &|| roots.list(),
-            renewal: "put a valid root there",
+            renewal: "give this proxy a valid root there",
         };
         names.explain(fault, now)
     }

@@ -35,7 +35,10 @@ async fn said(proof: &Proof, before: Credentials, next: Credentials) -> Option<S
 #[case::another_root_besides(&["old", "new"], true)]
 #[case::another_root_instead(&["new"], false)]
 #[tokio::test]
-async fn a_peer_is_believed_as_long_as_the_bundle_has_its_root(#[case] roots: &[&str], #[case] stays: bool) {
+async fn req_16_a_peer_is_believed_as_long_as_the_bundle_has_its_root(
+    #[case] roots: &[&str],
+    #[case] stays: bool,
+) {
     let (old, new) = (TestCa::root("old"), TestCa::root("new"));
     let ours = || credentials(&old.issue(SERVER), bundle(&old));
     let proof = proof_of(&old.intermediate("between").issue(CLIENT), &ours(), &old).await;
