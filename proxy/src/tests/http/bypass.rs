@@ -166,6 +166,28 @@ async fn a_header_field_does_not_hide_behind_another(#[case] fields: &str, #[cas
     assert_eq!(app.heard().len(), usize::from(status == 200));
 }
 
+/// What the client has taken out on the way is not there for the judge either.
+#[rstest]
+#[case::there("X-Read-Only: yes\r\n", 200)]
+#[case::named_away("X-Read-Only: yes\r\nConnection: X-Read-Only\r\n", 403)]
+#[case::named_away_among_others(
+    "Connection: keep-alive\r\nConnection: x, x-read-only\r\nX-Read-Only: yes\r\n",
+    403
+)]
+#[tokio::test]
+async fn a_field_that_does_not_reach_the_app_lets_nobody_in(#[case] fields: &str, #[case] status: u16) {
+    let lab = Lab::new();
+    lab.resources(Some(&policy(
+        "read-only",
+        "{rules: [{when: [{key: 'request.headers[X-Read-Only]', values: ['yes']}]}]}",
+    )));
+    let app = App::start().await;
+    let sidecar = lab.in_front_of(app.address, "").await;
+    let mut stream = TcpStream::connect(sidecar.inbound()).await.unwrap();
+    assert_eq!(ask(&mut stream, &head("GET", "/", fields)).await.unwrap().status, status);
+    assert!(app.heard().iter().all(|heard| heard.field("x-read-only") == ["yes"]), "{:?}", app.heard());
+}
+
 /// Whatever is written around the end of a body: the app gets one request, framed in one way, and what hides behind it is
 /// judged by itself or never read.
 #[rstest]
