@@ -16,6 +16,8 @@ pub struct Mesh {
 /// A service of the mesh with its endpoints: one `ServiceEntry`.
 #[derive(Debug, Clone)]
 pub struct Service {
+    /// The namespace of the entry and of its endpoints.
+    pub namespace: String,
     /// Its host name; also the service account and the label `app` of its endpoints.
     pub host: String,
     /// Its port, which is also the workload's.
@@ -31,10 +33,12 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service whose endpoints have sidecars and that declares no protocol.
+    /// A service of protocol TCP whose endpoints have sidecars; `host` is of namespace `default`, or `namespace/host`.
     #[must_use]
     pub fn of(host: &str, port: u16, endpoints: &[IpAddr]) -> Self {
+        let (namespace, host) = host.split_once('/').unwrap_or(("default", host));
         Self {
+            namespace: namespace.to_owned(),
             host: host.to_owned(),
             port,
             target_port: None,
@@ -45,7 +49,7 @@ impl Service {
     }
 
     fn yaml(&self) -> String {
-        let Self { host, port, protocol, .. } = self;
+        let Self { namespace, host, port, protocol, .. } = self;
         let target = self.target_port.map(|port| format!(", targetPort: {port}")).unwrap_or_default();
         let sidecar = if self.has_sidecar { ", security.istio.io/tlsMode: istio" } else { "" };
         let mut yaml = format!(
@@ -53,6 +57,7 @@ impl Service {
 kind: ServiceEntry
 metadata:
   name: {host}
+  namespace: {namespace}
 spec:
   hosts: [{host}]
   location: MESH_INTERNAL
@@ -114,9 +119,11 @@ impl Mesh {
         self.write(&format!("service-{}-{}.yaml", service.host, service.port), &service.yaml())
     }
 
-    /// A `PeerAuthentication` of namespace `default`: for the workloads with label `app`, or for all.
+    /// A `PeerAuthentication` for the workloads with label `app`, or for all; `name` is of namespace `default`, or
+    /// `namespace/name`.
     #[must_use]
     pub fn peer_authentication(name: &str, app: Option<&str>, mode: &str) -> String {
+        let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
         let selector =
             app.map(|app| format!("  selector:\n    matchLabels: {{app: {app}}}\n")).unwrap_or_default();
         format!(
@@ -124,7 +131,7 @@ impl Mesh {
 kind: PeerAuthentication
 metadata:
   name: {name}
-  namespace: default
+  namespace: {namespace}
 spec:
 {selector}  mtls:
     mode: {mode}

@@ -7,7 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pillion_mesh::wire::ConnectionRecord;
+use pillion_mesh::wire::{ConnectionRecord, RequestRecord};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::ca::{Ca, TRUST_DOMAIN, spiffe_id};
@@ -449,7 +450,14 @@ impl RunningSidecar {
     #[must_use]
     pub fn access_log(&self) -> Vec<ConnectionRecord> {
         let output = self.process.as_ref().map(Process::output).unwrap_or_default();
-        output.lines().filter_map(read_access_line).collect()
+        output.lines().filter_map(read_record).collect()
+    }
+
+    /// All requests that are over, oldest first: each record with its line for people.
+    #[must_use]
+    pub fn request_log(&self) -> Vec<(RequestRecord, String)> {
+        let output = self.process.as_ref().map(Process::output).unwrap_or_default();
+        output.lines().filter_map(|line| Some((read_record(line)?, read_message(line)?))).collect()
     }
 
     /// Waits for the newest ended connection that `matches`.
@@ -467,8 +475,13 @@ impl RunningSidecar {
     }
 }
 
-/// A line of the JSON log is an access line when it holds a connection record.
-fn read_access_line(line: &str) -> Option<ConnectionRecord> {
+/// The record that a line of the JSON log holds, of a connection or of a request.
+fn read_record<R: DeserializeOwned>(line: &str) -> Option<R> {
     let mut line: Value = serde_json::from_str(line).ok()?;
     serde_json::from_value(line.get_mut("record")?.take()).ok()
+}
+
+fn read_message(line: &str) -> Option<String> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    line.get("message")?.as_str().map(str::to_owned)
 }

@@ -1,7 +1,12 @@
-//! `backend`: answers with its name and with what it saw of the client.
+//! `backend`: answers with its name, and with what it saw of the client and of the request.
+//!
+//! `GET /` tells who called; any other method and path is answered too, with what was asked, so that a policy about
+//! methods and paths can be tried on it.
 
 use clap::Parser;
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
+use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request};
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -10,7 +15,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::http::{self, Answer};
 
-/// An HTTP app that answers who called it.
+/// An HTTP app that answers who called it, and what for.
 #[derive(Debug, Parser)]
 #[command(name = "backend", version)]
 pub(crate) struct Options {
@@ -44,18 +49,38 @@ struct Seen<'a> {
     time: String,
 }
 
+/// The body of every other answer.
+#[derive(Serialize)]
+struct Asked<'a> {
+    method: &'a str,
+    /// Path and query as they came.
+    target: &'a str,
+    /// The header `host`.
+    host: Option<String>,
+    #[serde(flatten)]
+    seen: Seen<'a>,
+}
+
 fn answer(name: &str, client: SocketAddr, request: &Request<Incoming>) -> Answer {
+    let field = |name| request.headers().get(name).map(text_of);
+    let seen = Seen {
+        name,
+        client,
+        forwarded_client_cert: field("x-forwarded-client-cert"),
+        time: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+    };
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/") => http::json(&Seen {
-            name,
-            client,
-            forwarded_client_cert: request
-                .headers()
-                .get("x-forwarded-client-cert")
-                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
-            time: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
-        }),
+        (&Method::GET, "/") => http::json(&seen),
         (&Method::GET, "/healthz") => http::healthy(),
-        _ => http::not_found("GET / or GET /healthz"),
+        (method, _) => http::json(&Asked {
+            method: method.as_str(),
+            target: request.uri().path_and_query().map_or("", PathAndQuery::as_str),
+            host: field("host"),
+            seen,
+        }),
     }
+}
+
+fn text_of(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
 }

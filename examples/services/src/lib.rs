@@ -1,7 +1,7 @@
 //! Four small apps that know no mesh, to be put behind sidecars: they use nothing of pillion.
 //!
 //! * `frontend`: a web page that calls the backend, on a new connection each time, and shows what came back
-//! * `backend`: answers with its name and the client that it saw
+//! * `backend`: answers with its name and the client that it saw, and on any path but `/` with what was asked
 //! * `echo`: sends back what it gets until the client ends its direction, then ends its own
 //! * `greeter`: speaks first, as mail and database servers do, then echoes
 //!

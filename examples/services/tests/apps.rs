@@ -240,10 +240,34 @@ fn without_a_browser_the_first_page_is_a_call(#[case] headers: &str) {
 }
 
 #[rstest]
-fn http_apps_are_healthy_and_know_their_paths(#[values("frontend", "backend")] name: &str) {
+fn http_apps_are_healthy_and_answer_on_paths_that_they_know(#[values("frontend", "backend")] name: &str) {
     let app = App::start(name, &[]);
     assert_eq!(get(&app, "/healthz", ""), ("HTTP/1.1 200 OK".to_owned(), "ok\n".to_owned()));
-    assert_eq!(get(&app, "/elsewhere", "").0, "HTTP/1.1 404 Not Found");
+    let elsewhere = if name == "frontend" { "HTTP/1.1 404 Not Found" } else { "HTTP/1.1 200 OK" };
+    assert_eq!(get(&app, "/elsewhere", "").0, elsewhere);
+}
+
+#[rstest]
+#[case::get("GET", "/api/v1/products/7?all")]
+#[case::post("POST", "/")]
+#[case::of_its_own("REFUND", "/orders")]
+#[case::to_the_server_as_a_whole("OPTIONS", "*")]
+fn backend_says_what_it_was_asked(#[case] method: &str, #[case] target: &str) {
+    let backend = App::start("backend", &["--name", "shop"]);
+    let mut stream = backend.connect();
+    write!(
+        stream,
+        "{method} {target} HTTP/1.1\r\nHost: Shop:80\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    let seen: Value = serde_json::from_str(body).unwrap();
+    assert_eq!((seen["method"].as_str(), seen["target"].as_str()), (Some(method), Some(target)), "{seen}");
+    assert_eq!((seen["host"].as_str(), seen["name"].as_str()), (Some("Shop:80"), Some("shop")), "{seen}");
+    assert!(seen["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{seen}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ mod rule;
 mod verdict;
 
 pub use explain::{Explanation, PolicyExplanation, RuleExplanation};
-pub use facts::{Facts, Headers, HttpFacts, joined};
+pub use facts::{Facts, Headers, HttpFacts};
 pub use verdict::{Considered, Denial, Grant, Miss, Permit, RuleName, Shadow, ShadowResult, Verdict};
 
 use std::fmt;

@@ -1,13 +1,12 @@
 //! What a request asks for, in the one spelling that policies are asked with and the other side gets: method, host, path,
 //! header fields. The rules of spelling are `pillion_mesh::policy::{path, request}`'s.
 
-use std::borrow::Cow;
 use std::net::SocketAddr;
 
-use hyper::header::{HOST, HeaderMap, HeaderName};
+use hyper::header::{HOST, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Version};
-use pillion_mesh::policy::authz::{Headers, HttpFacts, joined};
+use pillion_mesh::policy::authz::{Headers, HttpFacts};
 use pillion_mesh::policy::path::{Normalized, Refused, normalize};
 use pillion_mesh::policy::request::{Host, check_method, host};
 
@@ -74,9 +73,8 @@ impl Asked {
 }
 
 impl Headers for Fields {
-    fn value(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        // `get_all` takes names in any case; one that no field can have matches none.
-        let name: HeaderName = name.parse().ok()?;
-        joined(self.0.get_all(name).iter().map(|line| line.as_bytes()))
+    fn lines(&self, name: &str) -> Vec<&[u8]> {
+        // A name that no field can have is that of none.
+        self.0.get_all(name).iter().map(HeaderValue::as_bytes).collect()
     }
 }

@@ -17,7 +17,7 @@ use super::asked::Asked;
 use super::body::{AnswerBody, RequestBody, grpc_status};
 use super::headers::{
     FORWARDED_CLIENT_CERT, FORWARDED_FOR, FORWARDED_PROTO, forwarded_client_cert, nearest_forwarded,
-    set_upgrade, strip_hop_by_hop, upgrade,
+    set_upgrade, strip_hop_by_hop, strip_named_by_connection, upgrade,
 };
 use super::record::Recording;
 use super::{Downstream, Failure, Passed, Upstream, tunnel};
@@ -37,8 +37,9 @@ pub(super) async fn answer<U: Upstream>(
     mut request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let client_upgrade = hyper::upgrade::on(&mut request);
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let mut recording = Recording::begin(&downstream, &parts);
+    settle(&downstream, &mut parts.headers);
     let asked = match Asked::read(&parts, downstream.known.destination) {
         Ok(asked) => asked,
         Err(fault) => {
@@ -72,6 +73,16 @@ pub(super) async fn answer<U: Upstream>(
     let asked = Arc::new(asked);
     let cut = no_longer_allowed(live, downstream.clone(), asked.clone(), remote);
     pass(downstream, permit, &asked, request, changes.map(|_| client_upgrade), cut, recording).await
+}
+
+/// Makes the fields those that the other side gets, but for the ones that every hop knows: policies are asked about nothing
+/// that the client says of itself, or has taken out on the way.
+fn settle<U>(downstream: &Downstream<U>, headers: &mut HeaderMap) {
+    strip_named_by_connection(headers);
+    headers.remove(FORWARDED_CLIENT_CERT);
+    if let Some(value) = downstream.client_identity() {
+        headers.insert(FORWARDED_CLIENT_CERT, value);
+    }
 }
 
 /// Passes a permitted request on, and its answer back.
@@ -126,7 +137,7 @@ async fn pass<U: Upstream>(
     Ok(if closes { close(answer, version) } else { answer })
 }
 
-/// The request as the other side gets it: in the spelling that was judged, without what ends here, with who asks.
+/// The request as the other side gets it: in the spelling that was judged, without what ends here.
 fn rewritten<U: Upstream>(
     downstream: &Downstream<U>,
     asked: &Asked,
@@ -138,10 +149,6 @@ fn rewritten<U: Upstream>(
     strip_hop_by_hop(&mut parts.headers);
     if let Some(protocol) = changes {
         set_upgrade(&mut parts.headers, protocol);
-    }
-    parts.headers.remove(FORWARDED_CLIENT_CERT);
-    if let Some(value) = downstream.client_identity() {
-        parts.headers.insert(FORWARDED_CLIENT_CERT, value);
     }
     if U::IS_EDGE {
         append_client(&mut parts.headers, downstream.notes.client().ip());

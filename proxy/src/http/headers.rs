@@ -21,11 +21,16 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     HeaderName::from_static("http2-settings"),
 ];
 
-/// Takes out what ends here. `TE: trailers` stays: trailers are passed on (RFC 9110 10.1.4).
-pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+/// Takes out the fields that `Connection` names, but for those that every hop knows: they are still to be understood.
+pub(super) fn strip_named_by_connection(headers: &mut HeaderMap) {
     for name in named_by_connection(headers) {
         headers.remove(name);
     }
+}
+
+/// Takes out what ends here. `TE: trailers` stays: trailers are passed on (RFC 9110 10.1.4).
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    strip_named_by_connection(headers);
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
@@ -43,13 +48,13 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The fields that `Connection` names. `TE` is among the others; what must get through to be judged (`Host`) cannot be
-/// named away.
+/// The fields that `Connection` names and that have no meaning of their own to a hop. What must get through to be judged
+/// (`Host`) cannot be named away.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let lines = headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());
     let names =
         lines.flat_map(|line| line.split(',')).filter_map(|name| name.trim().parse::<HeaderName>().ok());
-    names.filter(|name| !END_TO_END.contains(name) && *name != TE).collect()
+    names.filter(|name| !END_TO_END.contains(name) && !HOP_BY_HOP.contains(name) && *name != TE).collect()
 }
 
 /// A client that names one of these in `Connection` would have us take out what the other side relies on.

@@ -1,6 +1,5 @@
 //! What is known of a connection, or of one request on it.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -41,27 +40,14 @@ pub struct HttpFacts<'f> {
 
 /// Header fields by name.
 pub trait Headers: Sync {
-    /// The value of a field, `None` where it is absent. `name` is in lower case. Several lines of one name count as one,
-    /// as [`joined`] makes it.
-    fn value(&self, name: &str) -> Option<Cow<'_, [u8]>>;
-}
-
-/// The lines of one name in order, with `,` between them (RFC 9110, 5.3), as Envoy matches them; `None` for none.
-pub fn joined<'v>(lines: impl IntoIterator<Item = &'v [u8]>) -> Option<Cow<'v, [u8]>> {
-    let mut lines = lines.into_iter();
-    let mut value = Cow::Borrowed(lines.next()?);
-    for line in lines {
-        let value = value.to_mut();
-        value.push(b',');
-        value.extend_from_slice(line);
-    }
-    Some(value)
+    /// The values of all lines of a field in their order, none where it is absent. `name` is in lower case.
+    fn lines(&self, name: &str) -> Vec<&[u8]>;
 }
 
 /// Name and value of each line, names in any case.
 impl Headers for Vec<(String, String)> {
-    fn value(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        joined(self.iter().filter(|line| line.0.eq_ignore_ascii_case(name)).map(|line| line.1.as_bytes()))
+    fn lines(&self, name: &str) -> Vec<&[u8]> {
+        self.iter().filter(|line| line.0.eq_ignore_ascii_case(name)).map(|line| line.1.as_bytes()).collect()
     }
 }
 

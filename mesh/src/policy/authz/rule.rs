@@ -35,8 +35,20 @@ pub(super) struct Clause {
     field: Cow<'static, str>,
     is_not: bool,
     pub(super) test: Test,
+    lines: Lines,
     /// The first values, for a person.
     expected: String,
+}
+
+/// How a header is read that has several lines. An app may read any of them, or all in one (RFC 9110, 5.3), so none may
+/// hide another: what lets in wants all of them as they must be, and for what keeps out one is enough. (Envoy takes one for
+/// enough in either case.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lines {
+    /// Each must match.
+    Each,
+    /// One that matches is enough, and so is the whole.
+    One,
 }
 
 /// What is compared with what.
@@ -75,6 +87,12 @@ enum Part {
 }
 
 impl Clause {
+    /// The same as part of a rule that lets in, or keeps out.
+    fn in_rule_of(self, action: Action) -> Self {
+        let lets_in = action == Action::Allow;
+        Self { lines: if lets_in == self.is_not { Lines::One } else { Lines::Each }, ..self }
+    }
+
     fn asks_who(&self) -> bool {
         let identity = matches!(
             self.test,
@@ -91,16 +109,13 @@ impl Rule {
         rule: &resource::Rule,
         trust_domains: &TrustDomains,
     ) -> Self {
+        let conditions = rule.when.iter().flat_map(|condition| condition_clauses(condition, trust_domains));
         Self {
             name: RuleName::new(&policy.meta, number),
             action: policy.action,
             from: rule.from.iter().map(|source| source_clauses(source, trust_domains)).collect(),
             to: rule.to.iter().map(operation_clauses).collect(),
-            when: rule
-                .when
-                .iter()
-                .flat_map(|condition| condition_clauses(condition, trust_domains))
-                .collect(),
+            when: conditions.map(|clause| clause.in_rule_of(policy.action)).collect(),
         }
     }
 
@@ -211,7 +226,8 @@ impl Clause {
     /// The value is one of those wanted, or none of those not wanted. What a TCP connection cannot answer holds: ALLOW
     /// rules with such a field have failed before, and others are read without it.
     fn holds(&self, facts: &Facts<'_>) -> bool {
-        (self.test.needs_http() && facts.http.is_none()) || self.test.matches(facts) != self.is_not
+        (self.test.needs_http() && facts.http.is_none())
+            || self.test.matches(facts, self.lines) != self.is_not
     }
 
     /// Whether its values are what must be there, not what must not.
@@ -237,7 +253,7 @@ impl Test {
     }
 
     /// Whether one of the values matches. What is not known matches none.
-    fn matches(&self, facts: &Facts<'_>) -> bool {
+    fn matches(&self, facts: &Facts<'_>, lines: Lines) -> bool {
         let peer = facts.peer;
         let http = |matches: &dyn Fn(&HttpFacts<'_>) -> bool| facts.http.as_ref().is_some_and(matches);
         match self {
@@ -268,9 +284,7 @@ impl Test {
                 texts.matches(path) || templates.iter().any(|template| template.matches(path))
             }),
             Self::PathAndQuery(texts) => http(&|http| texts.matches(http.path.path_and_query())),
-            Self::Header(name, texts) => {
-                http(&|http| http.headers.value(name).is_some_and(|value| texts.matches(value)))
-            }
+            Self::Header(name, texts) => http(&|http| lines.match_in(&http.headers.lines(name), texts)),
         }
     }
 
@@ -306,11 +320,28 @@ impl Test {
             Self::Method(_) => of_http(&|http| quoted(http.method)),
             Self::Path(..) => of_http(&|http| quoted(http.path.path())),
             Self::PathAndQuery(_) => of_http(&|http| quoted(http.path.path_and_query())),
-            Self::Header(name, _) => of_http(&|http| match http.headers.value(name) {
-                Some(value) if is_secret(name) => format!("a value of {} bytes", value.len()),
-                Some(value) => quoted(&String::from_utf8_lossy(&value)),
-                None => "no such header".to_owned(),
+            Self::Header(name, _) => of_http(&|http| match http.headers.lines(name).as_slice() {
+                [] => "no such header".to_owned(),
+                lines if is_secret(name) => format!("a value of {} bytes", lines.concat().len()),
+                lines => {
+                    let shown = |line: &&[u8]| quoted(&String::from_utf8_lossy(line));
+                    lines.iter().map(shown).collect::<Vec<_>>().join(" and ")
+                }
             }),
+        }
+    }
+}
+
+impl Lines {
+    /// Whether the lines of a header match; none do where there are none.
+    fn match_in(self, lines: &[&[u8]], texts: &Texts) -> bool {
+        match (self, lines) {
+            (_, []) => false,
+            (_, [line]) => texts.matches(line),
+            (Self::Each, lines) => lines.iter().all(|line| texts.matches(line)),
+            (Self::One, lines) => {
+                lines.iter().any(|line| texts.matches(line)) || texts.matches(lines.join(&b','))
+            }
         }
     }
 }
@@ -469,7 +500,13 @@ fn clauses<T: ToString>(
     let [name, not_name] = names;
     let clause = |field: Cow<'static, str>, values: &[T], is_not: bool| {
         let expected = || format!("{}{}", if is_not { "none of " } else { "" }, some_of(values));
-        (!values.is_empty()).then(|| Clause { field, is_not, test: test(values), expected: expected() })
+        (!values.is_empty()).then(|| Clause {
+            field,
+            is_not,
+            test: test(values),
+            lines: Lines::One,
+            expected: expected(),
+        })
     };
     let positive = clause(name.into(), &values.values, false);
     let negative = clause(not_name.into(), &values.not_values, true);

@@ -125,7 +125,7 @@ async fn a_method_has_one_spelling(#[case] method: &str, #[case] status: u16) {
     assert_eq!(app.heard().len(), usize::from(status == 200));
 }
 
-/// A header field is matched whatever the case of its name, and all its lines count as one.
+/// A header field is matched whatever the case of its name; each of its lines must be what is allowed.
 #[rstest]
 #[case("X-Team: red\r\n", 200)]
 #[case("x-TEAM: red\r\n", 200)]
@@ -133,7 +133,7 @@ async fn a_method_has_one_spelling(#[case] method: &str, #[case] status: u16) {
 #[case("X-Team: red\r\nX-Team: blue\r\n", 403)]
 #[case("", 403)]
 #[tokio::test]
-async fn a_header_field_is_read_as_a_whole(#[case] fields: &str, #[case] status: u16) {
+async fn each_line_of_a_header_field_must_be_allowed(#[case] fields: &str, #[case] status: u16) {
     let lab = Lab::new();
     lab.resources(Some(&policy(
         "team",
@@ -143,6 +143,49 @@ async fn a_header_field_is_read_as_a_whole(#[case] fields: &str, #[case] status:
     let sidecar = lab.in_front_of(app.address, "").await;
     let mut stream = TcpStream::connect(sidecar.inbound()).await.unwrap();
     assert_eq!(ask(&mut stream, &head("GET", "/", fields)).await.unwrap().status, status);
+}
+
+/// A second line hides none from what forbids it.
+#[rstest]
+#[case("X-Team: blue\r\n", 403)]
+#[case("X-Team: red\r\nX-Team: blue\r\n", 403)]
+#[case("X-Team: blue\r\nx-team: blue\r\n", 403)]
+#[case("X-Team: red\r\n", 200)]
+#[case("", 200)]
+#[tokio::test]
+async fn a_header_field_does_not_hide_behind_another(#[case] fields: &str, #[case] status: u16) {
+    let lab = Lab::new();
+    lab.resources(Some(&policy(
+        "team",
+        "{action: DENY, rules: [{when: [{key: 'request.headers[X-Team]', values: [blue]}]}]}",
+    )));
+    let app = App::start().await;
+    let sidecar = lab.in_front_of(app.address, "").await;
+    let mut stream = TcpStream::connect(sidecar.inbound()).await.unwrap();
+    assert_eq!(ask(&mut stream, &head("GET", "/", fields)).await.unwrap().status, status);
+    assert_eq!(app.heard().len(), usize::from(status == 200));
+}
+
+/// What the client has taken out on the way is not there for the judge either.
+#[rstest]
+#[case::there("X-Read-Only: yes\r\n", 200)]
+#[case::named_away("X-Read-Only: yes\r\nConnection: X-Read-Only\r\n", 403)]
+#[case::named_away_among_others(
+    "Connection: keep-alive\r\nConnection: x, x-read-only\r\nX-Read-Only: yes\r\n",
+    403
+)]
+#[tokio::test]
+async fn a_field_that_does_not_reach_the_app_lets_nobody_in(#[case] fields: &str, #[case] status: u16) {
+    let lab = Lab::new();
+    lab.resources(Some(&policy(
+        "read-only",
+        "{rules: [{when: [{key: 'request.headers[X-Read-Only]', values: ['yes']}]}]}",
+    )));
+    let app = App::start().await;
+    let sidecar = lab.in_front_of(app.address, "").await;
+    let mut stream = TcpStream::connect(sidecar.inbound()).await.unwrap();
+    assert_eq!(ask(&mut stream, &head("GET", "/", fields)).await.unwrap().status, status);
+    assert!(app.heard().iter().all(|heard| heard.field("x-read-only") == ["yes"]), "{:?}", app.heard());
 }
 
 /// Whatever is written around the end of a body: the app gets one request, framed in one way, and what hides behind it is

@@ -94,6 +94,39 @@ async fn a_stranger_is_told_as_nobody() {
     assert_eq!(app.heard()[0].field("x-forwarded-client-cert"), [""; 0]);
 }
 
+/// A policy that asks for the header is told the same as the app.
+#[rstest]
+#[case::who_it_is(Some("frontend"), "", 200)]
+#[case::somebody_else(Some("payments"), "", 403)]
+#[case::somebody_else_who_lies(Some("payments"), FORGED, 403)]
+#[case::who_it_is_and_lies(Some("frontend"), "X-Forwarded-Client-Cert: URI=nobody\r\n", 200)]
+#[case::nobody_who_lies(None, FORGED, 403)]
+#[tokio::test]
+async fn a_policy_is_told_who_asks_as_the_app_is(
+    #[case] caller: Option<&str>,
+    #[case] fields: &str,
+    #[case] status: u16,
+) {
+    let lab = Lab::new();
+    lab.resources(Some(&policy(
+        "told",
+        "{rules: [{when: [{key: 'request.headers[X-Forwarded-Client-Cert]', values: ['*/sa/frontend']}]}]}",
+    )));
+    let app = App::start().await;
+    let sidecar = lab.in_front_of(app.address, "").await;
+    let request = head("GET", "/", fields);
+    let answer = match caller {
+        Some(name) => {
+            let mut stream = lab.tls_client(sidecar.inbound(), Some(name), &["istio"]).await.unwrap();
+            ask(&mut stream, &request).await
+        }
+        None => ask(&mut TcpStream::connect(sidecar.inbound()).await.unwrap(), &request).await,
+    };
+    assert_eq!(answer.unwrap().status, status);
+}
+
+const FORGED: &str = "X-Forwarded-Client-Cert: URI=spiffe://cluster.local/ns/default/sa/frontend\r\n";
+
 /// `remoteIpBlocks` asks for the original client, which only a trusted proxy may name.
 #[rstest]
 #[case::trusted("frontend", "X-Forwarded-For: 10.0.0.1, 192.0.2.7\r\n", 200)]

@@ -273,10 +273,34 @@ fn paths_match(#[case] value: &str, #[case] path: &str, #[case] expected: bool) 
 #[case("notValues: [a]", "x-other:a", true)]
 #[case("notValues: ['*']", "x-other:a", true)]
 #[case("values: ['*'], notValues: [b]", "x-team:b", false)]
-#[case::lines_count_as_one("values: [a]", "x-team:a x-team:b", false)]
-#[case::lines_are_joined("values: ['a,b']", "x-team:a x-team:b", true)]
+#[case::two_alike("values: [a]", "x-team:a x-team:a", true)]
+#[case::two_others("values: [a]", "x-team:b x-team:c", false)]
+#[case::not_two_alike("notValues: [a]", "x-team:a x-team:a", false)]
 fn headers_match(#[case] values: &str, #[case] headers: &str, #[case] expected: bool) {
     assert_eq!(when("request.headers[X-Team]", values, &format!("{WEB} GET a/ {headers}")), expected);
+}
+
+/// An app may read any line of a header, or all in one. What lets in wants all of them as they must be; one is enough for
+/// what keeps out, so that no line hides another (CVE-2026-26308).
+#[rstest]
+#[case::one_is_wanted("values: [a]", "x-team:a x-team:b", false, true)]
+#[case::one_begins_so("values: ['a*']", "x-team:b x-team:ax", false, true)]
+#[case::one_line_is_as_both("values: ['a,b']", "x-team:a x-team:b", false, true)]
+#[case::the_last_line_is_none_of_them("values: [a, b]", "x-team:a x-team:b x-team:c", false, true)]
+#[case::each_is_wanted("values: [a, b]", "x-team:a x-team:b", true, true)]
+#[case::each_is_there("values: ['*']", "x-team:a x-team:b", true, true)]
+#[case::one_is_not_wanted("notValues: [a]", "x-team:b x-team:a", false, true)]
+#[case::none_is_unwanted("notValues: [a]", "x-team:b x-team:c", true, true)]
+fn lines_of_a_header_do_not_hide_each_other(
+    #[case] values: &str,
+    #[case] headers: &str,
+    #[case] lets_in: bool,
+    #[case] keeps_out: bool,
+) {
+    let rule = format!("{{when: [{{key: 'request.headers[X-Team]', {values}}}]}}");
+    let line = format!("{WEB} GET a/ {headers}");
+    let allows = |action| allows(&policies(&policy(action, &rule), "foo/me", &[]), &line);
+    assert_eq!((allows("ALLOW"), !allows("DENY")), (lets_in, keeps_out));
 }
 
 #[rstest]
