@@ -252,7 +252,7 @@ impl Shop {
         })
         .unwrap();
         assert_eq!(record.status, Some(answer.status), "{record:?}");
-        assert_eq!(record.peer, self.identity(caller), "{record:?}");
+        assert_eq!(record.tls.as_ref().map(|tls| tls.peer.clone()), self.identity(caller), "{record:?}");
         match answer.status {
             200 => self.assert_answered_by_the_app(caller, row, &answer),
             403 => assert_refused_and_explained(caller, row, &answer, &record, &line),

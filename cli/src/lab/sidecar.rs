@@ -1,7 +1,8 @@
 //! A sidecar of the lab: what it shall be ([`Sidecar`]), and the rules and the process it then is
 //! ([`RunningSidecar`]).
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -29,7 +30,8 @@ const STOP: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Sidecar {
     service_account: String,
-    app: String,
+    labels: BTreeMap<String, String>,
+    gateway: BTreeMap<u16, u16>,
     interception: Interception,
     rule_args: Vec<String>,
     inbound: Vec<(SocketAddr, SocketAddr)>,
@@ -54,7 +56,8 @@ impl Sidecar {
         let app = service_account.rsplit('/').next().unwrap_or(service_account);
         Self {
             service_account: service_account.to_owned(),
-            app: app.to_owned(),
+            labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
+            gateway: BTreeMap::new(),
             interception: Interception::Redirect,
             rule_args: Vec::new(),
             inbound: Vec::new(),
@@ -67,9 +70,22 @@ impl Sidecar {
 
     /// Its label `app`, where it is not the service account's name.
     #[must_use]
-    pub fn app(mut self, app: &str) -> Self {
-        app.clone_into(&mut self.app);
+    pub fn app(self, app: &str) -> Self {
+        self.label("app", app)
+    }
+
+    /// A further label.
+    #[must_use]
+    pub fn label(mut self, name: &str, value: &str) -> Self {
+        self.labels.insert(name.to_owned(), value.to_owned());
         self
+    }
+
+    /// Serves the Gateways that select its labels: their port `port` on `at`, for everyone. Has no rules and no capture.
+    #[must_use]
+    pub fn gateway(mut self, port: u16, at: u16) -> Self {
+        self.gateway.insert(port, at);
+        self.without_capture()
     }
 
     /// Capture by TPROXY: the app sees its client's own address. Not inside a user namespace.
@@ -79,7 +95,7 @@ impl Sidecar {
         self
     }
 
-    /// No rules and no capture; needs [`Sidecar::inbound`] or [`Sidecar::outbound`].
+    /// No rules and no capture; needs [`Sidecar::inbound`], [`Sidecar::outbound`] or [`Sidecar::gateway`].
     #[must_use]
     pub fn without_capture(mut self) -> Self {
         self.interception = Interception::None;
@@ -178,7 +194,7 @@ workload:
   trustDomain: {TRUST_DOMAIN}
   namespace: {namespace}
   serviceAccount: {account}
-  labels: {{app: {app}}}
+  labels: {labels}
 identity:
 {identity}mesh: {mesh}
 admin: {{address: '{admin}'}}
@@ -187,7 +203,7 @@ metrics: {{address: '{metrics}'}}
 log: {{format: json}}
 ",
             id = spiffe_id(&self.service_account)?,
-            app = self.app,
+            labels = flow(&self.labels),
             mesh = mesh.display(),
             admin = ports.admin,
             readiness = ports.readiness,
@@ -227,8 +243,17 @@ log: {{format: json}}
         for (address, destination) in &self.outbound {
             let _ = writeln!(yaml, "  - {{address: '{address}', destination: '{destination}'}}");
         }
+        if !self.gateway.is_empty() {
+            let _ = writeln!(yaml, "gateway: {{address: 0.0.0.0, ports: {}}}", flow(&self.gateway));
+        }
         yaml
     }
+}
+
+/// A mapping on one line.
+fn flow<K: fmt::Display, V: fmt::Display>(entries: &BTreeMap<K, V>) -> String {
+    let entries: Vec<String> = entries.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    format!("{{{}}}", entries.join(", "))
 }
 
 /// Where the proxy's own servers listen.
