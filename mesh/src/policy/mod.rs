@@ -9,4 +9,4 @@ pub mod request;
 pub mod route;
 mod snapshot;
 
-pub use snapshot::{OwnPort, Snapshot};
+pub use snapshot::{OwnPort, Reading, Snapshot};

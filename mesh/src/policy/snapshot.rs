@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::collections::btree_map::Entry;
 
 use super::authz::Policies;
-use super::dial::{DialPlan, OutboundPolicy, plan};
-use super::mode::Modes;
+use super::dial::{DialPlan, OutboundPolicy, plan, plan_for_known};
+use super::mode::{ConsideredPolicy, Modes};
 use super::route::{Route, Routes};
 use crate::finding::{Code, Finding};
-use crate::registry::{Addresses, Destination, Miss, Registry, RouteMiss, endpoints_of};
+use crate::registry::{Addresses, Destination, ListedEndpoint, Miss, Registry, RouteMiss, endpoints_of};
 use crate::resource::{
     Port, Protocol, Resources, RouteDestination, ServiceEntry, TLS_MODE_LABEL, WorkloadEntry,
 };
@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub routes: Routes,
     /// What is legal but probably not meant.
     pub findings: Vec<Finding>,
+    /// The PeerAuthentications that were considered for the modes.
+    pub considered: Vec<ConsideredPolicy>,
     outbound_policy: OutboundPolicy,
     own_ports: BTreeMap<u16, OwnPort>,
     /// Those of `findings` that addresses do not change.
@@ -43,6 +45,40 @@ pub struct OwnPort {
     pub port: u16,
     /// What is spoken there.
     pub protocol: Protocol,
+}
+
+/// Whether connections to a port are read as HTTP, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// They are: the port is declared so.
+    DeclaredHttp,
+    /// They are: nothing is declared, and a policy in force asks for what only HTTP has.
+    AskedFor,
+    /// They are not: the port is declared as something else.
+    DeclaredOther,
+    /// They are not: nothing is declared, and no policy asks for HTTP.
+    NotAskedFor,
+}
+
+impl Reading {
+    /// Whether they are.
+    #[must_use]
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::DeclaredHttp | Self::AskedFor)
+    }
+
+    /// In words, to follow "since".
+    #[must_use]
+    pub fn because(self) -> &'static str {
+        match self {
+            Self::DeclaredHttp => "a ServiceEntry declares it so",
+            Self::AskedFor => "nothing is declared, and an AuthorizationPolicy asks for what only HTTP has",
+            Self::DeclaredOther => "a ServiceEntry declares it as something else",
+            Self::NotAskedFor => {
+                "nothing is declared, and no AuthorizationPolicy asks for what only HTTP has"
+            }
+        }
+    }
 }
 
 impl Snapshot {
@@ -77,6 +113,12 @@ impl Snapshot {
         findings.extend(authorization.escaped_by_plaintext(&modes));
         Self {
             modes,
+            considered: Modes::trace(
+                &resources.peer_authentications,
+                root_namespace,
+                &workload.namespace,
+                &workload.labels,
+            ),
             authorization,
             findings: Vec::new(),
             registry,
@@ -95,6 +137,11 @@ impl Snapshot {
         self.own_ports.get(&port)
     }
 
+    /// The workload's own ports that are declared, by the number that it listens on.
+    pub fn own_ports(&self) -> impl Iterator<Item = (u16, &OwnPort)> {
+        self.own_ports.iter().map(|(port, own)| (*port, own))
+    }
+
     /// The declared protocol of one of the workload's own ports.
     #[must_use]
     pub fn protocol(&self, port: u16) -> Protocol {
@@ -105,14 +152,30 @@ impl Snapshot {
     /// declared and a policy in force asks for what only HTTP has.
     #[must_use]
     pub fn reads_http(&self, port: u16) -> bool {
-        let protocol = self.protocol(port);
-        protocol.is_http() || (!protocol.is_declared() && self.authorization.needs_http(port))
+        self.reading(port).is_http()
+    }
+
+    /// The same, with the reason.
+    #[must_use]
+    pub fn reading(&self, port: u16) -> Reading {
+        match self.protocol(port) {
+            protocol if protocol.is_http() => Reading::DeclaredHttp,
+            protocol if protocol.is_declared() => Reading::DeclaredOther,
+            _ if self.authorization.needs_http(port) => Reading::AskedFor,
+            _ => Reading::NotAskedFor,
+        }
     }
 
     /// How a destination is dialled; `None` is one that the registry does not know.
     #[must_use]
     pub fn plan(&self, destination: Option<&Destination>) -> DialPlan {
         plan(destination, self.outbound_policy)
+    }
+
+    /// How an endpoint of a list is dialled.
+    #[must_use]
+    pub fn plan_listed(&self, listed: &ListedEndpoint) -> DialPlan {
+        plan_for_known(&listed.destination, &listed.name)
     }
 
     /// The same with fresh addresses of names.

@@ -160,6 +160,11 @@ impl Rule {
         asks(&self.when) || (!self.from.is_empty() && self.from.iter().all(|source| asks(source)))
     }
 
+    /// Whether it asks for nothing.
+    pub(super) fn matches_everything(&self) -> bool {
+        self.from.is_empty() && self.to.is_empty() && self.when.is_empty()
+    }
+
     /// The alternatives of `from`, those of `to`, and the conditions.
     pub(super) fn parts(&self) -> (&[Vec<Clause>], &[Vec<Clause>], &[Clause]) {
         (&self.from, &self.to, &self.when)
