@@ -5,7 +5,9 @@
 //! lessons call the same functions, so an explanation cannot drift from the behaviour.
 
 pub mod analyze;
+pub mod ask;
 pub mod client_hello;
+pub mod describe;
 pub mod duration;
 pub mod finding;
 pub mod known;
