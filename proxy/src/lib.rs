@@ -10,6 +10,7 @@ mod authorize;
 mod connections;
 mod drain;
 mod entry;
+pub mod folder;
 mod identity;
 mod inbound;
 mod listener;
@@ -19,6 +20,7 @@ mod outbound;
 mod reload;
 mod resolver;
 mod settings;
+pub mod sidecar_file;
 mod telemetry;
 mod tls;
 
