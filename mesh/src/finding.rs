@@ -150,8 +150,8 @@ codes! {
         "A ServiceEntry has an empty workloadSelector: every WorkloadEntry of its namespace serves it.",
         "name the labels of those that shall";
     InvalidResource = "invalid_resource", Error,
-        "A file of the mesh folder is no good: no proxy takes any change of the folder until it is mended, and none starts with it.",
-        "mend it there, or move it out of the folder";
+        "A file of the mesh folder is no good: until it is mended no proxy takes any change of the folder, and none starts with it.",
+        "mend it there, or move it out of the folder; until then no proxy takes any change of the folder";
     SelectsNobody = "selects_nobody", Warning,
         "A selector picks no workload that is known.",
         "mend the labels, or make the workload known: an endpoint with its labels, or its proxy's file by `--config`";

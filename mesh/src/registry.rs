@@ -25,11 +25,11 @@ use services::{Address, Backend, Services};
 /// What DNS said of each name last.
 pub type Addresses = HashMap<String, Vec<IpAddr>>;
 
-/// All services of the mesh folder, indexed for constant-time look-up.
+/// All services of the mesh folder, indexed for constant-time look-up. A clone costs nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
     services: Arc<Services>,
-    index: Index,
+    index: Arc<Index>,
     addresses: Arc<Addresses>,
 }
 
@@ -123,7 +123,7 @@ impl Registry {
     #[must_use]
     pub fn build(resources: &Resources, workload: &Workload, config: &MeshConfig) -> (Self, Vec<Finding>) {
         let (services, findings) = Services::build(resources, workload, config);
-        let index = Index::build(&services, &Addresses::new());
+        let index = Arc::new(Index::build(&services, &Addresses::new()));
         (Self { services: Arc::new(services), index, addresses: Arc::default() }, findings)
     }
 
@@ -209,7 +209,7 @@ impl Registry {
     pub fn with_addresses(&self, addresses: &Addresses) -> Registry {
         Self {
             services: Arc::clone(&self.services),
-            index: Index::build(&self.services, addresses),
+            index: Arc::new(Index::build(&self.services, addresses)),
             addresses: Arc::new(addresses.clone()),
         }
     }

@@ -4,14 +4,13 @@ use std::collections::HashSet;
 
 use super::Found;
 use crate::finding::{Code, Finding};
-use crate::policy::Snapshot;
-use crate::registry::ListedEndpoint;
+use crate::registry::{ListedEndpoint, Registry};
 use crate::resource::{ClientTls, Location, Protocol};
 
-/// What one sidecar would meet.
-pub(super) fn find(snapshot: &Snapshot, found: &mut Found) {
+/// What sidecars that see these services would meet.
+pub(super) fn find(registry: &Registry, found: &mut Found) {
     let mut told = HashSet::new();
-    for listed in snapshot.registry.list() {
+    for listed in registry.list() {
         let Some(rule) = &listed.destination.rule else { continue };
         let Some((code, message)) = rule.tls.as_ref().and_then(|tls| doubt(&listed, &rule.name, tls)) else {
             continue;

@@ -16,10 +16,11 @@ use std::collections::{HashMap, HashSet};
 
 use crate::finding::{Code, Finding, Severity};
 use crate::known::{Known, Sidecar, known_workloads};
-use crate::policy::Snapshot;
+use crate::policy::{Snapshot, of_the_folder};
+use crate::registry::Registry;
 use crate::resource::Resources;
 use crate::workload::MeshConfig;
-use viewers::Viewer;
+use viewers::{View, Viewer};
 
 /// Everything that is found in `resources`, the worst first, then in the order of the places. `sidecars` are those whose
 /// settings are at hand; `config` holds for the workloads of which only the resources tell.
@@ -32,8 +33,12 @@ pub fn analyze(resources: &Resources, sidecars: &[Sidecar], config: &MeshConfig)
     for file in &resources.unread {
         found.add(Finding::new(Code::InvalidResource, &file.place, &file.message));
     }
+    found.all_of(of_the_folder(resources));
+    let mut views = Views::default();
     for viewer in viewers::all(resources, &known, config) {
-        let snapshot = Snapshot::build(resources, &viewer.workload, &viewer.config);
+        let services = views.of(&viewer, resources, &mut found);
+        let snapshot =
+            Snapshot::build_seeing(resources, &viewer.workload, &viewer.config, (services, Vec::new()));
         found.of_viewer(&viewer, &snapshot);
     }
     splits::find(resources, &mut found);
@@ -47,11 +52,28 @@ pub fn analyze(resources: &Resources, sidecars: &[Sidecar], config: &MeshConfig)
     found.in_order()
 }
 
+/// The services as each group of workloads sees them, so that it is found out once for each.
+#[derive(Debug, Default)]
+struct Views(HashMap<View, Registry>);
+
+impl Views {
+    fn of(&mut self, viewer: &Viewer<'_>, resources: &Resources, found: &mut Found) -> Registry {
+        let registry = self.0.entry(viewer.view(resources)).or_insert_with(|| {
+            let (registry, findings) = Registry::build(resources, &viewer.workload, &viewer.config);
+            found.all_of(findings);
+            dialling::find(&registry, found);
+            registry
+        });
+        registry.clone()
+    }
+}
+
 /// What was found so far, each once.
 #[derive(Debug, Default)]
 struct Found {
     all: Vec<Finding>,
     numbers: HashMap<(Code, String, String), usize>,
+    places: HashSet<(Code, String)>,
     /// The places of PeerAuthentications that are for some workloads of their namespace.
     selective: HashSet<String>,
 }
@@ -73,6 +95,7 @@ impl Found {
 
     /// Adds a finding about one of several workloads.
     fn add_for(&mut self, finding: Finding, workload: Option<&str>) {
+        self.places.insert((finding.code, finding.place.clone()));
         let key = (finding.code, finding.place.clone(), finding.message.clone());
         let number = *self.numbers.entry(key).or_insert_with(|| {
             self.all.push(finding);
@@ -86,16 +109,15 @@ impl Found {
 
     /// Whether there is a finding of this kind at a place.
     fn has(&self, code: Code, place: &str) -> bool {
-        self.all.iter().any(|finding| finding.code == code && finding.place == place)
+        self.places.contains(&(code, place.to_owned()))
     }
 
-    /// What one sidecar reports of itself, and what its view of the services shows.
+    /// What one sidecar reports of itself.
     fn of_viewer(&mut self, viewer: &Viewer<'_>, snapshot: &Snapshot) {
         for finding in &snapshot.findings {
             let name = viewer.known.filter(|_| self.is_about_a_workload(finding)).map(Known::name);
             self.add_for(finding.clone(), name.as_deref());
         }
-        dialling::find(snapshot, self);
         if let Some(known) = viewer.known {
             openness::of_workload(known, snapshot, self);
         }

@@ -152,6 +152,9 @@ impl<'n> Names<'n> {
         for host in operation.hosts.values.iter().chain(&operation.hosts.not_values) {
             let Pattern::Exact(host) = host else { continue };
             let name = host.split(':').next().unwrap_or(host);
+            if self.hosts.contains(name) {
+                continue;
+            }
             let near = nearest_of_parts(name, self.hosts.iter().copied(), '.');
             misses.extend(near.map(|near| Miss::new("host", host, near)));
         }
@@ -160,6 +163,7 @@ impl<'n> Names<'n> {
     fn principals(&self, both: [&Vec<Pattern>; 2], misses: &mut Vec<Miss>) {
         for pattern in both.into_iter().flatten() {
             match pattern {
+                Pattern::Exact(principal) if self.principals.contains(principal) => {}
                 Pattern::Exact(principal) => {
                     let near = nearest_of_parts(principal, self.principals.iter().map(String::as_str), '/');
                     misses.extend(near.map(|near| Miss::new("principal", principal, near)));
@@ -187,6 +191,9 @@ impl<'n> Names<'n> {
     fn accounts(&self, both: [&Vec<ServiceAccount>; 2], misses: &mut Vec<Miss>) {
         for account in both.into_iter().flatten() {
             let account = account.to_string();
+            if self.accounts.contains(&account) {
+                continue;
+            }
             let near = nearest_of_parts(&account, self.accounts.iter().map(String::as_str), '/');
             misses.extend(near.map(|near| Miss::new("service account", &account, near)));
         }

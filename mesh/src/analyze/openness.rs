@@ -55,7 +55,8 @@ fn nobody_comes_in(known: &Known, snapshot: &Snapshot, found: &mut Found) {
     };
     let ports: Vec<OpenPort> = snapshot.own_ports().map(open).collect();
     if let Some(why) = snapshot.authorization.let_nobody_in(&ports) {
-        let message = format!("nobody may call {}: {why}", known.name());
+        let numbers: Vec<String> = ports.iter().map(|port| port.number.to_string()).collect();
+        let message = format!("nobody may call {} at port {}: {why}", known.name(), numbers.join(", "));
         found.add(Finding::new(Code::NobodyMayCall, &known.place, message));
     }
 }

@@ -16,6 +16,34 @@ pub(super) struct Viewer<'k> {
     pub(super) known: Option<&'k Known>,
 }
 
+/// What decides which services a workload sees, and how it dials them.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct View {
+    namespace: String,
+    trust_domain: TrustDomain,
+    root_namespace: String,
+    trust_domain_aliases: Vec<TrustDomain>,
+    /// The DestinationRules that are for some clients of a namespace, and for this one.
+    rules: Vec<usize>,
+}
+
+impl Viewer<'_> {
+    pub(super) fn view(&self, resources: &Resources) -> View {
+        let Self { workload, config, .. } = self;
+        let numbered = resources.destination_rules.iter().enumerate();
+        let for_this = numbered.filter(|(_, rule)| {
+            rule.workload_selector.as_ref().is_some_and(|selector| selector.matches(&workload.labels))
+        });
+        View {
+            namespace: workload.namespace.clone(),
+            trust_domain: workload.trust_domain.clone(),
+            root_namespace: config.root_namespace.clone(),
+            trust_domain_aliases: config.trust_domain_aliases.clone(),
+            rules: for_this.map(|(number, _)| number).collect(),
+        }
+    }
+}
+
 /// A workload that a resource asks for.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Wanted<'r> {

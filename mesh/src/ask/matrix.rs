@@ -236,9 +236,8 @@ impl Words {
                 self.methods.extend(values().filter(|method| !method.contains('*')));
             }
             "paths" | "notPaths" => self.paths.extend(values().filter(|path| path != "*")),
-            "ports" | "notPorts" | "destination.port" => {
-                self.ports.extend(values().filter_map(|port| port.parse::<u16>().ok()));
-            }
+            "ports" => self.ports.extend(values().filter_map(|port| port.parse::<u16>().ok())),
+            "notPorts" | "destination.port" => {}
             who if who.contains("rincipal") || who.contains("amespace") || who.contains("ccount") => {}
             who if who.contains("rustDomain") => {}
             other => {

@@ -1,11 +1,14 @@
 //! An answer is what the decision functions say, asked one by one; its words are in the cases of `tests/asked`.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
-use crate::policy::authz::Headers;
-use crate::resource::Resources;
+use crate::describe::describe;
+use crate::policy::authz::{Headers, OpenPort};
+use crate::resource::{Action, Resources};
 use crate::workload::MeshConfig;
 
 const SERVICE: &str = "apiVersion: networking.istio.io/v1
@@ -208,28 +211,88 @@ fn any_rule() -> impl Strategy<Value = String> {
     })
 }
 
+fn any_policies() -> impl Strategy<Value = String> {
+    let policies =
+        prop::collection::vec((prop::sample::select(vec!["ALLOW", "DENY", "AUDIT"]), any_rule()), 0..4);
+    policies.prop_map(|policies| {
+        policies.iter().enumerate().map(|(number, (action, rule))| policy(number, action, rule)).collect()
+    })
+}
+
+fn any_modes() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["", "STRICT", "PERMISSIVE", "DISABLE"]).prop_map(|written| match written {
+        "" => String::new(),
+        written => mode(&format!("{{mtls: {{mode: {written}}}}}")),
+    })
+}
+
+fn any_question() -> impl Strategy<Value = Question> {
+    let caller = prop::sample::select(vec![
+        "plaintext",
+        "cluster.local/ns/shop/sa/web",
+        "cluster.local/ns/bar/sa/web",
+    ]);
+    let port = prop::sample::select(vec![8080, 8081, 9090]);
+    let method = prop::sample::select(vec!["GET", "PUT", "get"]);
+    let path = prop::sample::select(vec!["/", "/a", "/b/c", "//a", "/b/../a", "/b/..;/a"]);
+    (caller, port, method, path).prop_map(|(caller, port, method, path)| {
+        question(&format!("from={caller} port={port} method={method} path={path}"))
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     /// The law of this room: explanation, bare answer and decision are one.
     #[test]
     fn an_answer_never_disagrees_with_the_decision(
-        policies in prop::collection::vec((prop::sample::select(vec!["ALLOW", "DENY", "AUDIT"]), any_rule()), 0..4),
-        mode_of_port in prop::sample::select(vec!["", "STRICT", "PERMISSIVE", "DISABLE"]),
-        caller in prop::sample::select(vec!["plaintext", "cluster.local/ns/shop/sa/web", "cluster.local/ns/bar/sa/web"]),
-        port in prop::sample::select(vec![8080, 8081, 9090]),
-        method in prop::sample::select(vec!["GET", "PUT", "get"]),
-        path in prop::sample::select(vec!["/", "/a", "/b/c", "//a", "/b/../a", "/b/..;/a"]),
+        policies in any_policies(),
+        modes in any_modes(),
+        question in any_question(),
     ) {
-        let policies: String =
-            policies.iter().enumerate().map(|(number, (action, rule))| policy(number, action, rule)).collect();
-        let modes = if mode_of_port.is_empty() { String::new() } else { mode(&format!("{{mtls: {{mode: {mode_of_port}}}}}")) };
         let snapshot = snapshot(&format!("{policies}{modes}"));
-        let question = question(&format!("from={caller} port={port} method={method} path={path}"));
         let answer = ask(&snapshot, &orders(), &question);
         prop_assert_eq!(answer.allowed, decided(&snapshot, &question), "{}", answer);
         prop_assert_eq!(answer.allowed, may(&snapshot, &question));
         prop_assert_eq!(answer.allowed, answer.steps.iter().all(|step| step.passed));
         prop_assert_eq!(answer.allowed, answer.reason.is_none());
+    }
+
+    /// What the table and the description say of everybody else.
+    #[test]
+    fn whom_no_rule_is_about_is_treated_as_everybody_else(
+        policies in any_policies(),
+        modes in any_modes(),
+        question in any_question(),
+    ) {
+        let snapshot = snapshot(&format!("{policies}{modes}"));
+        let answer = ask(&snapshot, &orders(), &question);
+        let mut in_force = answer.policies.iter().filter(|policy| policy.action != Action::Audit);
+        let is_about = in_force.any(|policy| policy.rules.iter().any(|rule| rule.matched));
+        if answer.steps.last().unwrap().about == About::Policies && !is_about {
+            let told = describe(&snapshot, &orders(), &BTreeSet::new()).others_allowed;
+            prop_assert_eq!(answer.allowed, told, "{}", answer);
+            prop_assert_eq!(answer.allowed, table(&snapshot, &orders()).everybody_else.allowed);
+        }
+    }
+
+    /// The finding that nobody may call a service is never wrong.
+    #[test]
+    fn where_nobody_can_be_let_in_nobody_is(
+        policies in any_policies(),
+        modes in any_modes(),
+        questions in prop::collection::vec(any_question(), 20),
+    ) {
+        let snapshot = snapshot(&format!("{policies}{modes}"));
+        let open = |number| OpenPort {
+            number,
+            reads_http: snapshot.reads_http(number),
+            mode: snapshot.modes.for_port(number).mode,
+        };
+        if snapshot.authorization.let_nobody_in(&[open(8080), open(8081)]).is_some() {
+            for question in questions.iter().filter(|question| question.port != 9090) {
+                prop_assert!(!may(&snapshot, question), "{question:?}");
+            }
+        }
     }
 }

@@ -26,7 +26,7 @@ impl Display for Answer {
                 Some(status) => format!("the client gets {status}"),
                 None => "the connection is reset".to_owned(),
             };
-            write!(f, ": {reason}; {gets}")?;
+            write!(f, ": {reason}; {gets}\n  cure: {}", reason.cure())?;
         }
         Ok(())
     }

@@ -188,12 +188,25 @@ impl Policies {
     /// DENY rules that ask who the peer is on a port that lets in peers who do not say: such a peer matches none.
     pub(crate) fn escaped_by_plaintext(&self, modes: &Modes) -> Vec<Finding> {
         let is_open = |decision: &PortDecision| decision.mode != Mode::Strict;
+        // Where another rule denies whoever has no identity, nobody escapes.
+        let nameless: Vec<PortSet> = self
+            .0
+            .deny
+            .rules
+            .iter()
+            .filter(|rule| rule.matches_all_the_nameless())
+            .map(Rule::ports)
+            .collect();
+        let lets_in =
+            |port: u16| is_open(modes.for_port(port)) && !nameless.iter().any(|denied| denied.contains(port));
+        let others_let_in = is_open(modes.for_other_ports()) && !nameless.iter().any(PortSet::has_others);
         let escapes = |rule: &Rule| {
             let ports = rule.ports();
-            let own = modes.ports().any(|(port, decision)| ports.contains(port) && is_open(decision));
-            let named = ports.named().any(|port| is_open(modes.for_port(port)));
-            let others = ports.has_others() && is_open(modes.for_other_ports());
-            rule.asks_who() && (own || named || others)
+            let own = modes.ports().map(|(port, _)| port);
+            let spared = nameless.iter().flat_map(PortSet::excluded);
+            let some =
+                own.chain(ports.named()).chain(spared).any(|port| ports.contains(port) && lets_in(port));
+            rule.asks_who() && (some || ports.has_others() && others_let_in)
         };
         let mut findings = Vec::new();
         for (policy, rules) in self.0.deny.by_policy() {

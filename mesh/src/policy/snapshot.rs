@@ -85,17 +85,28 @@ impl Snapshot {
     /// Resolves all resources for `workload`. Names in the registry have no addresses yet.
     #[must_use]
     pub fn build(resources: &Resources, workload: &Workload, config: &MeshConfig) -> Self {
+        let mut findings = of_the_folder(resources);
+        let (registry, of_registry) = Registry::build(resources, workload, config);
+        let snapshot = Self::build_seeing(resources, workload, config, (registry, of_registry));
+        findings.extend(snapshot.findings_of_resources);
+        Self { findings_of_resources: findings, ..snapshot }.with_findings()
+    }
+
+    /// The same, without what is found of the folder as a whole, for a workload that sees these services: for many
+    /// workloads that see the same.
+    pub(crate) fn build_seeing(
+        resources: &Resources,
+        workload: &Workload,
+        config: &MeshConfig,
+        (registry, of_registry): (Registry, Vec<Finding>),
+    ) -> Self {
         let root_namespace = &config.root_namespace;
-        let mut findings = twins(resources);
-        let not_read = |file: &String| Finding::new(Code::FileNotRead, file, "this file is not read");
-        findings.extend(resources.skipped.iter().map(not_read));
         let (modes, of_modes) = Modes::resolve(
             &resources.peer_authentications,
             root_namespace,
             &workload.namespace,
             &workload.labels,
         );
-        let (registry, of_registry) = Registry::build(resources, workload, config);
         let (own_ports, of_ports) = own_ports(resources, workload);
         let authorization = Policies::build(
             &resources.authorization_policies,
@@ -104,7 +115,7 @@ impl Snapshot {
             &config.trust_domain_aliases,
         );
         let (routes, of_routes) = Routes::build(resources, workload);
-        findings.extend(routes_astray(&routes, &registry));
+        let mut findings = routes_astray(&routes, &registry);
         findings.extend(of_modes.into_iter().chain(of_registry).chain(of_ports).chain(of_routes));
         let without_http =
             own_ports.iter().filter(|(_, own)| own.protocol.is_declared() && !own.protocol.is_http());
@@ -216,6 +227,12 @@ fn routes_astray(routes: &Routes, registry: &Registry) -> Vec<Finding> {
     findings
 }
 
+/// What is found of the files without asking for whom they are.
+pub(crate) fn of_the_folder(resources: &Resources) -> Vec<Finding> {
+    let not_read = |file: &String| Finding::new(Code::FileNotRead, file, "this file is not read");
+    twins(resources).into_iter().chain(resources.skipped.iter().map(not_read)).collect()
+}
+
 /// Resources of one kind and name; in a cluster the later would have replaced the earlier.
 fn twins(resources: &Resources) -> Vec<Finding> {
     let mut first_places = HashMap::new();
@@ -278,7 +295,7 @@ fn declared_by<'a>(
 /// Whether an endpoint is this workload, by all that an entry says of it but the address.
 fn is_workload(endpoint: &WorkloadEntry, workload: &Workload) -> bool {
     endpoint.meta.namespace == workload.namespace
-        && endpoint.service_account.as_ref() == Some(&workload.service_account)
+        && endpoint.service_account.as_deref().unwrap_or_default() == workload.service_account
         && endpoint
             .labels
             .iter()

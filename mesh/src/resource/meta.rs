@@ -95,10 +95,12 @@ struct Annotations {
 }
 
 impl At<Metadata> {
-    /// `pillion.io/reason`, for the kind whose exceptions need one. Nothing but spaces is none.
+    /// `pillion.io/reason` in one line, for the kind whose exceptions need one. Nothing but spaces is none.
     pub(super) fn take_reason(&mut self) -> Option<String> {
         let reason = self.value.annotations.as_mut()?.reason.take()?;
-        Some(reason.trim().to_owned()).filter(|reason| !reason.is_empty())
+        let words: Vec<&str> = reason.split(|c: char| c.is_whitespace() || c.is_control()).collect();
+        let line = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+        (!line.is_empty()).then_some(line)
     }
 
     /// `istio.io/dry-run`, for the kind that has it; on the others [`Self::check`] refuses it.

@@ -153,7 +153,7 @@ mod tests {
         for (namespace, name, spec) in policies {
             let text = format!(
                 "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
-                 metadata: {{name: {name}, namespace: {namespace}, annotations: {{pillion.io/reason: ' why '}}}}\nspec: {spec}\n"
+                 metadata: {{name: {name}, namespace: {namespace}, annotations: {{pillion.io/reason: \" why\\n \"}}}}\nspec: {spec}\n"
             );
             resources.read(&format!("{name}.yaml"), &text).unwrap();
         }
