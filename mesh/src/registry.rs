@@ -8,7 +8,7 @@ mod index;
 mod rules;
 mod services;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -220,8 +220,8 @@ impl Registry {
         self.index.endpoints().filter_map(|(service, endpoint)| self.destination(service, endpoint)).collect()
     }
 
-    /// All service ports with all that may be dialled for them, in file order: for people, who want to see names that DNS
-    /// does not know yet too.
+    /// All service ports with all that may be dialled for them, each once, in file order: for people, who want to see names
+    /// that DNS does not know yet too.
     #[must_use]
     pub fn list(&self) -> Vec<ListedEndpoint> {
         let mut listed = Vec::new();
@@ -235,11 +235,13 @@ impl Registry {
                     name: ListedEndpoint::AS_DIALLED.to_owned(),
                 }));
             }
+            let mut names = HashSet::new();
             for backend in &service.backends {
                 listed.extend(self.addresses_of(backend).into_iter().filter_map(|(address, name)| {
                     let Backend { has_sidecar, mode, .. } = *backend;
+                    let is_new = names.insert(name.clone());
                     let destination = self.destination(number, Endpoint { address, has_sidecar, mode })?;
-                    Some(ListedEndpoint { destination, name })
+                    is_new.then_some(ListedEndpoint { destination, name })
                 }));
             }
         }

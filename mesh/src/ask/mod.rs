@@ -95,27 +95,20 @@ pub struct DryRun {
 /// Answers a question about `workload`, for which `snapshot` was made.
 #[must_use]
 pub fn ask(snapshot: &Snapshot, workload: &Workload, question: &Question) -> Answer {
-    let mut steps = Vec::new();
-    let reached = reach(snapshot, question, &mut steps);
-    let stranger =
-        question.caller.as_ref().map(SpiffeId::trust_domain).filter(|of| *of != workload.trust_domain);
-    if let (Some(of), Some(first)) = (stranger, steps.first_mut()) {
-        first.because = format!("{}, as far as there is a trust bundle of {of}", first.because);
-    }
     let mut answer = Answer {
         allowed: false,
         workload: format!("{}/{}", workload.namespace, workload.name),
         port: question.port,
         caller: question.caller.as_ref().map_or("plaintext", SpiffeId::principal).to_owned(),
         request: None,
-        steps,
+        steps: Vec::new(),
         reason: None,
         status: None,
         policies: Vec::new(),
         audited: None,
         dry_run: Vec::new(),
     };
-    match reached {
+    match reach(snapshot, question, &mut answer.steps) {
         Ok(reached) => answer.judge(&snapshot.authorization, &reached, question),
         Err(Refusal { reason, status }) => {
             answer.request = question.asked.as_ref().map(|asked| format!("{} {}", asked.method, asked.path));
@@ -123,6 +116,7 @@ pub fn ask(snapshot: &Snapshot, workload: &Workload, question: &Question) -> Ans
             answer.status = status;
         }
     }
+    answer.doubt_strangers(snapshot, workload, question);
     answer
 }
 
@@ -134,6 +128,16 @@ pub fn may(snapshot: &Snapshot, question: &Question) -> bool {
 }
 
 impl Answer {
+    /// Whether a bundle vouches for another trust domain is not the policies' to know.
+    fn doubt_strangers(&mut self, snapshot: &Snapshot, workload: &Workload, question: &Question) {
+        let of = question.caller.as_ref().map(SpiffeId::trust_domain);
+        let is_looked_at = needs_sniff(snapshot.modes.for_port(question.port).mode);
+        let stranger = of.filter(|of| *of != workload.trust_domain && is_looked_at);
+        if let (Some(of), Some(port)) = (stranger, self.steps.first_mut()) {
+            port.because = format!("{}, as far as there is a trust bundle of {of}", port.because);
+        }
+    }
+
     fn judge(&mut self, policies: &Policies, reached: &Reached, question: &Question) {
         let Explanation { verdict, policies: told } = policies.explain(&reached.facts(question));
         self.request = reached.request.as_ref().map(ToString::to_string);
