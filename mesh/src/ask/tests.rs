@@ -109,6 +109,20 @@ fn the_server_name_is_that_of_a_sidecar_unless_somebody_says_otherwise(
     let allow = policy(0, "ALLOW", "{when: [{key: connection.sni, values: [outbound_.81_._.orders]}]}");
     assert_eq!(ask(&snapshot(&allow), &orders(), &question(&format!("{from} port=8081"))).allowed, expected);
 }
+#[rstest]
+#[case::own("{}", "cluster.local", false)]
+#[case::another("{}", "other.example", true)]
+#[case::another_where_nobody_looks("{mtls: {mode: DISABLE}}", "other.example", false)]
+fn of_another_trust_domain_it_is_said_that_a_bundle_is_needed(
+    #[case] spec: &str,
+    #[case] trust_domain: &str,
+    #[case] expected: bool,
+) {
+    let asked = question(&format!("from={trust_domain}/ns/shop/sa/web port=8080"));
+    let answer = ask(&snapshot(&mode(spec)), &orders(), &asked);
+    let needed = answer.steps[0].because.ends_with("as far as there is a trust bundle of other.example");
+    assert_eq!(needed, expected, "{answer}");
+}
 
 #[rstest]
 #[case(
