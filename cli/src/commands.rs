@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{demo, probe, wiretap};
+use crate::{analyze, authz, demo, describe, probe, wiretap};
 
 /// Mutual TLS between services by sidecars that they know nothing of.
 ///
@@ -22,6 +22,21 @@ struct Arguments {
 enum Command {
     /// Builds a mesh of real processes on this machine and walks through it
     Demo(demo::Options),
+    /// Finds what is wrong in a mesh folder, and what is legal and probably not meant; exit code 1 on errors
+    ///
+    /// Reads the files that a proxy would read, and goes on behind those that are no good. Each finding has a code, a
+    /// place, what is so and what helps; docs/reference/findings.md lists the codes. The more workloads are known, the
+    /// more is found: endpoints of ServiceEntries, WorkloadEntries, and those of settings files that --config names.
+    ///
+    /// Exit codes: 0 nothing or no error found, 1 an error, 2 wrong arguments.
+    Analyze(analyze::Options),
+    /// Tells what the mesh resources mean for one workload: modes, policies, destinations, and why
+    ///
+    /// Asks the proxy that runs here, or with --folder the files. Exit codes: 0 described, 1 the proxy does not answer,
+    /// 2 wrong arguments.
+    Describe(Box<describe::Options>),
+    /// Asks the authorization policies
+    Authz(authz::Options),
     /// Asks an HTTP endpoint once and prints its answer; exit code 0 when that is 2xx and comes within two seconds
     Probe {
         /// http://HOST[:PORT][/PATH]
@@ -94,6 +109,9 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(command: Command) -> ExitCode {
     match command {
         Command::Demo(options) => demo::run(&options),
+        Command::Analyze(options) => analyze::run(&options),
+        Command::Describe(options) => describe::run(&options),
+        Command::Authz(options) => authz::run(&options),
         Command::Probe { url } => probe::run(&url),
         Command::Proxy(rest) => pillion_proxy::main_with(rest.after("pillion proxy")),
         Command::Ca(rest) => pillion_ca::main_with(rest.after("pillion ca")),

@@ -3,11 +3,16 @@
 //! [`main_with`] is the binary. [`lab`] makes meshes of real processes for the demo and for end-to-end tests,
 //! [`wiretap`] listens in on them, [`http`] asks plain HTTP questions.
 
+mod analyze;
+mod authz;
 mod commands;
 mod demo;
+mod describe;
 pub mod http;
 pub mod lab;
+mod output;
 mod probe;
+mod source;
 pub mod wiretap;
 
 pub use commands::main_with;

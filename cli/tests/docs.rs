@@ -3,19 +3,25 @@
 // Tests assert by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::console::Console;
 use pillion_mesh::resource::Resources;
 
-const PAGES: [&str; 6] = [
+const PAGES: [&str; 9] = [
     "README.md",
     "docs/how-to/compose.md",
     "docs/how-to/machines.md",
     "docs/how-to/outside.md",
+    "docs/how-to/policies.md",
     "docs/reference/settings.md",
     "examples/compose/README.md",
+    "examples/labs/strict/README.md",
+    "examples/zero-trust/README.md",
 ];
 
 fn root() -> PathBuf {
@@ -29,6 +35,28 @@ fn page(name: &str) -> String {
 /// The fenced `yaml` blocks of a page.
 fn yaml_blocks(text: &str) -> Vec<String> {
     text.split("```yaml\n").skip(1).filter_map(|rest| Some(rest.split_once("\n```")?.0.to_owned())).collect()
+}
+
+/// Every command of the page runs, one after the other, and prints what stands below it. `UPDATE_GOLDEN=1` writes the page
+/// anew.
+#[test]
+fn the_page_on_policies_shows_what_its_commands_print() {
+    const PAGE: &str = "docs/how-to/policies.md";
+    let written = page(PAGE);
+    let console = Console::new();
+    let mut blocks = written.split("```console\n");
+    let mut seen = blocks.next().unwrap().to_owned();
+    for block in blocks {
+        let (session, rest) = block.split_once("```").unwrap();
+        // What follows a command is enough to tell commands apart; exit codes are the text's to tell.
+        let lines = console.replay(session).replace("\n\n$ ", "\n$ ").replace("? 1\n", "");
+        seen += &format!("```console\n{lines}```{rest}");
+    }
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(root().join(PAGE), &seen).unwrap();
+        return;
+    }
+    snapbox::assert_data_eq!(seen, snapbox::Data::text(written).raw());
 }
 
 #[test]

@@ -149,6 +149,42 @@ codes! {
     EverybodyServes = "everybody_serves", Info,
         "A ServiceEntry has an empty workloadSelector: every WorkloadEntry of its namespace serves it.",
         "name the labels of those that shall";
+    InvalidResource = "invalid_resource", Error,
+        "A file of the mesh folder is no good: until it is mended no proxy takes any change of the folder, and none starts with it.",
+        "mend it there, or move it out of the folder; until then no proxy takes any change of the folder";
+    SelectsNobody = "selects_nobody", Warning,
+        "A selector picks no workload that is known.",
+        "mend the labels, or make the workload known: an endpoint with its labels, or its proxy's file by `--config`";
+    NearMiss = "near_miss", Warning,
+        "A resource names somebody who is not known, and somebody of nearly the same name is.",
+        "mend the name";
+    OpenWithoutReason = "open_without_reason", Warning,
+        "A PeerAuthentication lets plaintext in, and does not say why.",
+        "set it to STRICT, or write down why not: `metadata.annotations: {pillion.io/reason: …}`";
+    NoPeerAuthentication = "no_peer_authentication", Info,
+        "No PeerAuthentication applies to a workload: its ports are PERMISSIVE and let plaintext in.",
+        "set STRICT for the mesh (no selector, in the root namespace), for the namespace or for the workload";
+    NobodyMayCall = "nobody_may_call", Warning,
+        "No caller can be let in to a service: whatever ALLOW policies apply to it, none of their rules can match.",
+        "add an ALLOW rule for its callers; if it shall have none, take its ServiceEntry out";
+    RulesSplit = "rules_split", Warning,
+        "A rule that says only who is followed by one that says only what: either of them is enough, they do not count together.",
+        "if they belong together, take the dash before the second out; if not, write the one without `from` first";
+    EntriesSplit = "entries_split", Warning,
+        "Entries of one list ask for different fields, one each: either of them is enough, they do not count together.",
+        "if they belong together, write the fields into one entry; if not, give each a rule of its own";
+    HostUnknown = "host_unknown", Error,
+        "A DestinationRule is for a host that no ServiceEntry has: it applies to nothing.",
+        "add a ServiceEntry for the host, or mend the name";
+    MutualWithoutSidecar = "mutual_without_sidecar", Error,
+        "A DestinationRule says ISTIO_MUTUAL to an endpoint without a sidecar: connections there fail.",
+        "label the endpoint `security.istio.io/tlsMode: istio` if it has one, or take the rule's `tls` out";
+    TlsTwice = "tls_twice", Error,
+        "A DestinationRule asks for TLS to a port on which the app speaks TLS itself: the server gets TLS within TLS.",
+        "declare the port as HTTP or TCP if the app speaks plaintext there, or take the rule's `tls` out";
+    EncryptedTwice = "encrypted_twice", Info,
+        "A DestinationRule says ISTIO_MUTUAL to a port on which the app speaks TLS itself: it works, and is encrypted twice.",
+        "let the app speak plaintext and declare the port so, if its own TLS is not needed";
 }
 
 impl fmt::Display for Code {
@@ -170,6 +206,9 @@ pub struct Finding {
     pub message: String,
     /// What most likely helps.
     pub cure: Cow<'static, str>,
+    /// The workloads that it is about, `namespace/service account`, where several are looked at and not all alike.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub workloads: Vec<String>,
 }
 
 impl Finding {
@@ -182,7 +221,14 @@ impl Finding {
             place: place.into(),
             message: message.into(),
             cure: code.cure().into(),
+            workloads: Vec::new(),
         }
+    }
+
+    /// With a cure that fits the place better than that of its code.
+    #[must_use]
+    pub(crate) fn with_cure(self, cure: impl Into<Cow<'static, str>>) -> Self {
+        Self { cure: cure.into(), ..self }
     }
 }
 

@@ -4,9 +4,13 @@
 //! arguments. Its `Cargo.toml` is the fence. The sidecar, the certificate authority, the command-line tool and the
 //! lessons call the same functions, so an explanation cannot drift from the behaviour.
 
+pub mod analyze;
+pub mod ask;
 pub mod client_hello;
+pub mod describe;
 pub mod duration;
 pub mod finding;
+pub mod known;
 pub mod policy;
 pub mod reason;
 pub mod registry;

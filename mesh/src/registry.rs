@@ -8,7 +8,7 @@ mod index;
 mod rules;
 mod services;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -19,17 +19,18 @@ use crate::spiffe::SpiffeId;
 use crate::workload::{MeshConfig, Workload};
 use index::{Claim, Endpoint, Index};
 pub use rules::AppliedRule;
-use services::Services;
 pub(crate) use services::endpoints_of;
+use services::{Address, Backend, Services};
 
 /// What DNS said of each name last.
 pub type Addresses = HashMap<String, Vec<IpAddr>>;
 
-/// All services of the mesh folder, indexed for constant-time look-up.
+/// All services of the mesh folder, indexed for constant-time look-up. A clone costs nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
     services: Arc<Services>,
-    index: Index,
+    index: Arc<Index>,
+    addresses: Arc<Addresses>,
 }
 
 /// A known service port with the endpoint to dial.
@@ -86,6 +87,20 @@ pub struct RouteTarget {
     pub subset: Option<String>,
 }
 
+/// An endpoint of a service as the resources have it, whether DNS knows its address or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedEndpoint {
+    /// The service and the endpoint. Where no address is known, that of the endpoint is unspecified and its port counts.
+    pub destination: Destination,
+    /// What the endpoint is called: `10.0.0.2:3000`, `backend:3000` where only DNS knows, or [`Self::AS_DIALLED`].
+    pub name: String,
+}
+
+impl ListedEndpoint {
+    /// Where the client's own choice of address is kept.
+    pub const AS_DIALLED: &'static str = "as dialled";
+}
+
 /// Why a look-up found no endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Miss {
@@ -121,8 +136,8 @@ impl Registry {
     #[must_use]
     pub fn build(resources: &Resources, workload: &Workload, config: &MeshConfig) -> (Self, Vec<Finding>) {
         let (services, findings) = Services::build(resources, workload, config);
-        let index = Index::build(&services, &Addresses::new());
-        (Self { services: Arc::new(services), index }, findings)
+        let index = Arc::new(Index::build(&services, &Addresses::new()));
+        (Self { services: Arc::new(services), index, addresses: Arc::default() }, findings)
     }
 
     /// By the address that an app dialled: a virtual address and service port, or an endpoint's address with the
@@ -282,7 +297,11 @@ impl Registry {
     /// The same services with fresh addresses.
     #[must_use]
     pub fn with_addresses(&self, addresses: &Addresses) -> Registry {
-        Self { services: Arc::clone(&self.services), index: Index::build(&self.services, addresses) }
+        Self {
+            services: Arc::clone(&self.services),
+            index: Arc::new(Index::build(&self.services, addresses)),
+            addresses: Arc::new(addresses.clone()),
+        }
     }
 
     /// All service ports with their endpoints, for `/endpoints`, in file order.
@@ -300,6 +319,47 @@ impl Registry {
             Some(ClientTls::Originate(how)) => Some(how.as_ref()),
             _ => None,
         })
+    }
+
+    /// All service ports with all that may be dialled for them, each once, in file order: for people, who want to see names
+    /// that DNS does not know yet too.
+    #[must_use]
+    pub fn list(&self) -> Vec<ListedEndpoint> {
+        let mut listed = Vec::new();
+        for (number, service) in self.services.all.iter().enumerate() {
+            if service.resolution == Resolution::None {
+                let anywhere = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), service.port);
+                let kept = Endpoint { address: anywhere, has_sidecar: false, mode: Mode::Permissive };
+                let destination = self.destination(number, kept);
+                listed.extend(destination.map(|destination| ListedEndpoint {
+                    destination,
+                    name: ListedEndpoint::AS_DIALLED.to_owned(),
+                }));
+            }
+            let mut names = HashSet::new();
+            for backend in &service.backends {
+                listed.extend(self.addresses_of(backend).into_iter().filter_map(|(address, name)| {
+                    let Backend { has_sidecar, mode, .. } = *backend;
+                    let is_new = names.insert(name.clone());
+                    let destination = self.destination(number, Endpoint { address, has_sidecar, mode })?;
+                    is_new.then_some(ListedEndpoint { destination, name })
+                }));
+            }
+        }
+        listed
+    }
+
+    /// What a backend is dialled as; a name that DNS does not know yet has itself.
+    fn addresses_of(&self, backend: &Backend) -> Vec<(SocketAddr, String)> {
+        let at = |ip: &IpAddr| SocketAddr::new(ip.to_canonical(), backend.port);
+        let named = |address: SocketAddr| (address, address.to_string());
+        match &backend.address {
+            Address::Ip(ip) => vec![named(at(ip))],
+            Address::Name(name) => match self.addresses.get(name).map(Vec::as_slice).unwrap_or_default() {
+                [] => vec![(at(&IpAddr::from([0, 0, 0, 0])), format!("{name}:{}", backend.port))],
+                known => known.iter().map(|ip| named(at(ip))).collect(),
+            },
+        }
     }
 
     /// Which service lost an address and port to which.

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use serde::Serialize;
 use serde::de::{
     self, DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
@@ -190,6 +191,14 @@ impl<'t> Document<'t> {
             content.is_empty() || content.starts_with('#')
         })
     }
+}
+
+/// A value as YAML for people and for other programs.
+///
+/// # Errors
+/// When it is no tree of texts, numbers, lists and mappings.
+pub fn print<T: Serialize>(value: &T) -> Result<String, String> {
+    serde_saphyr::to_string(value).map_err(|fault| fault.to_string())
 }
 
 /// `name`, quoted, cut and without control characters, for a message.

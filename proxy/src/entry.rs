@@ -31,7 +31,7 @@ const LAST_WORK: Duration = Duration::from_millis(200);
 
 /// Why there is nothing to run.
 #[derive(Debug, thiserror::Error)]
-enum SettingsError {
+pub(crate) enum SettingsError {
     #[error("{path}: {fault}; --config names a readable YAML file")]
     Unreadable { path: String, fault: String },
     #[error(transparent)]
@@ -76,6 +76,11 @@ fn settings(arguments: Arguments) -> Result<Settings, SettingsError> {
         return Settings::try_from(alone).map_err(SettingsError::FaultsWithoutFile);
     };
     Ok(Settings::try_from(arguments.settings.over(read(path)?))?)
+}
+
+/// The settings of a file alone, without flags and environment.
+pub(crate) fn settings_of_file(path: &Path) -> Result<Settings, SettingsError> {
+    Ok(Settings::try_from(read(path)?)?)
 }
 
 fn read(path: &Path) -> Result<RawSettings, SettingsError> {

@@ -11,6 +11,7 @@ mod connections;
 mod drain;
 mod entry;
 mod files;
+pub mod folder;
 mod gateway;
 mod http;
 mod identity;
@@ -22,6 +23,7 @@ mod outbound;
 mod reload;
 mod resolver;
 mod settings;
+pub mod sidecar_file;
 mod telemetry;
 mod tls;
 

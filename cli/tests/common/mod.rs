@@ -3,6 +3,7 @@
 // Each test crate uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod console;
 pub(crate) mod http;
 pub(crate) mod identity;
 pub(crate) mod load;

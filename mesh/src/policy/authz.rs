@@ -9,6 +9,7 @@
 //! [`Policies::needs_http`] the proxy reads HTTP and asks for each request instead.
 
 mod aliases;
+mod describe;
 mod explain;
 mod facts;
 mod index;
@@ -17,6 +18,7 @@ mod ports;
 mod rule;
 mod verdict;
 
+pub use describe::{ConditionDescription, Fields, PolicyDescription, RuleDescription};
 pub use explain::{Explanation, PolicyExplanation, RuleExplanation};
 pub use facts::{Facts, Headers, HttpFacts};
 pub use verdict::{Considered, Denial, Grant, Miss, Permit, RuleName, Shadow, ShadowResult, Verdict};
@@ -24,11 +26,11 @@ pub use verdict::{Considered, Denial, Grant, Miss, Permit, RuleName, Shadow, Sha
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::mode::{Mode, Modes, PortDecision};
 use crate::finding::{Code, Finding};
-use crate::resource::{Action, AuthorizationPolicy};
+use crate::resource::{self, Action, AuthorizationPolicy};
 use crate::spiffe::TrustDomain;
 use crate::workload::Workload;
 use aliases::TrustDomains;
@@ -70,12 +72,12 @@ struct Policy {
     scope: Scope,
     action: Action,
     dry_run: bool,
-    /// How many of the set's rules are its own.
-    rules: usize,
+    /// As they are written; as many of the set's rules are its own.
+    rules: Arc<[resource::Rule]>,
 }
 
 /// How far a policy reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// Every workload of the mesh.
@@ -186,25 +188,67 @@ impl Policies {
     /// DENY rules that ask who the peer is on a port that lets in peers who do not say: such a peer matches none.
     pub(crate) fn escaped_by_plaintext(&self, modes: &Modes) -> Vec<Finding> {
         let is_open = |decision: &PortDecision| decision.mode != Mode::Strict;
+        // Where another rule denies whoever has no identity, nobody escapes.
+        let nameless: Vec<PortSet> = self
+            .0
+            .deny
+            .rules
+            .iter()
+            .filter(|rule| rule.matches_all_the_nameless())
+            .map(Rule::ports)
+            .collect();
+        let lets_in =
+            |port: u16| is_open(modes.for_port(port)) && !nameless.iter().any(|denied| denied.contains(port));
+        let others_let_in = is_open(modes.for_other_ports()) && !nameless.iter().any(PortSet::has_others);
         let escapes = |rule: &Rule| {
             let ports = rule.ports();
-            let own = modes.ports().any(|(port, decision)| ports.contains(port) && is_open(decision));
-            let named = ports.named().any(|port| is_open(modes.for_port(port)));
-            let others = ports.has_others() && is_open(modes.for_other_ports());
-            rule.asks_who() && (own || named || others)
+            let own = modes.ports().map(|(port, _)| port);
+            let spared = nameless.iter().flat_map(PortSet::excluded);
+            let some =
+                own.chain(ports.named()).chain(spared).any(|port| ports.contains(port) && lets_in(port));
+            rule.asks_who() && (some || ports.has_others() && others_let_in)
         };
         let mut findings = Vec::new();
         for (policy, rules) in self.0.deny.by_policy() {
             findings.extend(rules.iter().filter(|rule| escapes(rule)).map(|rule| {
                 let message = format!(
-                    "{} denies by identity, but a port of this workload is not STRICT: whoever comes in plaintext has \
-                     no identity and is not denied",
+                    "{} denies by identity, also on a port that is not STRICT: whoever comes in plaintext has no \
+                     identity and is not denied",
                     rule.name()
                 );
                 Finding::new(Code::PlaintextEscapesDeny, &policy.place, message)
             }));
         }
         findings
+    }
+
+    /// Why nobody can be let in on any of `ports`, whoever asks for whatever; `None` where somebody may be.
+    pub(crate) fn let_nobody_in(&self, ports: &[OpenPort]) -> Option<String> {
+        let Sets { deny, allow, .. } = &*self.0;
+        if let Some(rule) = deny.rules.iter().find(|rule| rule.matches_everything()) {
+            return Some(format!("{} denies everything", rule.name()));
+        }
+        let can_match = |rule: &Rule| {
+            ports.iter().any(|port| port.is_open_to(rule) && rule.ports().contains(port.number))
+        };
+        if allow.policies.is_empty() || ports.is_empty() || allow.rules.iter().any(can_match) {
+            return None;
+        }
+        let dead = |(policy, rules): (&Policy, &[Rule])| {
+            let why =
+                if rules.is_empty() { "has no rules" } else { "has none for its ports as they are declared" };
+            format!("{} {why}", policy.name)
+        };
+        Some(format!(
+            "no ALLOW rule can match: {}",
+            allow.by_policy().map(dead).collect::<Vec<_>>().join(", ")
+        ))
+    }
+
+    /// What becomes of whoever no rule is about: allowed where no ALLOW policy applies.
+    #[must_use]
+    pub fn allow_others(&self) -> bool {
+        self.0.allow.policies.is_empty()
     }
 
     /// Whether no policy applies.
@@ -258,7 +302,7 @@ impl Set {
             scope,
             action: policy.action,
             dry_run: policy.dry_run,
-            rules: policy.rules.len(),
+            rules: Arc::clone(&policy.rules),
         });
         for (number, rule) in policy.rules.iter().enumerate() {
             let rule = Rule::compile(policy, number, rule, trust_domains);
@@ -285,7 +329,7 @@ impl Set {
     fn by_policy(&self) -> impl Iterator<Item = (&Policy, &[Rule])> {
         let mut rest = self.rules.as_slice();
         self.policies.iter().map(move |policy| {
-            let (own, others) = rest.split_at_checked(policy.rules).unwrap_or((rest, &[]));
+            let (own, others) = rest.split_at_checked(policy.rules.len()).unwrap_or((rest, &[]));
             rest = others;
             (policy, own)
         })
@@ -312,9 +356,29 @@ impl Set {
             }
             considered.extend(Considered::of(policy, rules, facts).take(space));
         }
-        let without_rules = self.policies.iter().filter(|policy| policy.rules == 0).count();
+        let without_rules = self.policies.iter().filter(|policy| policy.rules.is_empty()).count();
         let all = self.rules.len() + without_rules;
         Denial::NoAllowRule { more: all - considered.len(), considered }
+    }
+}
+
+/// A port by which somebody might come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OpenPort {
+    /// Its number.
+    pub(crate) number: u16,
+    /// Whether HTTP is read there.
+    pub(crate) reads_http: bool,
+    /// What it accepts.
+    pub(crate) mode: Mode,
+}
+
+impl OpenPort {
+    /// Whether what an ALLOW rule asks for can be known there.
+    fn is_open_to(self, rule: &Rule) -> bool {
+        let can_know_what = self.reads_http || rule.http_clauses().next().is_none();
+        let can_know_who = self.mode != Mode::Disable || !rule.asks_who();
+        can_know_what && can_know_who
     }
 }
 

@@ -1,6 +1,7 @@
 //! How an outbound destination is reached: plaintext, mutual TLS of the mesh or TLS of the web, with which name, and who
 //! may answer: an explicit DestinationRule, else auto mTLS; secure naming.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -125,7 +126,14 @@ impl DialPlan {
 /// by mutual TLS, to others in plaintext. A destination that the registry does not know (`None`) as `unknown` says.
 #[must_use]
 pub fn plan(destination: Option<&Destination>, unknown: OutboundPolicy) -> DialPlan {
-    let Some(destination) = destination else { return plan_for_unknown(unknown) };
+    match destination {
+        Some(destination) => plan_for_known(destination, &destination.endpoint),
+        None => plan_for_unknown(unknown),
+    }
+}
+
+/// The plan for a known destination whose endpoint is called `endpoint`.
+pub(crate) fn plan_for_known(destination: &Destination, endpoint: &dyn fmt::Display) -> DialPlan {
     let explicit = destination.rule.as_ref().and_then(|rule| rule.tls.as_ref().map(|tls| (rule, tls)));
     match explicit {
         Some((rule, tls)) => {
@@ -136,7 +144,7 @@ pub fn plan(destination: Option<&Destination>, unknown: OutboundPolicy) -> DialP
                 ClientTls::Originate(how) => originate(destination, how, says),
             }
         }
-        None => automatic(destination),
+        None => automatic(destination, endpoint),
     }
 }
 
@@ -152,8 +160,8 @@ fn plan_for_unknown(policy: OutboundPolicy) -> DialPlan {
 }
 
 /// Auto mTLS.
-fn automatic(destination: &Destination) -> DialPlan {
-    let Destination { host, service_entry, endpoint, .. } = destination;
+fn automatic(destination: &Destination, endpoint: &dyn fmt::Display) -> DialPlan {
+    let Destination { host, service_entry, .. } = destination;
     if destination.location == Location::MeshExternal {
         return plaintext(format!("{host} is MESH_EXTERNAL (ServiceEntry {service_entry})"));
     }

@@ -9,4 +9,5 @@ pub mod request;
 pub mod route;
 mod snapshot;
 
-pub use snapshot::{OwnPort, Snapshot};
+pub(crate) use snapshot::of_the_folder;
+pub use snapshot::{OwnPort, Reading, Snapshot};

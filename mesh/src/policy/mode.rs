@@ -1,6 +1,10 @@
 //! PeerAuthentication to the mode of each port, and why: mesh, then namespace, then workload, then port
 //! (Istio's `ComposePeerAuthentication`).
 
+mod trace;
+
+pub use trace::{ConsideredPolicy, Outcome};
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -53,17 +57,14 @@ impl Modes {
         namespace: &str,
         labels: &Labels,
     ) -> (Self, Vec<Finding>) {
-        let scope_of = |policy: &PeerAuthentication| Scope::of(policy, root_namespace, namespace, labels);
         let mut findings = ineffective(policies, root_namespace);
         let mut default = PortDecision {
             mode: Mode::Permissive,
             because: "the default: no PeerAuthentication applies".to_owned(),
         };
         let mut ports = BTreeMap::new();
-        for scope in [Scope::Mesh, Scope::Namespace, Scope::Workload] {
-            let mut candidates: Vec<_> =
-                policies.iter().filter(|policy| scope_of(policy) == Some(scope)).collect();
-            candidates.sort_by_key(|policy| policy.meta.age());
+        for scope in Scope::ALL {
+            let candidates = candidates(policies, scope, root_namespace, namespace, labels);
             let Some((winner, losers)) = candidates.split_first() else { continue };
             findings.extend(losers.iter().map(|loser| lost(scope, winner, loser)));
             default = inherit(&default, winner.mode, &format!("{} ({scope})", winner.meta.full_name()));
@@ -93,14 +94,21 @@ impl Modes {
 }
 
 /// How far a policy reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scope {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Every workload of the mesh.
     Mesh,
+    /// Every workload of its namespace.
     Namespace,
+    /// The workloads of its namespace that its selector picks.
     Workload,
 }
 
 impl Scope {
+    /// The widest first: what a narrower one says goes over it.
+    const ALL: [Scope; 3] = [Scope::Mesh, Scope::Namespace, Scope::Workload];
+
     /// The scope in which a policy applies to a workload, if it does. A policy of the root namespace with a selector
     /// applies nowhere.
     fn of(
@@ -118,6 +126,21 @@ impl Scope {
             _ => None,
         }
     }
+}
+
+/// The policies of one scope that are for a workload, the one that applies first.
+fn candidates<'p>(
+    policies: &'p [PeerAuthentication],
+    scope: Scope,
+    root_namespace: &str,
+    namespace: &str,
+    labels: &Labels,
+) -> Vec<&'p PeerAuthentication> {
+    let is_of_scope =
+        |policy: &&PeerAuthentication| Scope::of(policy, root_namespace, namespace, labels) == Some(scope);
+    let mut candidates: Vec<_> = policies.iter().filter(is_of_scope).collect();
+    candidates.sort_by_key(|policy| policy.meta.age());
+    candidates
 }
 
 impl fmt::Display for Scope {
@@ -150,15 +173,15 @@ fn port_decisions(policy: &PeerAuthentication, workload: &PortDecision) -> BTree
 }
 
 fn lost(scope: Scope, winner: &PeerAuthentication, loser: &PeerAuthentication) -> Finding {
-    let (winner, loser) = (&winner.meta, &loser.meta);
+    let message =
+        format!("PeerAuthentication {} is ignored: {}", loser.meta.full_name(), why_lost(scope, winner));
+    Finding::new(Code::PolicyIgnored, &loser.meta.place, message)
+}
+
+fn why_lost(scope: Scope, winner: &PeerAuthentication) -> String {
+    let winner = &winner.meta;
     let how = if winner.created.is_some() { "is older" } else { "comes first" };
-    let message = format!(
-        "PeerAuthentication {} is ignored: {} ({}) has the same scope ({scope}) and {how}",
-        loser.full_name(),
-        winner.full_name(),
-        winner.place,
-    );
-    Finding::new(Code::PolicyIgnored, &loser.place, message)
+    format!("{} ({}) has the same scope ({scope}) and {how}", winner.full_name(), winner.place)
 }
 
 fn ineffective(policies: &[PeerAuthentication], root_namespace: &str) -> Vec<Finding> {

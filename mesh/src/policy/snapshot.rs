@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use std::collections::btree_map::Entry;
 
 use super::authz::Policies;
-use super::dial::{DialPlan, OutboundPolicy, plan};
-use super::mode::Modes;
+use super::dial::{DialPlan, OutboundPolicy, plan, plan_for_known};
+use super::mode::{ConsideredPolicy, Modes};
 use super::route::{Route, Routes};
 use crate::finding::{Code, Finding};
-use crate::registry::{Addresses, Destination, FoundBy, Miss, Registry, RouteMiss, endpoints_of};
+use crate::registry::{
+    Addresses, Destination, FoundBy, ListedEndpoint, Miss, Registry, RouteMiss, endpoints_of,
+};
 use crate::resource::{
     Port, Protocol, Resources, RouteDestination, ServiceEntry, TLS_MODE_LABEL, WorkloadEntry,
 };
@@ -28,6 +30,8 @@ pub struct Snapshot {
     pub routes: Routes,
     /// What is legal but probably not meant.
     pub findings: Vec<Finding>,
+    /// The PeerAuthentications that were considered for the modes.
+    pub considered: Vec<ConsideredPolicy>,
     outbound_policy: OutboundPolicy,
     own_ports: BTreeMap<u16, OwnPort>,
     /// Those of `findings` that addresses do not change.
@@ -45,21 +49,66 @@ pub struct OwnPort {
     pub protocol: Protocol,
 }
 
+/// Whether connections to a port are read as HTTP, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// They are: the port is declared so.
+    DeclaredHttp,
+    /// They are: nothing is declared, and a policy in force asks for what only HTTP has.
+    AskedFor,
+    /// They are not: the port is declared as something else.
+    DeclaredOther,
+    /// They are not: nothing is declared, and no policy asks for HTTP.
+    NotAskedFor,
+}
+
+impl Reading {
+    /// Whether they are.
+    #[must_use]
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::DeclaredHttp | Self::AskedFor)
+    }
+
+    /// In words, to follow "since".
+    #[must_use]
+    pub fn because(self) -> &'static str {
+        match self {
+            Self::DeclaredHttp => "a ServiceEntry declares it so",
+            Self::AskedFor => "nothing is declared, and an AuthorizationPolicy asks for what only HTTP has",
+            Self::DeclaredOther => "a ServiceEntry declares it as something else",
+            Self::NotAskedFor => {
+                "nothing is declared, and no AuthorizationPolicy asks for what only HTTP has"
+            }
+        }
+    }
+}
+
 impl Snapshot {
     /// Resolves all resources for `workload`. Names in the registry have no addresses yet.
     #[must_use]
     pub fn build(resources: &Resources, workload: &Workload, config: &MeshConfig) -> Self {
+        let mut findings = of_the_folder(resources);
+        let (registry, of_registry) = Registry::build(resources, workload, config);
+        let snapshot = Self::build_seeing(resources, workload, config, (registry, of_registry));
+        findings.extend(snapshot.findings_of_resources);
+        Self { findings_of_resources: findings, ..snapshot }.with_findings()
+    }
+
+    /// The same, without what is found of the folder as a whole, for a workload that sees these services: for many
+    /// workloads that see the same.
+    pub(crate) fn build_seeing(
+        resources: &Resources,
+        workload: &Workload,
+        config: &MeshConfig,
+        (registry, of_registry): (Registry, Vec<Finding>),
+    ) -> Self {
         let root_namespace = &config.root_namespace;
-        let mut findings = twins(resources);
-        let not_read = |file: &String| Finding::new(Code::FileNotRead, file, "this file is not read");
-        findings.extend(resources.skipped.iter().map(not_read));
         let (modes, of_modes) = Modes::resolve(
             &resources.peer_authentications,
             root_namespace,
             &workload.namespace,
             &workload.labels,
         );
-        let (registry, of_registry) = Registry::build(resources, workload, config);
         let (own_ports, of_ports) = own_ports(resources, workload);
         let authorization = Policies::build(
             &resources.authorization_policies,
@@ -68,7 +117,7 @@ impl Snapshot {
             &config.trust_domain_aliases,
         );
         let (routes, of_routes) = Routes::build(resources, workload);
-        findings.extend(routes_astray(&routes, &registry));
+        let mut findings = routes_astray(&routes, &registry);
         findings.extend(of_modes.into_iter().chain(of_registry).chain(of_ports).chain(of_routes));
         let without_http =
             own_ports.iter().filter(|(_, own)| own.protocol.is_declared() && !own.protocol.is_http());
@@ -77,6 +126,12 @@ impl Snapshot {
         findings.extend(authorization.escaped_by_plaintext(&modes));
         Self {
             modes,
+            considered: Modes::trace(
+                &resources.peer_authentications,
+                root_namespace,
+                &workload.namespace,
+                &workload.labels,
+            ),
             authorization,
             findings: Vec::new(),
             registry,
@@ -95,6 +150,11 @@ impl Snapshot {
         self.own_ports.get(&port)
     }
 
+    /// The workload's own ports that are declared, by the number that it listens on.
+    pub fn own_ports(&self) -> impl Iterator<Item = (u16, &OwnPort)> {
+        self.own_ports.iter().map(|(port, own)| (*port, own))
+    }
+
     /// The declared protocol of one of the workload's own ports.
     #[must_use]
     pub fn protocol(&self, port: u16) -> Protocol {
@@ -105,8 +165,18 @@ impl Snapshot {
     /// declared and a policy in force asks for what only HTTP has.
     #[must_use]
     pub fn reads_http(&self, port: u16) -> bool {
-        let protocol = self.protocol(port);
-        protocol.is_http() || (!protocol.is_declared() && self.authorization.needs_http(port))
+        self.reading(port).is_http()
+    }
+
+    /// The same, with the reason.
+    #[must_use]
+    pub fn reading(&self, port: u16) -> Reading {
+        match self.protocol(port) {
+            protocol if protocol.is_http() => Reading::DeclaredHttp,
+            protocol if protocol.is_declared() => Reading::DeclaredOther,
+            _ if self.authorization.needs_http(port) => Reading::AskedFor,
+            _ => Reading::NotAskedFor,
+        }
     }
 
     /// How a destination is dialled; `None` is one that the registry does not know.
@@ -122,6 +192,12 @@ impl Snapshot {
             (None, FoundBy::Host(host, port)) => DialPlan::for_unknown_host(host, *port),
             (now, _) => self.plan(now.as_ref()),
         }
+    }
+
+    /// How an endpoint of a list is dialled.
+    #[must_use]
+    pub fn plan_listed(&self, listed: &ListedEndpoint) -> DialPlan {
+        plan_for_known(&listed.destination, &listed.name)
     }
 
     /// The same with fresh addresses of names.
@@ -160,6 +236,12 @@ fn routes_astray(routes: &Routes, registry: &Registry) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// What is found of the files without asking for whom they are.
+pub(crate) fn of_the_folder(resources: &Resources) -> Vec<Finding> {
+    let not_read = |file: &String| Finding::new(Code::FileNotRead, file, "this file is not read");
+    twins(resources).into_iter().chain(resources.skipped.iter().map(not_read)).collect()
 }
 
 /// Resources of one kind and name; in a cluster the later would have replaced the earlier.
@@ -224,7 +306,7 @@ fn declared_by<'a>(
 /// Whether an endpoint is this workload, by all that an entry says of it but the address.
 fn is_workload(endpoint: &WorkloadEntry, workload: &Workload) -> bool {
     endpoint.meta.namespace == workload.namespace
-        && endpoint.service_account.as_ref() == Some(&workload.service_account)
+        && endpoint.service_account.as_deref().unwrap_or_default() == workload.service_account
         && endpoint
             .labels
             .iter()

@@ -473,3 +473,29 @@ fn an_empty_registry_knows_nothing() {
             && registry.destinations().is_empty()
     );
 }
+
+/// What people see: names that DNS does not know yet too.
+#[test]
+fn the_list_has_every_endpoint_by_address_or_by_name() {
+    let twice = BY_DNS.replace("endpoints: [", "endpoints: [{address: customers, labels: {}}, ");
+    let kept = entry("kept", "  addresses: [192.0.2.0/24]\n");
+    let registry = registry(&[BACKEND, &twice, &kept]);
+    let listed = |registry: &Registry| -> Vec<String> {
+        let listed = registry.list().into_iter();
+        listed.map(|one| format!("{}:{} {}", one.destination.host, one.destination.port, one.name)).collect()
+    };
+    let backend = [
+        "backend.default.svc.cluster.local:80 10.0.0.1:3000",
+        "backend.default.svc.cluster.local:80 10.0.0.2:3001",
+        "backend.default.svc.cluster.local:80 10.0.0.3:3000",
+        "backend.default.svc.cluster.local:9000 10.0.0.1:9000",
+        "backend.default.svc.cluster.local:9000 10.0.0.2:9000",
+        "backend.default.svc.cluster.local:9000 10.0.0.3:9000",
+    ];
+    let others = ["customers:80 customers:3000", "kept.example.org:80 as dialled"];
+    assert_eq!(listed(&registry), [&backend[..], &others].concat());
+    let fresh = registry.with_addresses(&addresses(&[("customers", &["10.0.0.5", "10.0.0.6"])]));
+    let others =
+        ["customers:80 10.0.0.5:3000", "customers:80 10.0.0.6:3000", "kept.example.org:80 as dialled"];
+    assert_eq!(listed(&fresh), [&backend[..], &others].concat());
+}

@@ -6,9 +6,10 @@ mod value;
 mod written;
 
 use std::fmt;
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Meta, Pattern};
 use crate::policy::path::Template;
@@ -27,13 +28,13 @@ pub struct AuthorizationPolicy {
     /// `spec.action`.
     pub action: Action,
     /// `spec.rules`; the policy matches when one of them does, and never where there are none.
-    pub rules: Vec<Rule>,
+    pub rules: Arc<[Rule]>,
     /// Annotation `istio.io/dry-run`: what the policy would do is only told.
     pub dry_run: bool,
 }
 
 /// What a match means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Action {
     /// It is allowed; where an ALLOW policy applies, what none of them matches is denied.

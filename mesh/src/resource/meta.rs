@@ -85,14 +85,24 @@ pub(super) struct Metadata {
     _generate_name: Option<IgnoredAny>,
 }
 
-/// Annotations are notes for tools; one means something here.
+/// Annotations are notes for tools; two mean something here.
 #[derive(Deserialize)]
 struct Annotations {
     #[serde(rename = "istio.io/dry-run")]
     dry_run: Option<At<String>>,
+    #[serde(rename = "pillion.io/reason")]
+    reason: Option<String>,
 }
 
 impl At<Metadata> {
+    /// `pillion.io/reason` in one line, for the kind whose exceptions need one. Nothing but spaces is none.
+    pub(super) fn take_reason(&mut self) -> Option<String> {
+        let reason = self.value.annotations.as_mut()?.reason.take()?;
+        let words: Vec<&str> = reason.split(|c: char| c.is_whitespace() || c.is_control()).collect();
+        let line = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+        (!line.is_empty()).then_some(line)
+    }
+
     /// `istio.io/dry-run`, for the kind that has it; on the others [`Self::check`] refuses it.
     pub(super) fn take_dry_run(&mut self, document: &Document<'_>) -> Result<Option<At<bool>>, YamlError> {
         let Some(written) = self.value.annotations.as_mut().and_then(|all| all.dry_run.take()) else {

@@ -58,6 +58,24 @@ pub struct Resources {
     pub virtual_services: Vec<VirtualService>,
     /// Files beside them that are not read, since their names are not those of resource files.
     pub skipped: Vec<String>,
+    /// Files that are no good, where reading went on without them.
+    pub unread: Vec<Unread>,
+}
+
+/// A file that is no good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// `file:line:column`, or the file where it cannot be read at all.
+    pub place: String,
+    /// What was expected, what was seen, the likely cure.
+    pub message: String,
+}
+
+impl From<YamlError> for Unread {
+    fn from(fault: YamlError) -> Self {
+        let YamlError { source_name, line, column, message } = fault;
+        Self { place: format!("{source_name}:{line}:{column}"), message }
+    }
 }
 
 impl Resources {
@@ -121,9 +139,11 @@ impl Resources {
     ) -> Result<(), YamlError> {
         let place = document.place(head);
         match written {
-            Written::PeerAuthentication(written) => {
+            Written::PeerAuthentication(mut written) => {
+                let reason = written.metadata.take_reason();
                 let meta = written.metadata.check(document, place, position)?;
-                self.peer_authentications.push(peer_authentication::check(document, meta, written.spec)?);
+                let policy = peer_authentication::check(document, meta, reason, written.spec)?;
+                self.peer_authentications.push(policy);
             }
             Written::AuthorizationPolicy(mut written) => {
                 let dry_run = written.metadata.take_dry_run(document)?;

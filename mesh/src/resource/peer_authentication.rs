@@ -24,6 +24,8 @@ pub struct PeerAuthentication {
     pub mode: Option<Mode>,
     /// `spec.portLevelMtls`; only together with a selector.
     pub ports: BTreeMap<u16, PortMode>,
+    /// Annotation `pillion.io/reason`: why plaintext is let in, where it is.
+    pub reason: Option<String>,
 }
 
 /// `spec` as written.
@@ -65,6 +67,7 @@ impl Mtls {
 pub(super) fn check(
     document: &Document<'_>,
     meta: Meta,
+    reason: Option<String>,
     spec: Option<Spec>,
 ) -> Result<PeerAuthentication, YamlError> {
     let Spec { selector, mtls, port_level_mtls } = spec.unwrap_or_default();
@@ -91,6 +94,7 @@ pub(super) fn check(
             .filter(|selector| !selector.match_labels.is_empty()),
         mode: mtls.and_then(|mtls| mtls.mode()),
         ports: ports.into_iter().map(|(port, mtls)| (port.0, mtls.mode())).collect(),
+        reason,
     })
 }
 

@@ -6,6 +6,8 @@ use std::time::SystemTime;
 
 use hyper::StatusCode;
 use hyper::http::request::Parts;
+use pillion_mesh::ask::{self, Question};
+use pillion_mesh::describe;
 use pillion_mesh::policy::dial::{DialPlan, DialTls};
 use pillion_mesh::policy::mode::PortDecision;
 use pillion_mesh::registry::Destination;
@@ -214,6 +216,45 @@ fn endpoint(destination: &Destination, plan: &DialPlan) -> Value {
 /// `/connections`.
 pub(super) fn connections(state: &AdminState, _: &Parts) -> Answer {
     Answer::json(&json!({ "connections": state.connections.list() }))
+}
+
+/// `/describe`.
+pub(super) fn describe(state: &AdminState, _: &Parts) -> Answer {
+    let published = state.snapshot.borrow().clone();
+    Answer::json(&describe::describe(
+        &published.snapshot,
+        &state.settings.workload,
+        &ports_of_interest(state),
+    ))
+}
+
+/// `/authz`: the table, or with a caller in the query the answer.
+pub(super) fn authz(state: &AdminState, request: &Parts) -> Answer {
+    let published = state.snapshot.borrow().clone();
+    let (snapshot, workload) = (&published.snapshot, &state.settings.workload);
+    let query = request.uri.query().unwrap_or_default();
+    if query.is_empty() {
+        return Answer::json(&ask::table(snapshot, workload));
+    }
+    let Some(parts) = decoded(query) else {
+        return Answer::problem(
+            StatusCode::BAD_REQUEST,
+            "the query has a `%` without two hexadecimal digits behind it",
+        );
+    };
+    match Question::parse(parts) {
+        Ok(question) => Answer::json(&ask::ask(snapshot, workload, &question)),
+        Err(fault) => Answer::problem(StatusCode::BAD_REQUEST, fault.to_string()),
+    }
+}
+
+/// Names and values of a query; `None` where an escape is broken.
+fn decoded(query: &str) -> Option<Vec<(String, String)>> {
+    let pair = |pair: &str| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        Some((percent_decoded(name)?, percent_decoded(value)?))
+    };
+    query.split('&').filter(|pair| !pair.is_empty()).map(pair).collect()
 }
 
 /// `/stats/prometheus`.

@@ -28,7 +28,7 @@ const fn post(path: &'static str, about: &'static str, answer: fn(&AdminState, &
 }
 
 /// The admin API.
-pub(super) static ADMIN: [Route; 11] = [
+pub(super) static ADMIN: [Route; 13] = [
     get("/", "these pages", |_, _| index(&ADMIN)),
     get("/ready", "whether connections are served, and why not", pages::ready),
     get("/config_dump", "settings in force, mesh resources and their findings", pages::config_dump),
@@ -36,6 +36,12 @@ pub(super) static ADMIN: [Route; 11] = [
     get("/listeners", "addresses listened on, and what each port accepts", pages::listeners),
     get("/endpoints", "known services, and how each is dialled", pages::endpoints),
     get("/connections", "open connections", pages::connections),
+    get("/describe", "what the mesh resources mean for this workload, and why", pages::describe),
+    get(
+        "/authz",
+        "who may call this workload; ?from=PRINCIPAL or plaintext&port=8080, with &method=GET&path=/ and so on: may they?",
+        pages::authz,
+    ),
     get("/stats/prometheus", "metrics as OpenMetrics text", pages::metrics),
     post("/logging", "?level=debug, or by module ?level=warn,access=info", pages::logging),
     post("/drain", "take no new connections, end when the open ones have", pages::drain),

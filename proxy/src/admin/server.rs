@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pillion_mesh::wire::Problem;
-use serde_json::Value;
+use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -56,8 +56,8 @@ impl Answer {
     }
 
     /// A JSON document, indented for people.
-    pub(super) fn json(document: &Value) -> Self {
-        Self::page("application/json", format!("{document:#}\n"))
+    pub(super) fn json(document: &impl Serialize) -> Self {
+        Self::page("application/json", serde_json::to_string_pretty(document).unwrap_or_default() + "\n")
     }
 
     /// What went wrong, as RFC 9457 says it.

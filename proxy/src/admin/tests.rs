@@ -4,7 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use pillion_mesh::ask::{AccessTable, Answer};
+use pillion_mesh::describe::{Description, describe};
 use pillion_mesh::policy::Snapshot;
+use pillion_mesh::policy::mode::Outcome;
+use pillion_mesh::reason::Reason;
 use pillion_mesh::resource::Resources;
 use pillion_mesh::wire::{ConnectionRecord, Direction, Problem};
 use pillion_testkit::TestCa;
@@ -219,7 +223,7 @@ async fn the_index_lists_every_page_and_every_page_answers() {
     let lab = Lab::ready().await;
     let index = lab.get("/").await.json();
     let pages = index["pages"].as_array().unwrap();
-    assert_eq!(pages.len(), 11);
+    assert_eq!(pages.len(), 13);
     for page in pages.iter().filter(|page| page["method"] == "GET") {
         let path = page["path"].as_str().unwrap();
         assert_eq!(lab.get(path).await.status, 200, "{path}");
@@ -325,6 +329,51 @@ async fn the_config_dump_shows_settings_findings_and_a_failed_reload() {
     let dump = lab.get("/config_dump").await.json();
     assert_eq!(dump["policy"]["lastError"], "mesh.yaml:3:1: unknown variant `DISABLED`");
     assert_eq!(dump["policy"]["version"], 1, "the last good policy stays in force");
+}
+
+#[tokio::test]
+async fn the_workload_is_described_as_the_files_describe_it() {
+    let lab = Lab::ready().await;
+    let _open = lab.connection();
+    let page = lab.get("/describe").await;
+    let told: Description = serde_json::from_str(&page.body).unwrap();
+    let published = lab.state.snapshot.borrow().clone();
+    let expected = describe(&published.snapshot, &lab.state.settings.workload, &[7777, 8080].into());
+    assert_eq!(told, expected);
+    let ports: Vec<u16> = told.ports.iter().map(|port| port.port).collect();
+    assert_eq!(ports, [7777, 8080, 9090], "those of settings, policies and open connections");
+    let outcomes: Vec<Outcome> = told.peer_authentications.iter().map(|policy| policy.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Decides, Outcome::Ignored]);
+    assert_eq!(told.destinations[0].tls, "ISTIO_MUTUAL");
+}
+
+#[tokio::test]
+async fn who_may_call_is_a_table_and_with_a_caller_an_answer() {
+    let lab = Lab::ready().await;
+    let table: AccessTable = serde_json::from_str(&lab.get("/authz").await.body).unwrap();
+    assert!(table.everybody_else.allowed && table.policies.is_empty());
+    let ask = async |query: &str| -> Answer {
+        let page = lab.get(&format!("/authz?{query}")).await;
+        assert_eq!(page.status, 200, "{}", page.body);
+        serde_json::from_str(&page.body).unwrap()
+    };
+    let stranger = ask("from=plaintext&port=8080").await;
+    assert_eq!((stranger.allowed, stranger.reason), (false, Some(Reason::StrictPlaintext)));
+    assert!(ask("from=cluster.local%2Fns%2Fdefault/sa/web&port=8080&method=GET&path=%2Fa%3Fb").await.allowed);
+    assert!(ask("from=plaintext&port=9090").await.allowed, "the port is DISABLE");
+}
+
+#[rstest]
+#[case("from=plaintext", "`port` is missing")]
+#[case("from=plaintext&port=80&pfad=/", "a question has no `pfad`")]
+#[case("from=%zz&port=80", "without two hexadecimal digits")]
+#[tokio::test]
+async fn a_question_that_cannot_be_asked_is_400_and_says_why(#[case] query: &str, #[case] why: &str) {
+    let lab = Lab::ready().await;
+    let page = lab.get(&format!("/authz?{query}")).await;
+    assert_eq!(page.status, 400);
+    let detail = page.problem().detail.unwrap();
+    assert!(detail.contains(why), "{detail}");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
 use super::rule::Rule;
@@ -20,7 +20,7 @@ pub struct Explanation {
 }
 
 /// What a policy had to say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyExplanation {
     /// `namespace/name`.
@@ -38,7 +38,7 @@ pub struct PolicyExplanation {
 }
 
 /// Whether a rule matched.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleExplanation {
     /// Whether it matched.
     pub matched: bool,

@@ -22,6 +22,11 @@ impl PortSet {
         self.named.iter().copied()
     }
 
+    /// The ports that are excluded where all others are among them, in no order.
+    pub(super) fn excluded(&self) -> impl Iterator<Item = u16> {
+        self.others_but.iter().flatten().copied()
+    }
+
     /// Whether any port that nobody named is among them.
     pub(super) fn has_others(&self) -> bool {
         self.others_but.is_some()

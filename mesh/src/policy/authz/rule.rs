@@ -175,6 +175,22 @@ impl Rule {
         asks(&self.when) || (!self.from.is_empty() && self.from.iter().all(|source| asks(source)))
     }
 
+    /// Whether whoever has no identity matches it on all its ports, whatever they ask for.
+    pub(super) fn matches_all_the_nameless(&self) -> bool {
+        let is_port = |clause: &Clause| matches!(clause.test, Test::DestinationPort(_));
+        let is_nameless = |clause: &Clause| {
+            clause.is_not
+                && matches!(&clause.test, Test::Principal(_, principals) if *principals == [Pattern::Present])
+        };
+        let by_source = self.from.is_empty() || self.from.iter().any(|source| source.iter().all(is_nameless));
+        by_source && self.when.iter().all(is_port) && self.to.iter().flatten().all(is_port)
+    }
+
+    /// Whether it asks for nothing.
+    pub(super) fn matches_everything(&self) -> bool {
+        self.from.is_empty() && self.to.is_empty() && self.when.is_empty()
+    }
+
     /// The alternatives of `from`, those of `to`, and the conditions.
     pub(super) fn parts(&self) -> (&[Vec<Clause>], &[Vec<Clause>], &[Clause]) {
         (&self.from, &self.to, &self.when)

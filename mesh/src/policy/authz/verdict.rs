@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::Policy;
 use super::facts::Facts;
@@ -61,7 +61,7 @@ pub struct Considered {
 }
 
 /// A field of a rule that did not match.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Miss {
     /// The field, as `from[0].source.principals`.
     pub field: String,

@@ -168,6 +168,7 @@ fn req_39_policies_are_matched_literally(#[case] namespace: &str, #[case] app: &
         selector: Some(Selector { match_labels: labels(&[("app", app)]) }),
         mode: Some(Mode::Strict),
         ports: BTreeMap::new(),
+        reason: None,
     };
     let (modes, _) = Modes::resolve(&[policy], ROOT, "foo", &labels(&[("app", "backend")]));
     assert_eq!(modes.for_other_ports().mode, Mode::Permissive);
@@ -257,6 +258,7 @@ fn any_policies() -> impl Strategy<Value = Vec<PeerAuthentication>> {
                 ports,
                 selector: selector.map(|pairs| Selector { match_labels: labels(&pairs) }),
                 mode,
+                reason: None,
             })
             .collect()
     })

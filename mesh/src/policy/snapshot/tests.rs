@@ -243,3 +243,27 @@ fn req_39_a_deny_that_plaintext_escapes_is_reported(#[case] spec: &str, #[case] 
     assert_eq!(open.findings.len(), usize::from(reported), "{:?}", open.findings);
     assert_eq!(snapshot(&[&policy, STRICT], &workload()).findings, []);
 }
+
+/// The cure that the finding names is one.
+#[rstest]
+#[case::everywhere("{from: [{source: {notPrincipals: ['*']}}]}", false)]
+#[case::on_another_port(
+    "{from: [{source: {notPrincipals: ['*']}}], to: [{operation: {ports: ['81']}}]}",
+    true
+)]
+#[case::but_on_one_port(
+    "{from: [{source: {notPrincipals: ['*']}}], to: [{operation: {notPorts: ['81']}}]}",
+    true
+)]
+#[case::of_a_namespace("{from: [{source: {notPrincipals: ['*'], ipBlocks: [10.0.0.0/8]}}]}", true)]
+#[case::for_a_method("{from: [{source: {notPrincipals: ['*']}}], to: [{operation: {methods: [GET]}}]}", true)]
+fn req_39_a_deny_of_the_nameless_leaves_nobody_to_escape(#[case] rule: &str, #[case] reported: bool) {
+    let policy = authorization_policy(&format!(
+        "{{action: DENY, rules: [{{from: [{{source: {{namespaces: [a]}}}}]}}, {rule}]}}"
+    ));
+    let escaped = |finding: &&Finding| finding.code == Code::PlaintextEscapesDeny;
+    assert_eq!(
+        snapshot(&[&policy], &workload()).findings.iter().filter(escaped).count(),
+        usize::from(reported)
+    );
+}

@@ -49,7 +49,7 @@ pub(in crate::resource) fn check(
             .map(|selector| selector.value)
             .filter(|selector| !selector.match_labels.is_empty()),
         action,
-        rules,
+        rules: rules.into(),
         dry_run: dry_run.is_some_and(|dry_run| dry_run.value),
     })
 }

@@ -51,7 +51,7 @@ fn each_fault_is_refused_in_the_words_of_its_file() {
 #[case::audit("spec: {action: AUDIT, rules: [{}]}", Action::Audit, 1)]
 fn the_action_and_the_rules_are(#[case] spec: &str, #[case] action: Action, #[case] rules: usize) {
     let policy = read(spec);
-    assert_eq!((policy.action, policy.rules), (action, vec![Rule::default(); rules]));
+    assert_eq!((policy.action, policy.rules.to_vec()), (action, vec![Rule::default(); rules]));
 }
 
 #[rstest]
