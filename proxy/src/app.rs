@@ -164,9 +164,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     let addresses = Arc::new(servers.addresses(&bound));
     announce(&addresses);
     if let Some(gateway) = settings.gateway.clone() {
-        gateway::start(gateway, &shared).map_err(|gateway::NotListening { address, fault }| {
-            AppError::Listen { what: "gateway", address, fault }
-        })?;
+        gateway::start(gateway, &shared);
     }
 
     tokio::spawn(resolver.run(settings.dns_refresh, drain.quit_token()));

@@ -10,6 +10,7 @@ mod requests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,7 +35,11 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// The ports that are asked for, by the Gateways' numbers.
 #[derive(Debug, Default)]
-pub(crate) struct Ports(Mutex<BTreeMap<u16, Port>>);
+pub(crate) struct Ports {
+    ports: Mutex<BTreeMap<u16, Port>>,
+    /// Whether all of them have been open at some time.
+    complete: AtomicBool,
+}
 
 /// One port.
 #[derive(Debug)]
@@ -58,7 +63,7 @@ pub(crate) struct PortStatus {
 
 impl Ports {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u16, Port>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All ports in order.
@@ -70,6 +75,13 @@ impl Ports {
             }
         };
         self.lock().iter().map(status).collect()
+    }
+
+    /// Which port is waited for before clients should come: one that has been shut since the start. Later a Gateway whose
+    /// port cannot be had takes nothing from the others.
+    pub(crate) fn missing(&self) -> Option<PortStatus> {
+        let first = || self.list().into_iter().find(|port| port.fault.is_some());
+        if self.complete.load(Ordering::Relaxed) { None } else { first() }
     }
 
     /// Whether a port of this host is one of ours.
@@ -99,57 +111,58 @@ impl Ports {
 
     /// Logs a fault once, and again when it is another.
     fn failed(&self, number: u16, address: SocketAddr, fault: &io::Error) {
-        let fault = fault.to_string();
+        let text = fault.to_string();
         let known =
-            matches!(self.lock().get(&number), Some(Port::Failed { fault: known, .. }) if *known == fault);
+            matches!(self.lock().get(&number), Some(Port::Failed { fault: known, .. }) if *known == text);
         if !known {
             error!(
-                "cannot listen on {address} for gateway port {number}: {fault}; end what listens there, or choose another \
-                 port by gateway.ports; it is tried again every {RETRY:?}"
+                "cannot listen on {address} for gateway port {number}: {fault}; {}; it is tried again every {RETRY:?}",
+                cure(fault)
             );
         }
-        self.lock().insert(number, Port::Failed { address, fault });
+        self.lock().insert(number, Port::Failed { address, fault: text });
     }
 }
 
-/// Why a port of the first Gateways cannot be listened on.
-#[derive(Debug)]
-pub(crate) struct NotListening {
-    pub(crate) address: SocketAddr,
-    pub(crate) fault: io::Error,
+fn cure(fault: &io::Error) -> &'static str {
+    if fault.kind() == io::ErrorKind::PermissionDenied {
+        "choose one from 1024 on by gateway.ports, or give CAP_NET_BIND_SERVICE"
+    } else {
+        "end what listens there, or choose another one by gateway.ports"
+    }
 }
 
-/// Opens the ports of the Gateways in force at start, then follows every change until the proxy drains.
-///
-/// # Errors
-/// Where a port of the first Gateways cannot be listened on; later ones are tried again.
-pub(crate) fn start(settings: Gateway, shared: &Arc<Shared>) -> Result<(), NotListening> {
-    let wanted: BTreeSet<u16> = shared.snapshot.borrow().snapshot.routes.ports().collect();
-    for number in shared.gateway.keep(&wanted) {
-        let address = settings.bound(number);
-        open(&settings, number, shared).map_err(|fault| NotListening { address, fault })?;
-    }
+/// Opens the ports of the Gateways in force, and follows every change until the proxy drains.
+pub(crate) fn start(settings: Gateway, shared: &Arc<Shared>) {
+    open_all(&settings, shared);
     tokio::spawn(follow(settings, shared.clone()));
-    Ok(())
 }
 
 async fn follow(settings: Gateway, shared: Arc<Shared>) {
     let mut live = shared.snapshot.clone();
     loop {
-        let wanted: BTreeSet<u16> = live.borrow_and_update().snapshot.routes.ports().collect();
-        let mut failed = false;
-        for number in shared.gateway.keep(&wanted) {
-            if let Err(fault) = open(&settings, number, &shared) {
-                shared.gateway.failed(number, settings.bound(number), &fault);
-                failed = true;
-            }
-        }
+        live.mark_unchanged();
+        let all_open = open_all(&settings, &shared);
         tokio::select! {
             changed = live.changed() => if changed.is_err() { return },
-            () = sleep(RETRY), if failed => {}
+            () = sleep(RETRY), if !all_open => {}
             () = shared.drain.started() => return,
         }
     }
+}
+
+/// Whether all ports that are asked for now are listened on.
+fn open_all(settings: &Gateway, shared: &Arc<Shared>) -> bool {
+    let wanted: BTreeSet<u16> = shared.snapshot.borrow().snapshot.routes.ports().collect();
+    let mut all_open = true;
+    for number in shared.gateway.keep(&wanted) {
+        if let Err(fault) = open(settings, number, shared) {
+            shared.gateway.failed(number, settings.bound(number), &fault);
+            all_open = false;
+        }
+    }
+    shared.gateway.complete.fetch_or(all_open, Ordering::Relaxed);
+    all_open
 }
 
 fn open(settings: &Gateway, number: u16, shared: &Arc<Shared>) -> io::Result<()> {

@@ -41,6 +41,7 @@ fn readiness_of(state: &AdminState) -> Readiness {
     readiness::judge(
         credentials(state).as_deref(),
         last_error.as_deref(),
+        state.gateway.missing().as_ref(),
         state.drain.is_draining(),
         SystemTime::now(),
     )

@@ -1,9 +1,10 @@
-//! Whether connections are served: with a valid certificate, and not while draining.
+//! Whether connections are served: with a valid certificate, at the edge with its ports open, and not while draining.
 
 use std::time::SystemTime;
 
 use pillion_mesh::wire::rfc3339;
 
+use crate::gateway::PortStatus;
 use crate::tls::Credentials;
 
 /// Ready or not, and why, in words.
@@ -13,10 +14,11 @@ pub(super) struct Readiness {
     pub(super) because: String,
 }
 
-/// Judges. `last_error` is that of the newest try to get a certificate.
+/// Judges. `last_error` is that of the newest try to get a certificate, `missing` a port of the edge that is not open yet.
 pub(super) fn judge(
     credentials: Option<&Credentials>,
     last_error: Option<&str>,
+    missing: Option<&PortStatus>,
     draining: bool,
     now: SystemTime,
 ) -> Readiness {
@@ -27,7 +29,11 @@ pub(super) fn judge(
         Some(credentials) => {
             let svid = &credentials.svid;
             let (id, until) = (&svid.id, rfc3339::print(svid.not_after));
-            if credentials.is_valid_at(now) {
+            if let (true, Some(PortStatus { port, address, fault })) = (credentials.is_valid_at(now), missing)
+            {
+                let fault = fault.as_deref().unwrap_or("not tried yet");
+                (false, format!("gateway port {port} is not listened on at {address}: {fault}"))
+            } else if credentials.is_valid_at(now) {
                 (true, format!("the certificate of {id} is valid until {until}"))
             } else if now < svid.not_before {
                 let from = rfc3339::print(svid.not_before);

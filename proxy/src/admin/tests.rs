@@ -308,11 +308,11 @@ fn readiness_follows_the_certificates_dates(#[case] offset: i64, #[case] ready: 
             .unwrap();
     let shift = Duration::from_secs(offset.unsigned_abs());
     let now = if offset < 0 { SystemTime::now() - shift } else { SystemTime::now() + shift };
-    let judged = readiness::judge(Some(&credentials), Some("the CA is down"), false, now);
+    let judged = readiness::judge(Some(&credentials), Some("the CA is down"), None, false, now);
     assert_eq!(judged.ready, ready);
     assert!(judged.because.contains(because), "{}", judged.because);
     assert_eq!(judged.because.contains("the CA is down"), offset > 3_600, "{}", judged.because);
-    assert!(!readiness::judge(Some(&credentials), None, true, now).ready, "ready while draining");
+    assert!(!readiness::judge(Some(&credentials), None, None, true, now).ready, "ready while draining");
 }
 
 #[tokio::test]

@@ -385,6 +385,41 @@ async fn ports_follow_the_gateways_in_force() {
     );
 }
 
+/// A port that is taken at the start takes nothing from the others; clients are sent here once it has been had.
+#[tokio::test]
+async fn the_edge_is_ready_once_its_ports_have_been_open() {
+    let lab = Lab::new();
+    let (taken, web) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), App::start().await);
+    let port = taken.local_addr().unwrap().port();
+    let second = GATEWAY.replace(
+        "servers: [",
+        &format!("servers: [{{port: {{number: {port}, name: b, protocol: HTTP}}, hosts: ['*']}}, "),
+    );
+    let rest = [service("web", web.address, "HTTP", None), routes("web", "*", &to("web"))].concat();
+    lab.resources(Some(&(second.clone() + &rest)));
+    let edge = Edge::start(&lab, "").await;
+    assert_eq!(edge.get("web", "/").await.unwrap().status, 200);
+    let readiness = || async {
+        let mut stream = TcpStream::connect(edge.sidecar.running.addresses.readiness).await.unwrap();
+        ask(&mut stream, &head("GET", "/healthz/ready", "")).await.unwrap()
+    };
+    let before = readiness().await;
+    let because = before.body();
+    assert_eq!(before.status, 503, "{because}");
+    assert!(because.contains(&format!("gateway port {port} is not listened on at 127.0.0.1:{port}: ")));
+
+    drop(taken);
+    edge.sidecar.eventually("all ports", || edge.sidecar.running.shared.gateway.missing().is_none()).await;
+    assert_eq!(readiness().await.status, 200);
+
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let third = second.replace(&port.to_string(), &other.local_addr().unwrap().port().to_string());
+    lab.resources(Some(&(third + &rest)));
+    let has_failed = || edge.sidecar.running.shared.gateway.list().iter().any(|port| port.fault.is_some());
+    edge.sidecar.eventually("a port that is taken", has_failed).await;
+    assert_eq!(readiness().await.status, 200);
+}
+
 /// A sidecar of the mesh is no edge because its labels say so: the setting does.
 #[tokio::test]
 async fn without_the_setting_no_port_is_opened() {

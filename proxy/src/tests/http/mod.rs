@@ -190,7 +190,7 @@ pub(super) struct Answered {
 }
 
 impl Answered {
-    fn body(&self) -> String {
+    pub(super) fn body(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
