@@ -177,7 +177,7 @@ impl Source {
         };
         workload.id().map_err(Fault::usage)?;
         let config = mesh_config(&[], self.root_namespace.as_deref());
-        Ok(Sidecar { workload, config, place: String::new() })
+        Ok(Sidecar { workload, config, place: String::new(), accepts: true })
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Sidecar {
     pub config: MeshConfig,
     /// Where that is written.
     pub place: String,
+    /// Whether it accepts connections for an app; at the edge of the mesh a proxy has none.
+    pub accepts: bool,
 }
 
 /// A workload that somebody told of.
@@ -30,6 +32,8 @@ pub struct Known {
     pub place: String,
     /// Whether a sidecar stands beside it.
     pub has_sidecar: bool,
+    /// Whether it accepts connections for an app, as far as is known.
+    pub accepts: bool,
     /// Whether a `ServiceEntry` leads to it.
     pub is_service: bool,
     /// Whether it has no labels but those of `workload`. An endpoint need not name all.
@@ -78,8 +82,8 @@ impl Known {
     }
 
     fn of_sidecar(sidecar: &Sidecar) -> Self {
-        let Sidecar { workload, config, place } = sidecar.clone();
-        Self { workload, config, place, has_sidecar: true, is_service: false, has_all_labels: true }
+        let Sidecar { workload, config, place, accepts } = sidecar.clone();
+        Self { workload, config, place, has_sidecar: true, accepts, is_service: false, has_all_labels: true }
     }
 
     fn of_endpoint(
@@ -100,6 +104,7 @@ impl Known {
             config: config.clone(),
             place: endpoint.meta.place.clone(),
             has_sidecar: endpoint.has_sidecar(),
+            accepts: true,
             is_service,
             has_all_labels: false,
         }
@@ -206,7 +211,7 @@ spec: {address: 10.0.0.9, serviceAccount: batch, labels: {security.istio.io/tlsM
             service_account: account.to_owned(),
             labels: labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         };
-        Sidecar { workload, config: MeshConfig::default(), place: format!("{account}.yaml") }
+        Sidecar { workload, config: MeshConfig::default(), place: format!("{account}.yaml"), accepts: true }
     }
 
     fn known(sidecars: &[Sidecar]) -> Vec<Known> {

@@ -25,7 +25,12 @@ fn cases() -> Vec<PathBuf> {
     cases
 }
 
-fn sidecar(line: &str) -> Sidecar {
+/// `# sidecar: namespace/account label=value…`, or `# edge: …` for one that stands beside no app.
+fn sidecar(line: &str) -> Option<Sidecar> {
+    let (accepts, line) = line
+        .strip_prefix("# sidecar: ")
+        .map(|line| (true, line))
+        .or_else(|| Some((false, line.strip_prefix("# edge: ")?)))?;
     let mut words = line.split(' ');
     let (namespace, account) = words.next().unwrap().split_once('/').unwrap();
     let label =
@@ -37,12 +42,11 @@ fn sidecar(line: &str) -> Sidecar {
         service_account: account.to_owned(),
         labels: words.map(label).collect(),
     };
-    Sidecar { workload, config: MeshConfig::default(), place: format!("{account}.conf") }
+    Some(Sidecar { workload, config: MeshConfig::default(), place: format!("{account}.conf"), accepts })
 }
 
 fn found(text: &str) -> Vec<Finding> {
-    let sidecars: Vec<Sidecar> =
-        text.lines().filter_map(|line| line.strip_prefix("# sidecar: ")).map(sidecar).collect();
+    let sidecars: Vec<Sidecar> = text.lines().filter_map(sidecar).collect();
     let skipped = text.lines().filter_map(|line| line.strip_prefix("# skipped: ")).map(str::to_owned);
     let mut resources = Resources { skipped: skipped.collect(), ..Resources::default() };
     for (number, part) in text.split("# ---- another file\n").enumerate() {

@@ -33,7 +33,12 @@ impl SidecarFile {
         let Settings { workload, mesh_config, mesh, inbound, .. } =
             settings_of_file(path).map_err(|fault| SidecarFileError::new(path, &fault))?;
         Ok(Self {
-            sidecar: Sidecar { workload, config: mesh_config, place: path.display().to_string() },
+            sidecar: Sidecar {
+                workload,
+                config: mesh_config,
+                place: path.display().to_string(),
+                accepts: inbound.capture.is_some() || !inbound.listeners.is_empty(),
+            },
             mesh,
             ports: inbound.listeners.iter().map(|listener| listener.forward.port()).collect(),
         })
@@ -75,6 +80,17 @@ mod tests {
         assert_eq!(file.sidecar.workload.id().unwrap().principal(), "cluster.local/ns/shop/sa/orders");
         assert_eq!(file.sidecar.config.root_namespace, "root");
         assert_eq!((file.mesh, file.ports), (Some(PathBuf::from("mesh")), BTreeSet::from([8080])));
+        assert!(file.sidecar.accepts);
+    }
+
+    #[test]
+    fn an_edge_accepts_nothing_for_an_app() {
+        let file = read(
+            "workload: {serviceAccount: gateway}\n\
+             identity: {files: {certificate: c.pem, key: k.pem, bundle: b.pem}}\n\
+             gateway: {address: 0.0.0.0}\n",
+        );
+        assert!(!file.unwrap().sidecar.accepts);
     }
 
     #[test]

@@ -35,7 +35,7 @@ fn opened_by(policy: &PeerAuthentication) -> Option<String> {
 
 /// What a known workload lets in, or nobody.
 pub(super) fn of_workload(known: &Known, snapshot: &Snapshot, found: &mut Found) {
-    if snapshot.considered.is_empty() {
+    if known.accepts && snapshot.considered.is_empty() {
         const MESSAGE: &str = "no PeerAuthentication applies: the ports are PERMISSIVE and let plaintext in";
         // One for all: who counts them counts the workloads.
         let first = found.all.iter().find(|finding| finding.code == Code::NoPeerAuthentication);
