@@ -7,6 +7,7 @@
 pub mod client_hello;
 pub mod duration;
 pub mod finding;
+mod matching;
 pub mod policy;
 pub mod reason;
 pub mod registry;

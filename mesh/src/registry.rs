@@ -4,6 +4,7 @@
 //! services from the resources, once for each reload; `index` finds them by address and by name, and is made anew
 //! with fresh addresses.
 
+mod endpoints;
 mod index;
 mod rules;
 mod services;
@@ -17,10 +18,10 @@ use crate::policy::mode::Mode;
 use crate::resource::{Location, Protocol, Resolution, Resources};
 use crate::spiffe::SpiffeId;
 use crate::workload::{MeshConfig, Workload};
+pub(crate) use endpoints::WorkloadEntries;
 use index::{Claim, Endpoint, Index};
 pub use rules::AppliedRule;
 use services::Services;
-pub(crate) use services::endpoints_of;
 
 /// What DNS said of each name last.
 pub type Addresses = HashMap<String, Vec<IpAddr>>;
@@ -155,11 +156,12 @@ impl Registry {
         };
         let Some(subset) = subset else { return Ok(self.behind(service, None, turn)?) };
         let known = self.services.all.get(service).ok_or(Miss::Unknown)?;
-        let rule = known.subsets.get(subset).ok_or_else(|| RouteMiss::NoSubset(known.host.clone()))?;
-        let endpoint = self.index.endpoint_of_subset(service, subset, turn);
+        let of_rule = known.rule.as_ref().and_then(|applied| applied.subsets.get(subset));
+        let (number, rule) = of_rule.ok_or_else(|| RouteMiss::NoSubset(known.host.clone()))?;
+        let endpoint = self.index.endpoint_of_subset(service, *number, turn);
         let found = endpoint.and_then(|endpoint| self.destination(service, endpoint));
         let found = found.ok_or_else(|| Miss::NoEndpoint(known.host.clone()))?;
-        Ok(Destination { rule: Some(Arc::clone(&rule.rule)), subset: Some(subset.to_owned()), ..found })
+        Ok(Destination { rule: Some(Arc::clone(rule)), subset: Some(subset.to_owned()), ..found })
     }
 
     /// By host and port, for explicit listeners: the full name, or the name before `.<namespace>.svc.cluster.local`
@@ -232,7 +234,7 @@ impl Registry {
             has_sidecar: endpoint.has_sidecar,
             endpoint_mode: endpoint.mode,
             identities: Arc::clone(&known.identities),
-            rule: known.rule.clone(),
+            rule: known.rule.as_ref().map(|applied| Arc::clone(&applied.rule)),
             subset: None,
         })
     }

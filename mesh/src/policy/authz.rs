@@ -10,6 +10,7 @@
 
 mod aliases;
 mod explain;
+mod fact;
 mod facts;
 mod index;
 mod matcher;
@@ -21,6 +22,7 @@ pub use explain::{Explanation, PolicyExplanation, RuleExplanation};
 pub use facts::{Facts, Headers, HttpFacts, joined};
 pub use verdict::{Considered, Denial, Grant, Miss, Permit, RuleName, Shadow, ShadowResult, Verdict};
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -59,6 +61,8 @@ struct Set {
     policies: Vec<Policy>,
     /// Of all policies, in their order.
     rules: Vec<Rule>,
+    /// How many policies have no rules.
+    without_rules: usize,
     index: Index,
 }
 
@@ -120,6 +124,7 @@ impl Policies {
                 sets.of(policy).add(policy, scope, &trust_domains);
             }
         }
+        sets.all_mut().into_iter().for_each(|set| set.index = Index::build(&set.rules));
         let Sets { deny, allow, audit, http_ports, .. } = &mut sets;
         [deny, allow, audit]
             .into_iter()
@@ -128,8 +133,8 @@ impl Policies {
         Self(Arc::new(sets))
     }
 
-    /// Decides. The cost does not grow with the policies of other workloads, nor with rules that are about other
-    /// identities or ports by their exact names.
+    /// Decides. The cost does not grow with the policies of other workloads, and hardly with rules that are about other
+    /// identities, addresses, ports, hosts, methods, paths or headers: such are not looked at.
     #[must_use]
     pub fn authorize(&self, facts: &Facts<'_>) -> Verdict {
         self.decide(facts, &mut Asked::ToDecide)
@@ -186,12 +191,13 @@ impl Policies {
     /// DENY rules that ask who the peer is on a port that lets in peers who do not say: such a peer matches none.
     pub(crate) fn escaped_by_plaintext(&self, modes: &Modes) -> Vec<Finding> {
         let is_open = |decision: &PortDecision| decision.mode != Mode::Strict;
+        let own: HashSet<u16> =
+            modes.ports().filter(|(_, decision)| is_open(decision)).map(|(port, _)| port).collect();
+        let others = is_open(modes.for_other_ports());
         let escapes = |rule: &Rule| {
             let ports = rule.ports();
-            let own = modes.ports().any(|(port, decision)| ports.contains(port) && is_open(decision));
             let named = ports.named().any(|port| is_open(modes.for_port(port)));
-            let others = ports.has_others() && is_open(modes.for_other_ports());
-            rule.asks_who() && (own || named || others)
+            rule.asks_who() && (named || others && ports.has_others() || ports.has_others_among(&own))
         };
         let mut findings = Vec::new();
         for (policy, rules) in self.0.deny.by_policy() {
@@ -244,6 +250,11 @@ impl Sets {
         }
     }
 
+    fn all_mut(&mut self) -> [&mut Set; 5] {
+        let Self { deny, allow, audit, shadow_deny, shadow_allow, .. } = self;
+        [deny, allow, audit, shadow_deny, shadow_allow]
+    }
+
     fn all(&self) -> [&Set; 5] {
         let Self { deny, allow, audit, shadow_deny, shadow_allow, .. } = self;
         [deny, allow, audit, shadow_deny, shadow_allow]
@@ -261,10 +272,9 @@ impl Set {
             rules: policy.rules.len(),
         });
         for (number, rule) in policy.rules.iter().enumerate() {
-            let rule = Rule::compile(policy, number, rule, trust_domains);
-            self.index.add(self.rules.len(), &rule);
-            self.rules.push(rule);
+            self.rules.push(Rule::compile(policy, number, rule, trust_domains));
         }
+        self.without_rules += usize::from(policy.rules.is_empty());
     }
 
     /// The first rule that matches.
@@ -312,8 +322,7 @@ impl Set {
             }
             considered.extend(Considered::of(policy, rules, facts).take(space));
         }
-        let without_rules = self.policies.iter().filter(|policy| policy.rules == 0).count();
-        let all = self.rules.len() + without_rules;
+        let all = self.rules.len() + self.without_rules;
         Denial::NoAllowRule { more: all - considered.len(), considered }
     }
 }

@@ -1,15 +1,14 @@
 //! Everything resolved for one workload, immutable. A connection takes one snapshot and all its decisions come from it.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::authz::Policies;
 use super::dial::{DialPlan, OutboundPolicy, plan};
 use super::mode::Modes;
 use super::route::{Route, Routes};
 use crate::finding::{Code, Finding};
-use crate::registry::{Addresses, Destination, Miss, Registry, RouteMiss, endpoints_of};
+use crate::registry::{Addresses, Destination, Miss, Registry, RouteMiss, WorkloadEntries};
 use crate::resource::{
     Port, Protocol, Resources, RouteDestination, ServiceEntry, TLS_MODE_LABEL, WorkloadEntry,
 };
@@ -130,6 +129,7 @@ impl Snapshot {
 /// Routes of an edge proxy that lead nowhere.
 fn routes_astray(routes: &Routes, registry: &Registry) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
+    let mut told = HashSet::new();
     for (_, _, route) in routes.all() {
         let Route { virtual_service, place, destination, .. } = &*route;
         let RouteDestination { host, .. } = destination;
@@ -145,9 +145,8 @@ fn routes_astray(routes: &Routes, registry: &Registry) -> Vec<Finding> {
         let subset = destination.subset.as_ref().map(|name| format!(" (subset {name})")).unwrap_or_default();
         let message =
             format!("a route of VirtualService {virtual_service} leads to {host}{port}{subset}, {why}");
-        let finding = Finding::new(code, place, message);
-        if !findings.contains(&finding) {
-            findings.push(finding);
+        if told.insert((place.clone(), message.clone())) {
+            findings.push(Finding::new(code, place, message));
         }
     }
     findings
@@ -174,10 +173,12 @@ fn twins(resources: &Resources) -> Vec<Finding> {
 
 /// What the entries declare of the workload's own ports; the first in reading order is taken.
 fn own_ports(resources: &Resources, workload: &Workload) -> (BTreeMap<u16, OwnPort>, Vec<Finding>) {
+    let is_own = |entry: &&WorkloadEntry| is_workload(entry, workload);
+    let own_entries = WorkloadEntries::new(resources.workload_entries.iter().filter(is_own));
     let mut declared: BTreeMap<u16, (&Port, &ServiceEntry)> = BTreeMap::new();
     let mut findings = Vec::new();
     for entry in &resources.service_entries {
-        for (number, port) in declared_by(entry, resources, workload) {
+        for (number, port) in declared_by(entry, &own_entries, workload) {
             match declared.entry(number) {
                 Entry::Vacant(vacant) => {
                     vacant.insert((port, entry));
@@ -196,14 +197,14 @@ fn own_ports(resources: &Resources, workload: &Workload) -> (BTreeMap<u16, OwnPo
     (declared.into_iter().map(own).collect(), findings)
 }
 
-/// The ports of the workload that an entry describes, by the number that the workload listens on.
+/// The ports of the workload that an entry describes, by the number that the workload listens on. `own_entries` are the
+/// `WorkloadEntry` resources that are the workload.
 fn declared_by<'a>(
     entry: &'a ServiceEntry,
-    resources: &'a Resources,
+    own_entries: &WorkloadEntries<'a>,
     workload: &Workload,
 ) -> Vec<(u16, &'a Port)> {
-    let own_endpoints =
-        endpoints_of(entry, resources).into_iter().filter(|endpoint| is_workload(endpoint, workload));
+    let own_endpoints = own_entries.of(entry).into_iter().filter(|endpoint| is_workload(endpoint, workload));
     let by_endpoint =
         own_endpoints.flat_map(|endpoint| entry.ports.iter().map(move |port| (port.at(endpoint), port)));
     let is_selected = entry.meta.namespace == workload.namespace

@@ -29,7 +29,7 @@ pub(super) struct Index {
     /// The services that a server name alone tells, by port and host.
     snis: HashMap<u16, HashMap<String, usize>>,
     /// The endpoints of the subsets of services, by their places among `endpoints`.
-    subsets: HashMap<(usize, String), Vec<usize>>,
+    subsets: HashMap<(usize, usize), Vec<usize>>,
     conflicts: Vec<Finding>,
 }
 
@@ -115,8 +115,8 @@ impl Index {
     }
 
     /// One endpoint of a service's subset; they take turns.
-    pub(super) fn endpoint_of_subset(&self, service: usize, subset: &str, turn: usize) -> Option<Endpoint> {
-        let members = self.subsets.get(&(service, subset.to_owned()))?;
+    pub(super) fn endpoint_of_subset(&self, service: usize, subset: usize, turn: usize) -> Option<Endpoint> {
+        let members = self.subsets.get(&(service, subset))?;
         let member = *members.get(turn.checked_rem(members.len())?)?;
         self.endpoints.get(service)?.get(member).copied()
     }
@@ -167,19 +167,13 @@ impl Index {
                 Address::Ip(ip) => std::slice::from_ref(ip),
                 Address::Name(name) => addresses.get(name).map(Vec::as_slice).unwrap_or_default(),
             };
-            let subsets = service
-                .subsets
-                .iter()
-                .filter(|(_, subset)| subset.selector.matches(&backend.labels))
-                .map(|(name, _)| name);
-            let subsets: Vec<&String> = subsets.collect();
             for ip in ips {
                 let address = SocketAddr::new(ip.to_canonical(), backend.port);
                 if !seen.insert(address) {
                     continue;
                 }
-                for name in &subsets {
-                    self.subsets.entry((number, (*name).clone())).or_default().push(endpoints.len());
+                for subset in &backend.subsets {
+                    self.subsets.entry((number, *subset)).or_default().push(endpoints.len());
                 }
                 endpoints.push(Endpoint { address, has_sidecar: backend.has_sidecar, mode: backend.mode });
             }
@@ -191,7 +185,7 @@ impl Index {
         let by_name_alone = service.protocol == Protocol::Tls
             && service.resolution == Resolution::None
             && service.addresses.is_empty();
-        for host in &service.hosts {
+        for host in service.hosts.iter() {
             if by_name_alone {
                 self.snis.entry(service.port).or_default().entry(host.clone()).or_insert(number);
             }

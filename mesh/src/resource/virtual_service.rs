@@ -12,6 +12,7 @@ use super::destination_rule::PortSelector;
 use super::export_to::{ExportTo, check_export_to};
 use super::host::{HostPattern, is_host};
 use super::meta::{is_dns_label, is_dns_name};
+use crate::matching::texts::TextKey;
 use crate::policy::path::normalize;
 use crate::yaml::{At, Document, YamlError, quoted};
 
@@ -65,6 +66,14 @@ pub struct RouteDestination {
 }
 
 impl PathMatch {
+    /// As it is looked up.
+    pub(crate) fn key(&self) -> TextKey<'_> {
+        match self {
+            Self::Exact(whole) => TextKey::Exact(whole.as_bytes().into()),
+            Self::Prefix(start) => TextKey::Beginning(start.as_bytes().into()),
+        }
+    }
+
     /// Whether a path in its one spelling, without query, matches.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
