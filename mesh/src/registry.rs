@@ -26,7 +26,7 @@ use services::Services;
 /// What DNS said of each name last.
 pub type Addresses = HashMap<String, Vec<IpAddr>>;
 
-/// All services of the mesh folder, indexed for constant-time look-up.
+/// All services of the mesh folder, indexed for constant-time look-up. A clone costs nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
     services: Arc<Services>,
@@ -109,7 +109,7 @@ impl Registry {
     #[must_use]
     pub fn build(resources: &Resources, workload: &Workload, config: &MeshConfig) -> (Self, Vec<Finding>) {
         let (services, findings) = Services::build(resources, workload, config);
-        let index = Index::build(&services, &Addresses::new());
+        let index = Index::build(&services);
         (Self { services: Arc::new(services), index }, findings)
     }
 
@@ -194,13 +194,20 @@ impl Registry {
     /// The same services with fresh addresses.
     #[must_use]
     pub fn with_addresses(&self, addresses: &Addresses) -> Registry {
-        Self { services: Arc::clone(&self.services), index: Index::build(&self.services, addresses) }
+        Self {
+            services: Arc::clone(&self.services),
+            index: self.index.with_addresses(&self.services, addresses),
+        }
     }
 
     /// All service ports with their endpoints, for `/endpoints`, in file order.
     #[must_use]
     pub fn destinations(&self) -> Vec<Destination> {
-        self.index.endpoints().filter_map(|(service, endpoint)| self.destination(service, endpoint)).collect()
+        let of = |service: usize| {
+            let endpoints = self.index.endpoints_of(service).iter();
+            endpoints.filter_map(move |endpoint| self.destination(service, *endpoint))
+        };
+        (0..self.services.all.len()).flat_map(of).collect()
     }
 
     /// Which service lost an address and port to which.

@@ -2,6 +2,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::authz::Policies;
 use super::dial::{DialPlan, OutboundPolicy, plan};
@@ -28,9 +29,9 @@ pub struct Snapshot {
     /// What is legal but probably not meant.
     pub findings: Vec<Finding>,
     outbound_policy: OutboundPolicy,
-    own_ports: BTreeMap<u16, OwnPort>,
+    own_ports: Arc<BTreeMap<u16, OwnPort>>,
     /// Those of `findings` that addresses do not change.
-    findings_of_resources: Vec<Finding>,
+    findings_of_resources: Arc<[Finding]>,
 }
 
 /// What a `ServiceEntry` says of one of the workload's own ports.
@@ -81,8 +82,8 @@ impl Snapshot {
             registry,
             routes,
             outbound_policy: config.outbound_policy,
-            own_ports,
-            findings_of_resources: findings,
+            own_ports: Arc::new(own_ports),
+            findings_of_resources: findings.into(),
         }
         .with_findings()
     }
@@ -117,11 +118,21 @@ impl Snapshot {
     /// The same with fresh addresses of names.
     #[must_use]
     pub fn with_addresses(&self, addresses: &Addresses) -> Self {
-        Self { registry: self.registry.with_addresses(addresses), ..self.clone() }.with_findings()
+        Self {
+            modes: self.modes.clone(),
+            authorization: self.authorization.clone(),
+            findings: Vec::new(),
+            registry: self.registry.with_addresses(addresses),
+            routes: self.routes.clone(),
+            outbound_policy: self.outbound_policy,
+            own_ports: Arc::clone(&self.own_ports),
+            findings_of_resources: Arc::clone(&self.findings_of_resources),
+        }
+        .with_findings()
     }
 
     fn with_findings(mut self) -> Self {
-        self.findings = [self.findings_of_resources.as_slice(), self.registry.conflicts()].concat();
+        self.findings = [&*self.findings_of_resources, self.registry.conflicts()].concat();
         self
     }
 }

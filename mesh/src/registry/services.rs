@@ -18,6 +18,8 @@ use crate::workload::{MeshConfig, Workload};
 #[derive(Debug, Default)]
 pub(super) struct Services {
     pub(super) all: Vec<Service>,
+    /// The places of those of which DNS names an endpoint.
+    pub(super) named: Vec<usize>,
     /// The names among the endpoints, each once.
     pub(super) names: Vec<String>,
     /// The ports, of service and endpoint, behind those of the names that have a sidecar.
@@ -87,7 +89,11 @@ impl Services {
                     let backends = backends_of(entry, port, group, &members, &mut rules);
                     services.note_names(port, &backends, &mut names);
                     let rule = group.rule.and_then(|rule| rules.applied(rule, port.number));
-                    services.all.push(service(entry, port, group, &identities, backends, rule));
+                    let service = service(entry, port, group, &identities, backends, rule);
+                    if service.has_names() {
+                        services.named.push(services.all.len());
+                    }
+                    services.all.push(service);
                 }
             }
         }
@@ -105,6 +111,13 @@ impl Services {
                 self.ports_by_name.extend([port.number, backend.port]);
             }
         }
+    }
+}
+
+impl Service {
+    /// Whether DNS is asked for one of its endpoints.
+    pub(super) fn has_names(&self) -> bool {
+        self.backends.iter().any(|backend| matches!(backend.address, Address::Name(_)))
     }
 }
 
