@@ -120,7 +120,7 @@ pub(crate) struct Running {
 pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Running, AppError> {
     let settings = Arc::new(settings);
     let id = settings.workload.id()?;
-    let snapshot = reload::load(&settings)?;
+    let (snapshot, applied) = reload::load(&settings)?;
     reload::report_findings(&snapshot);
     let (publisher, snapshot) = Publisher::new(snapshot, SystemTime::now());
     let bound = bind_all(&settings)?;
@@ -153,10 +153,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     announce(&addresses);
 
     tokio::spawn(resolver.run(settings.dns_refresh, drain.quit_token()));
-    tokio::spawn({
-        let (settings, stop) = (settings.clone(), drain.quit_token());
-        async move { reload::run(&settings, &publisher, &telemetry, stop).await }
-    });
+    tokio::spawn(reload::run(settings.clone(), applied, publisher, telemetry, drain.quit_token()));
     servers.spawn(AdminState {
         settings,
         snapshot: shared.snapshot.clone(),

@@ -223,11 +223,16 @@ fn sidecar_source(ip: IpAddr) -> IpAddr {
 /// Ends, with the reason in words, when a change of policy would no longer let this connection in as it was.
 async fn no_longer_allowed(admitted: &Admitted, shared: &Shared) -> String {
     let mut snapshot = shared.snapshot.clone();
+    let mut asked = None;
     loop {
         if snapshot.changed().await.is_err() || shared.settings.policy_change == PolicyChange::Keep {
             return std::future::pending().await;
         }
         let published = snapshot.borrow_and_update().clone();
+        // New addresses of names change nothing here.
+        if asked.replace(published.version) == Some(published.version) {
+            continue;
+        }
         if let Some(because) = refusal_of(admitted, &published.snapshot) {
             return because;
         }

@@ -466,10 +466,15 @@ fn an_address_behind_a_name_without_sidecar_is_not_asked_for_again() {
 #[test]
 fn a_service_may_have_ten_thousand_endpoints() {
     let endpoint = |number: usize| {
-        format!("\n  - {{address: 10.1.{}.{}, serviceAccount: a, labels: {{app: a, security.istio.io/tlsMode: istio}}}}", number / 256, number % 256)
+        format!(
+            "\n  - {{address: 10.1.{}.{}, serviceAccount: a, labels: {{app: a, security.istio.io/tlsMode: istio}}}}",
+            number / 256,
+            number % 256
+        )
     };
     let endpoints: String = (0..10_000).map(endpoint).collect();
-    let text = entry("a", &format!("  location: MESH_INTERNAL\n  resolution: STATIC\n  endpoints:{endpoints}\n"));
+    let text =
+        entry("a", &format!("  location: MESH_INTERNAL\n  resolution: STATIC\n  endpoints:{endpoints}\n"));
     let registry = registry(&[&text]);
     assert_eq!(registry.destinations().len(), 10_000);
     assert!(registry.lookup(at("10.1.39.15:80"), 0).unwrap().has_sidecar);
