@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::admin::{self, AdminState, BoundAddresses};
 use crate::connections::ConnectionTable;
+use crate::dns::Dns;
 use crate::entry::LogLevel;
 use crate::identity::{self, Identity};
 use crate::listener::{self, Bound, Role};
@@ -131,7 +132,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     let mark = settings.interception.mark_outwards();
     let identity = identity::spawn(id, settings.identity.clone(), settings.tls, mark, drain.quit_token());
     let identity = Arc::new(identity);
-    let resolver = Resolver::new(publisher.clone());
+    let resolver = Resolver::new(publisher.clone(), Dns::system(), settings.dns_refresh);
     if timeout(FIRST_NAMES, resolver.refresh()).await.is_err() {
         warn!("DNS is slow; services known by name have no endpoints yet");
     }
@@ -152,7 +153,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     let addresses = Arc::new(servers.addresses(&bound));
     announce(&addresses);
 
-    tokio::spawn(resolver.run(settings.dns_refresh, drain.quit_token()));
+    tokio::spawn(resolver.run(drain.quit_token()));
     tokio::spawn(reload::run(settings.clone(), applied, publisher, telemetry, drain.quit_token()));
     servers.spawn(AdminState {
         settings,

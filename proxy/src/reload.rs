@@ -4,7 +4,7 @@
 //! The files are looked at often and read seldom: `signature` tells by their names and times whether they may have
 //! changed. What they say counts once two reads agree; that it differs from what was applied before is told by its hash.
 
-mod signature;
+pub(crate) mod signature;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

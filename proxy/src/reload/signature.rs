@@ -13,7 +13,7 @@ use super::Named;
 /// The names, numbers, lengths and times of a folder's files, or of one file. Two that are equal say that nothing was
 /// written between, but what the kernel's clock cannot tell apart: two writes within one of its ticks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Signature {
+pub(crate) enum Signature {
     /// Which folder it is, and its files in the order of their names.
     Folder(Stamp, Vec<(PathBuf, Of)>),
     File(Stamp),
@@ -23,7 +23,7 @@ pub(super) enum Signature {
 
 /// What counts of one file of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Of {
+pub(crate) enum Of {
     /// It is read.
     Resources(Result<Stamp, io::ErrorKind>),
     /// It is not read: its name alone.
@@ -32,7 +32,7 @@ pub(super) enum Of {
 
 /// What changes with each write or replacement of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     device: u64,
     inode: u64,
     length: u64,
@@ -41,7 +41,7 @@ pub(super) struct Stamp {
 }
 
 impl Signature {
-    pub(super) fn of(path: &Path) -> Self {
+    pub(crate) fn of(path: &Path) -> Self {
         let signature = fs::metadata(path).and_then(|found| {
             let stamp = Stamp::of(&found);
             if found.is_dir() {
