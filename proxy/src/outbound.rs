@@ -72,7 +72,7 @@ pub(crate) async fn serve(
     };
     upstream.close_cleanly(); // lets the alert of a failed handshake out
     let limit = shared.settings.limits.handshake_timeout;
-    let handshake = Box::pin(tls::client::connect(upstream, &credentials, sni, identities));
+    let handshake = Box::pin(tls::client::connect(upstream, &credentials, sni, Arc::clone(identities)));
     let (mut upstream, handshake) = match timeout(limit, handshake).await {
         Ok(Ok(done)) => done,
         Ok(Err(error)) => return End { reason: error.reason, detail: Some(error.detail) },
