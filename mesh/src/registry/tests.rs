@@ -1,3 +1,6 @@
+mod routes;
+mod rules;
+
 use proptest::prelude::*;
 use rstest::rstest;
 
