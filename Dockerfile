@@ -14,10 +14,12 @@ COPY ca/Cargo.toml ca/
 COPY iptables/Cargo.toml iptables/
 COPY cli/Cargo.toml cli/
 COPY testkit/Cargo.toml testkit/
+COPY benches/Cargo.toml benches/
 COPY examples/services/Cargo.toml examples/services/
-RUN for crate in mesh proxy ca iptables cli testkit examples/services; do \
+RUN for crate in mesh proxy ca iptables cli testkit benches examples/services; do \
       mkdir -p "$crate/src" && : > "$crate/src/lib.rs" && echo 'fn main() {}' > "$crate/src/main.rs" || exit 1; \
     done \
+    && mkdir benches/benches && echo 'fn main() {}' > benches/benches/policies.rs \
     && cargo build --release --locked --package pillion
 
 COPY . .

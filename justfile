@@ -27,6 +27,10 @@ test *filter:
 test-all:
     .ci/run tools test
 
+# What 10,000 policies and endpoints cost to load and to decide by; a table at the end
+bench *filter:
+    cargo bench --package pillion-benches -- {{ filter }}
+
 # The mesh of network namespaces, told step by step in the terminal
 demo *options:
     cargo run --release --bin pillion -- demo {{ options }}

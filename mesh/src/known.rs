@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::registry::endpoints_of;
+use crate::registry::WorkloadEntries;
 use crate::resource::{Location, Resources, ServiceEntry, WorkloadEntry};
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::workload::{Labels, MeshConfig, Selector, Workload};
@@ -132,7 +132,8 @@ pub fn known_workloads(resources: &Resources, sidecars: &[Sidecar], config: &Mes
     let mut known: Vec<Known> = sidecars.iter().map(Known::of_sidecar).collect();
     let of_first = sidecars.first().map(|sidecar| sidecar.workload.trust_domain.clone());
     let Some(trust_domain) = of_first.or_else(|| "cluster.local".parse().ok()) else { return known };
-    let selected = resources.service_entries.iter().flat_map(|entry| members(entry, resources));
+    let entries = WorkloadEntries::new(&resources.workload_entries);
+    let selected = resources.service_entries.iter().flat_map(|entry| members(entry, &entries));
     let of_services = selected.map(|endpoint| Known::of_endpoint(endpoint, &trust_domain, config, true));
     let others = resources.workload_entries.iter();
     let others = others.map(|endpoint| Known::of_endpoint(endpoint, &trust_domain, config, false));
@@ -155,10 +156,13 @@ pub fn known_workloads(resources: &Resources, sidecars: &[Sidecar], config: &Mes
 }
 
 /// The endpoints of an entry that are of the mesh.
-fn members<'r>(entry: &'r ServiceEntry, resources: &'r Resources) -> impl Iterator<Item = &'r WorkloadEntry> {
+fn members<'r>(
+    entry: &'r ServiceEntry,
+    entries: &WorkloadEntries<'r>,
+) -> impl Iterator<Item = &'r WorkloadEntry> + use<'r> {
     let is_member =
-        |endpoint: &&WorkloadEntry| entry.location == Location::MeshInternal || endpoint.has_sidecar();
-    endpoints_of(entry, resources).into_iter().filter(is_member)
+        move |endpoint: &&WorkloadEntry| entry.location == Location::MeshInternal || endpoint.has_sidecar();
+    entries.of(entry).into_iter().filter(is_member)
 }
 
 /// Whether all labels of `few` are among `many`, but the mark of a sidecar, which a sidecar does not bear itself.

@@ -11,6 +11,7 @@ pub mod describe;
 pub mod duration;
 pub mod finding;
 pub mod known;
+mod matching;
 pub mod policy;
 pub mod reason;
 pub mod registry;

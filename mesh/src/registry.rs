@@ -4,6 +4,7 @@
 //! services from the resources, once for each reload; `index` finds them by address and by name, and is made anew
 //! with fresh addresses.
 
+mod endpoints;
 mod index;
 mod rules;
 mod services;
@@ -17,9 +18,9 @@ use crate::policy::mode::Mode;
 use crate::resource::{ClientTls, Location, Origination, Protocol, Resolution, Resources};
 use crate::spiffe::SpiffeId;
 use crate::workload::{MeshConfig, Workload};
+pub(crate) use endpoints::WorkloadEntries;
 use index::{Claim, Endpoint, Index};
 pub use rules::AppliedRule;
-pub(crate) use services::endpoints_of;
 use services::{Address, Backend, Services};
 
 /// What DNS said of each name last.
@@ -29,7 +30,7 @@ pub type Addresses = HashMap<String, Vec<IpAddr>>;
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
     services: Arc<Services>,
-    index: Arc<Index>,
+    index: Index,
     addresses: Arc<Addresses>,
 }
 
@@ -136,7 +137,7 @@ impl Registry {
     #[must_use]
     pub fn build(resources: &Resources, workload: &Workload, config: &MeshConfig) -> (Self, Vec<Finding>) {
         let (services, findings) = Services::build(resources, workload, config);
-        let index = Arc::new(Index::build(&services, &Addresses::new()));
+        let index = Index::build(&services);
         (Self { services: Arc::new(services), index, addresses: Arc::default() }, findings)
     }
 
@@ -179,10 +180,9 @@ impl Registry {
         let service = self.service_of_route(target)?;
         let Some(subset) = &target.subset else { return Ok(self.behind(service, None, turn)?) };
         let known = self.services.all.get(service).ok_or(Miss::Unknown)?;
-        if !known.subsets.contains_key(subset) {
-            return Err(RouteMiss::NoSubset(known.host.clone()));
-        }
-        let endpoint = self.index.endpoint_of_subset(service, subset, turn);
+        let of_rule = known.rule.as_ref().and_then(|applied| applied.subsets.get(subset));
+        let (number, _) = of_rule.ok_or_else(|| RouteMiss::NoSubset(known.host.clone()))?;
+        let endpoint = self.index.endpoint_of_subset(service, *number, turn);
         let found = endpoint.and_then(|endpoint| self.destination(service, endpoint));
         let found = found.ok_or_else(|| Miss::NoEndpoint(known.host.clone()))?;
         Ok(self.in_subset(found, service, subset))
@@ -198,10 +198,10 @@ impl Registry {
 
     /// The same destination by the rule of a subset, where its service has the subset.
     fn in_subset(&self, found: Destination, service: usize, subset: &str) -> Destination {
-        let known = self.services.all.get(service).and_then(|known| known.subsets.get(subset));
-        match known {
-            Some(known) => {
-                Destination { rule: Some(Arc::clone(&known.rule)), subset: Some(subset.to_owned()), ..found }
+        let applied = self.services.all.get(service).and_then(|known| known.rule.as_ref());
+        match applied.and_then(|applied| applied.subsets.get(subset)) {
+            Some((_, rule)) => {
+                Destination { rule: Some(Arc::clone(rule)), subset: Some(subset.to_owned()), ..found }
             }
             None => found,
         }
@@ -299,7 +299,7 @@ impl Registry {
     pub fn with_addresses(&self, addresses: &Addresses) -> Registry {
         Self {
             services: Arc::clone(&self.services),
-            index: Arc::new(Index::build(&self.services, addresses)),
+            index: self.index.with_addresses(&self.services, addresses),
             addresses: Arc::new(addresses.clone()),
         }
     }
@@ -307,13 +307,18 @@ impl Registry {
     /// All service ports with their endpoints, for `/endpoints`, in file order.
     #[must_use]
     pub fn destinations(&self) -> Vec<Destination> {
-        self.index.endpoints().filter_map(|(service, endpoint)| self.destination(service, endpoint)).collect()
+        let of = |service: usize| {
+            let endpoints = self.index.endpoints_of(service).iter();
+            endpoints.filter_map(move |endpoint| self.destination(service, *endpoint))
+        };
+        (0..self.services.all.len()).flat_map(of).collect()
     }
 
     /// How TLS is spoken to servers outside the mesh, by each rule and each of its subsets.
     pub fn originations(&self) -> impl Iterator<Item = &Origination> {
-        let rules = self.services.all.iter().flat_map(|service| {
-            service.rule.iter().chain(service.subsets.values().map(|subset| &subset.rule))
+        let applied = self.services.all.iter().filter_map(|service| service.rule.as_ref());
+        let rules = applied.flat_map(|applied| {
+            [&applied.rule].into_iter().chain(applied.subsets.values().map(|(_, rule)| rule))
         });
         rules.filter_map(|rule| match &rule.tls {
             Some(ClientTls::Originate(how)) => Some(how.as_ref()),
@@ -393,7 +398,7 @@ impl Registry {
             has_sidecar: endpoint.has_sidecar,
             endpoint_mode: endpoint.mode,
             identities: Arc::clone(&known.identities),
-            rule: known.rule.clone(),
+            rule: known.rule.as_ref().map(|applied| Arc::clone(&applied.rule)),
             subset: None,
         })
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::matching::labels::picks;
 use crate::policy::dial::OutboundPolicy;
 use crate::spiffe::{SpiffeId, TrustDomain};
 
@@ -71,7 +72,7 @@ impl Selector {
     /// Whether all pairs are among `labels`, compared literally.
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
-        self.match_labels.iter().all(|(name, value)| labels.get(name) == Some(value))
+        picks(&self.match_labels, labels)
     }
 }
 

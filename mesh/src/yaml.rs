@@ -12,12 +12,15 @@ use serde::de::{
 };
 use serde_saphyr::{Error, MessageFormatter, Options, Spanned, UserMessageFormatter};
 
-/// Values (scalars, lists, mappings) in one document, aliases expanded; more is refused.
-const MAX_NODES: usize = 20_000;
+/// Values (scalars, lists, mappings) in one document; more is refused. A service of 10,000 endpoints, or a `List` of as
+/// many policies, has some hundred thousand.
+const MAX_NODES: usize = 1_000_000;
+/// Values that the aliases of one document stand for; more is refused, since a few bytes of text could mean any number.
+const MAX_ALIASED: usize = 20_000;
 /// Lists and mappings within each other; more is refused.
 const MAX_DEPTH: usize = 64;
 /// Bytes of all scalars of one document; more is refused.
-const MAX_SCALAR_BYTES: usize = 1024 * 1024;
+const MAX_SCALAR_BYTES: usize = 16 << 20;
 /// Characters of the text that an error quotes.
 const MAX_QUOTED: usize = 60;
 /// Characters of an identity or a path that a message quotes.
@@ -256,8 +259,12 @@ fn options() -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_nodes: MAX_NODES,
+            max_events: 2 * MAX_NODES, // a list or mapping has an end too
             max_depth: MAX_DEPTH,
             max_total_scalar_bytes: MAX_SCALAR_BYTES,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: MAX_ALIASED,
         },
         emit_comments: false,
         with_snippet: false,
@@ -297,7 +304,7 @@ fn explain(error: &Error, text: &str) -> String {
         | Error::AliasReplayLimitExceeded { .. }
         | Error::AliasReplayStackDepthExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. } => format!(
-            "the document is too large: at most {MAX_NODES} values with aliases expanded, {MAX_DEPTH} levels and \
+            "the document is too large: at most {MAX_NODES} values, {MAX_ALIASED} more by aliases, {MAX_DEPTH} levels and \
              {MAX_SCALAR_BYTES} bytes; cut it with `---`"
         ),
         Error::ExternalMessage { msg, .. } => format!("not YAML: {msg}{}", syntax_hint(msg)),

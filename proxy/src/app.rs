@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use crate::admin::{self, AdminState, BoundAddresses};
 use crate::connections::ConnectionTable;
+use crate::dns::Dns;
 use crate::entry::LogLevel;
 use crate::identity::{self, Identity};
 use crate::listener::{self, Bound, Role};
@@ -129,7 +130,7 @@ pub(crate) struct Running {
 pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Running, AppError> {
     let settings = Arc::new(settings);
     let id = settings.workload.id()?;
-    let snapshot = reload::load(&settings)?;
+    let (snapshot, applied) = reload::load(&settings)?;
     reload::report_findings(&snapshot);
     let (publisher, snapshot) = Publisher::new(snapshot, SystemTime::now());
     let bound = bind_all(&settings)?;
@@ -141,7 +142,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     let own = identity::Own { id, aliases: settings.mesh_config.trust_domain_aliases.as_slice().into() };
     let identity = identity::spawn(own, settings.identity.clone(), settings.tls, mark, drain.quit_token());
     let identity = Arc::new(identity);
-    let resolver = Resolver::new(publisher.clone());
+    let resolver = Resolver::new(publisher.clone(), Dns::system(), settings.dns_refresh);
     if timeout(FIRST_NAMES, resolver.refresh()).await.is_err() {
         warn!("DNS is slow; services known by name have no endpoints yet");
     }
@@ -167,16 +168,13 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
         gateway::start(gateway, &shared);
     }
 
-    tokio::spawn(resolver.run(settings.dns_refresh, drain.quit_token()));
+    tokio::spawn(resolver.run(drain.quit_token()));
     tokio::spawn({
         let (originator, snapshot, stop) =
             (shared.originator.clone(), shared.snapshot.clone(), drain.quit_token());
         async move { originator.watch(snapshot, stop).await }
     });
-    tokio::spawn({
-        let (settings, stop) = (settings.clone(), drain.quit_token());
-        async move { reload::run(&settings, &publisher, &telemetry, stop).await }
-    });
+    tokio::spawn(reload::run(settings.clone(), applied, publisher, telemetry, drain.quit_token()));
     servers.spawn(AdminState {
         settings,
         snapshot: shared.snapshot.clone(),

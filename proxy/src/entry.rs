@@ -97,7 +97,7 @@ fn read(path: &Path) -> Result<RawSettings, SettingsError> {
 }
 
 fn check_only(settings: &Settings) -> Result<ExitCode, SettingsError> {
-    let snapshot = reload::load(settings)?;
+    let (snapshot, _) = reload::load(settings)?;
     for finding in &snapshot.findings {
         eprintln!("pillion-proxy: {}: {} {}: {finding}", finding.place, finding.severity, finding.code);
     }

@@ -4,12 +4,15 @@
 //! it can and tells of the rest.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use pillion_mesh::resource::{Resources, Unread};
 use pillion_mesh::yaml::YamlError;
+
+use crate::files::read_bounded;
 
 /// Files beyond this many bytes together are refused.
 const MAX_BYTES: u64 = 64 << 20;
@@ -18,9 +21,9 @@ const MAX_BYTES: u64 = 64 << 20;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Texts {
     /// The texts of all resource files, by name.
-    files: BTreeMap<PathBuf, String>,
+    pub(crate) files: BTreeMap<PathBuf, String>,
     /// Other files, which are not read.
-    skipped: Vec<PathBuf>,
+    pub(crate) skipped: Vec<PathBuf>,
 }
 
 /// What a mesh folder holds, as far as it can be read.
@@ -128,21 +131,18 @@ fn each(
     let mut left = MAX_BYTES;
     for file in files {
         let text = read_text(&file, left);
-        let size = text.as_ref().map_or(0, |text| text.len() as u64);
-        left = left.checked_sub(size).ok_or_else(|| FolderError::TooLarge { path: path.into() })?;
+        if text.as_ref().is_err_and(|fault| fault.kind() == io::ErrorKind::FileTooLarge) {
+            return Err(FolderError::TooLarge { path: path.into() });
+        }
+        left = left.saturating_sub(text.as_ref().map_or(0, |text| text.len() as u64));
         take(file, text)?;
     }
     Ok(skipped)
 }
 
-/// At most one byte more than `limit`. A pipe or a device would be waited for, or never end.
 fn read_text(file: &Path, limit: u64) -> io::Result<String> {
-    if !fs::metadata(file)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut text = String::new();
-    fs::File::open(file)?.take(limit.saturating_add(1)).read_to_string(&mut text)?;
-    Ok(text)
+    let bytes = read_bounded(file, limit)?.to_vec();
+    String::from_utf8(bytes).map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault))
 }
 
 /// The resource files of a folder, and the others; neither hidden ones nor subfolders.
@@ -150,20 +150,42 @@ fn files_of(folder: &Path) -> io::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let (mut files, mut others) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let hidden = path.file_name().is_none_or(|name| {
-            let name = name.to_string_lossy();
-            name.starts_with('.') || name.ends_with('~') // an editor's copy
-        });
-        let known = path.extension().is_some_and(|extension| {
-            ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
-        });
-        if hidden || path.is_dir() {
+        let named = Named::by(path.file_name().unwrap_or_default());
+        if named == Named::Hidden || path.is_dir() {
             continue;
         }
-        if known { files.push(path) } else { others.push(path) }
+        if named == Named::Resources { files.push(path) } else { others.push(path) }
     }
     others.sort();
     Ok((files, others))
+}
+
+/// What a file of a mesh folder is by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// It is read.
+    Resources,
+    /// It is not read, and that is told.
+    Other,
+    /// It is not read without a word.
+    Hidden,
+}
+
+impl Named {
+    pub(crate) fn by(name: &OsStr) -> Self {
+        let text = name.to_string_lossy();
+        let extension = Path::new(name).extension();
+        // `~` ends an editor's copy.
+        if text.is_empty() || text.starts_with('.') || text.ends_with('~') {
+            Self::Hidden
+        } else if extension.is_some_and(|extension| {
+            ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+        }) {
+            Self::Resources
+        } else {
+            Self::Other
+        }
+    }
 }
 
 #[cfg(test)]

@@ -245,11 +245,16 @@ async fn refused_by_policy(
     refusal: impl Fn(&Admitted, &Snapshot) -> Option<String>,
 ) -> String {
     let mut snapshot = shared.snapshot.clone();
+    let mut asked = None;
     loop {
         if snapshot.changed().await.is_err() {
             return std::future::pending().await;
         }
         let published = snapshot.borrow_and_update().clone();
+        // New addresses of names change nothing here.
+        if asked.replace(published.version) == Some(published.version) {
+            continue;
+        }
         if let Some(because) = refusal(admitted, &published.snapshot) {
             return because;
         }

@@ -8,6 +8,7 @@ mod admin;
 mod app;
 mod authorize;
 mod connections;
+mod dns;
 mod drain;
 mod entry;
 mod files;

@@ -27,7 +27,7 @@ pub(crate) type LiveSnapshot = watch::Receiver<Arc<Published>>;
 #[derive(Debug, Clone)]
 pub(crate) struct Publisher {
     sender: Arc<watch::Sender<Arc<Published>>>,
-    addresses: Arc<Mutex<Addresses>>,
+    addresses: Arc<Mutex<Arc<Addresses>>>,
 }
 
 impl Publisher {
@@ -58,21 +58,30 @@ impl Publisher {
         });
     }
 
-    /// Puts fresh addresses of names in force, where they differ.
-    pub(crate) fn addresses(&self, fresh: Addresses) {
+    /// Puts fresh addresses of names in force. What is known of other names stays.
+    pub(crate) fn learn(&self, fresh: Addresses) {
         let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        if *addresses == fresh {
+        if fresh.is_empty() {
             return;
         }
-        *addresses = fresh;
+        let addresses = Arc::make_mut(&mut addresses);
+        addresses.extend(fresh);
         self.sender.send_modify(|published| {
-            let snapshot = published.snapshot.with_addresses(&addresses);
+            let snapshot = published.snapshot.with_addresses(addresses);
             *published = Arc::new(Published { snapshot, ..Published::clone(published) });
         });
     }
 
+    /// Forgets the addresses of names that nobody asks for any more.
+    pub(crate) fn forget_names_but(&self, keeps: impl Fn(&str) -> bool) {
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        if addresses.keys().any(|name| !keeps(name)) {
+            Arc::make_mut(&mut addresses).retain(|name, _| keeps(name));
+        }
+    }
+
     /// The addresses of names known so far.
-    pub(crate) fn addresses_now(&self) -> Addresses {
+    pub(crate) fn addresses_now(&self) -> Arc<Addresses> {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

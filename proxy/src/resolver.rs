@@ -1,34 +1,59 @@
-//! Keeps the addresses of the registry's names fresh: asks DNS at intervals, and at once where a connection goes to
-//! an address that no service has but a name might have by now.
+//! Keeps the addresses of the registry's names fresh: asks for each when its time to live has passed, and for all at once
+//! where a connection goes to an address that no service has but a name might have by now.
 
+mod questions;
+mod schedule;
+
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
-use pillion_mesh::registry::Addresses;
-use tokio::sync::{Mutex, Semaphore};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
+use crate::dns::{Answer, Dns, Found};
 use crate::live::Publisher;
+use questions::{Answered, Questions};
+use schedule::Schedule;
 
-/// Longest wait for one answer.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// Least time between two rounds, so that connections to unknown addresses cannot flood DNS.
 const PAUSE: Duration = Duration::from_millis(250);
-/// Questions under way at once; each takes a thread of the blocking pool.
-const AT_ONCE: usize = 16;
+/// Least time between two questions for a name, but in a round that a connection waits for.
+const SHORTEST: Duration = Duration::from_secs(1);
+/// Longest time to the next question for a name that got no answer.
+const RETRY: Duration = Duration::from_secs(5);
 
-/// Asks DNS for the names of the registry in force.
+/// Asks for the names of the registry in force.
 #[derive(Debug)]
 pub(crate) struct Resolver {
     publisher: Publisher,
+    dns: Arc<Dns>,
+    /// The setting `dns.refresh`: the longest time between two questions for a name.
+    longest: Duration,
+    last: StdMutex<HashMap<String, Last>>,
     last_round: Mutex<Option<Round>>,
 }
 
-/// When DNS was asked.
+/// The last answer about a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Last {
+    asked: Instant,
+    /// When to ask again.
+    due: Instant,
+    trouble: Option<Trouble>,
+}
+
+/// Why a name has no fresh address. Each is told once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Unknown,
+    Failed,
+}
+
+/// When all names were asked for.
 #[derive(Debug, Clone, Copy)]
 struct Round {
     began: Instant,
@@ -36,8 +61,10 @@ struct Round {
 }
 
 impl Resolver {
-    pub(crate) fn new(publisher: Publisher) -> Arc<Self> {
-        Arc::new(Self { publisher, last_round: Mutex::new(None) })
+    /// `longest` is the longest time between two questions for a name.
+    pub(crate) fn new(publisher: Publisher, dns: Dns, longest: Duration) -> Arc<Self> {
+        let dns = Arc::new(dns);
+        Arc::new(Self { publisher, dns, longest, last: StdMutex::default(), last_round: Mutex::new(None) })
     }
 
     /// Returns once all names were resolved by questions asked after the call: what was true a moment ago does not tell
@@ -49,32 +76,43 @@ impl Resolver {
             if last.began >= asked {
                 return;
             }
-            tokio::time::sleep_until(last.ended + PAUSE).await;
+            sleep_until(last.ended + PAUSE).await;
         }
         let began = Instant::now();
-        self.round().await;
+        self.dns.look_anew().await;
+        let mut questions = Questions::new(Arc::clone(&self.dns));
+        questions.add(self.names());
+        while !questions.is_idle() {
+            self.learn(questions.answered().await);
+        }
         *last_round = Some(Round { began, ended: Instant::now() });
     }
 
-    /// Refreshes every `interval`, and when the registry's names change, until stopped.
-    pub(crate) async fn run(self: Arc<Self>, interval: Duration, stop: CancellationToken) {
+    /// Asks for each name when it is due, and for new ones at once, until stopped.
+    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut snapshot = self.publisher.subscribe();
-        let mut names = self.names();
+        let mut version = None;
+        let mut schedule = Schedule::default();
+        let mut questions = Questions::new(Arc::clone(&self.dns));
         loop {
+            let published = snapshot.borrow_and_update().version;
+            if version.replace(published) != Some(published) {
+                self.sync(&mut schedule);
+            }
+            questions.add(schedule.take_due(Instant::now()));
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(interval) => self.refresh().await,
                 changed = snapshot.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    snapshot.mark_unchanged();
-                    let now = self.names();
-                    if now != names {
-                        names = now;
-                        self.refresh().await;
+                }
+                answers = questions.answered(), if !questions.is_idle() => {
+                    for (name, due) in self.learn(answers) {
+                        schedule.set(&name, due);
                     }
                 }
+                () = sleep_until(schedule.next().unwrap_or_else(far_away)) => {}
             }
         }
     }
@@ -83,47 +121,99 @@ impl Resolver {
         self.publisher.current().snapshot.registry.names_to_resolve().to_vec()
     }
 
-    async fn round(&self) {
+    /// Takes names in and out as the registry has them now. What is known of others is forgotten.
+    fn sync(&self, schedule: &mut Schedule) {
+        let names = self.names();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        schedule.keep(&names);
+        last.retain(|name, _| schedule.contains(name));
+        let now = Instant::now();
+        for name in &names {
+            schedule.add(name, last.get(name).map_or(now, |last| last.due));
+        }
+        drop(last);
+        self.publisher.forget_names_but(|name| schedule.contains(name));
+    }
+
+    /// Puts what is new in force. When to ask again, by name.
+    fn learn(&self, answers: Vec<Answered>) -> Vec<(String, Instant)> {
         let known = self.publisher.addresses_now();
-        let slots = Arc::new(Semaphore::new(AT_ONCE));
-        let mut questions = JoinSet::new();
-        for name in self.names() {
-            let slots = slots.clone();
-            questions.spawn(async move {
-                let _slot = slots.acquire_owned().await;
-                let answer = resolve(&name).await;
-                (name, answer)
-            });
-        }
-        let mut fresh = Addresses::new();
-        while let Some(Ok((name, answer))) = questions.join_next().await {
-            let before = known.get(&name);
-            match answer {
-                Ok(addresses) => {
-                    if before != Some(&addresses) {
-                        debug!(%name, ?addresses, "name resolved");
-                    }
-                    fresh.insert(name, addresses);
-                }
-                Err(error) => match before {
-                    // The last answer is kept: a failing resolver must not take the services with it.
-                    Some(last) => {
-                        debug!(%name, %error, "name not resolved; its last addresses stay in use");
-                        fresh.insert(name, last.clone());
-                    }
-                    None => warn!(%name, %error, "name not resolved; the service has no endpoint yet"),
-                },
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fresh = HashMap::new();
+        let mut due = Vec::with_capacity(answers.len());
+        for Answered { name, asked, answer } in answers {
+            let before = last.get(&name).cloned();
+            if let Some(later) = before.as_ref().filter(|before| before.asked > asked) {
+                due.push((name, later.due));
+                continue;
             }
+            let addresses = known.get(&name);
+            let trouble = tell(&name, &answer, addresses.is_some(), before.and_then(|last| last.trouble));
+            let again = Instant::now() + self.wait(&answer);
+            last.insert(name.clone(), Last { asked, due: again, trouble });
+            if let Answer::Found(found) = answer {
+                let now = with_addresses(found, addresses.map(Vec::as_slice).unwrap_or_default());
+                if addresses != Some(&now) {
+                    debug!(%name, addresses = ?now, "name resolved");
+                    fresh.insert(name.clone(), now);
+                }
+            }
+            due.push((name, again));
         }
-        self.publisher.addresses(fresh);
+        drop((last, known)); // so that what is known need not be copied
+        self.publisher.learn(fresh);
+        due
+    }
+
+    /// How long to wait before the next question.
+    fn wait(&self, answer: &Answer) -> Duration {
+        match answer {
+            Answer::Found(Found { holds_for: Some(time), .. }) => (*time).max(SHORTEST).min(self.longest),
+            Answer::Found(_) => self.longest,
+            Answer::Unknown | Answer::Failed(_) => RETRY.min(self.longest),
+        }
     }
 }
 
-async fn resolve(name: &str) -> std::io::Result<Vec<IpAddr>> {
-    let lookup = timeout(PATIENCE, tokio::net::lookup_host((name, 0)));
-    let answer = lookup.await.map_err(|_elapsed| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-    let mut addresses: Vec<IpAddr> = answer.map(|address| address.ip().to_canonical()).collect();
+/// Says once what is the matter with a name. Its last addresses stay: a failing resolver must not take the services with
+/// it, and one that forgets a name may find it again.
+fn tell(name: &str, answer: &Answer, has_addresses: bool, before: Option<Trouble>) -> Option<Trouble> {
+    let trouble = match answer {
+        Answer::Found(_) => None,
+        Answer::Unknown => Some(Trouble::Unknown),
+        Answer::Failed(_) => Some(Trouble::Failed),
+    };
+    if trouble == before {
+        return trouble;
+    }
+    match answer {
+        Answer::Found(_) => info!(%name, "name resolves again"),
+        Answer::Unknown if has_addresses => {
+            warn!(%name, "name does not exist any more; its last addresses stay in use");
+        }
+        Answer::Unknown => warn!(%name, "name does not exist; the service has no endpoint yet"),
+        Answer::Failed(error) if has_addresses => {
+            info!(%name, %error, "name not resolved; its last addresses stay in use");
+        }
+        Answer::Failed(error) => warn!(%name, %error, "name not resolved; the service has no endpoint yet"),
+    }
+    trouble
+}
+
+/// The addresses in order, each once. Of a family whose question failed those of before are kept.
+fn with_addresses(found: Found, before: &[IpAddr]) -> Vec<IpAddr> {
+    let kept = |v4: bool| before.iter().copied().filter(|address| address.is_ipv4() == v4).collect();
+    let mut addresses = found.v4.unwrap_or_else(|| kept(true));
+    addresses.extend(found.v6.unwrap_or_else(|| kept(false)));
     addresses.sort_unstable();
     addresses.dedup();
-    Ok(addresses)
+    addresses
 }
+
+/// Never, for all that anybody waits for.
+fn far_away() -> Instant {
+    Instant::now() + Duration::from_secs(24 * 60 * 60)
+}
+
+#[cfg(test)]
+mod tests;

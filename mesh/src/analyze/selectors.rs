@@ -5,7 +5,7 @@ use super::Found;
 use super::names::nearest;
 use crate::finding::{Code, Finding};
 use crate::known::{Known, Pick};
-use crate::registry::endpoints_of;
+use crate::registry::WorkloadEntries;
 use crate::resource::{Meta, Resources};
 use crate::workload::{Labels, MeshConfig, Selector};
 
@@ -45,13 +45,14 @@ pub(super) fn find(resources: &Resources, known: &[Known], config: &MeshConfig, 
             &in_namespace(&gateway.meta, true),
         ));
     }
+    let entries = WorkloadEntries::new(&resources.workload_entries);
     for entry in resources.service_entries.iter().filter(|entry| entry.workload_selector.is_some()) {
         let of_sidecar = |known: &Known| {
             let selector = entry.workload_selector.as_ref();
             known.workload.namespace == entry.meta.namespace
                 && selector.is_some_and(|selector| known.picked_by(selector) == Pick::Surely)
         };
-        if endpoints_of(entry, resources).is_empty() && !known.iter().any(of_sidecar) {
+        if entries.of(entry).is_empty() && !known.iter().any(of_sidecar) {
             let name = entry.meta.full_name();
             let message =
                 format!("ServiceEntry {name} selects no WorkloadEntry of its namespace: it has no endpoint");

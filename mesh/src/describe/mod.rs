@@ -156,7 +156,7 @@ pub fn describe(snapshot: &Snapshot, workload: &Workload, ports: &BTreeSet<u16>)
         },
         ports: shown.into_iter().map(|port| described_port(snapshot, port)).collect(),
         other_ports: described_mode(snapshot.modes.for_other_ports()),
-        peer_authentications: snapshot.considered.clone(),
+        peer_authentications: snapshot.considered.to_vec(),
         authorization_policies: snapshot.authorization.describe(),
         others_allowed: snapshot.authorization.allow_others(),
         destinations: snapshot.registry.list().iter().map(|listed| destination(snapshot, listed)).collect(),

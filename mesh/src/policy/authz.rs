@@ -11,6 +11,7 @@
 mod aliases;
 mod describe;
 mod explain;
+mod fact;
 mod facts;
 mod index;
 mod matcher;
@@ -23,6 +24,7 @@ pub use explain::{Explanation, PolicyExplanation, RuleExplanation};
 pub use facts::{Facts, Headers, HttpFacts};
 pub use verdict::{Considered, Denial, Grant, Miss, Permit, RuleName, Shadow, ShadowResult, Verdict};
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -61,6 +63,8 @@ struct Set {
     policies: Vec<Policy>,
     /// Of all policies, in their order.
     rules: Vec<Rule>,
+    /// How many policies have no rules.
+    without_rules: usize,
     index: Index,
 }
 
@@ -122,6 +126,7 @@ impl Policies {
                 sets.of(policy).add(policy, scope, &trust_domains);
             }
         }
+        sets.all_mut().into_iter().for_each(|set| set.index = Index::build(&set.rules));
         let Sets { deny, allow, audit, http_ports, .. } = &mut sets;
         [deny, allow, audit]
             .into_iter()
@@ -130,8 +135,8 @@ impl Policies {
         Self(Arc::new(sets))
     }
 
-    /// Decides. The cost does not grow with the policies of other workloads, nor with rules that are about other
-    /// identities or ports by their exact names.
+    /// Decides. The cost does not grow with the policies of other workloads, and hardly with rules that are about other
+    /// identities, addresses, ports, hosts, methods, paths or headers: such are not looked at.
     #[must_use]
     pub fn authorize(&self, facts: &Facts<'_>) -> Verdict {
         self.decide(facts, &mut Asked::ToDecide)
@@ -189,23 +194,17 @@ impl Policies {
     pub(crate) fn escaped_by_plaintext(&self, modes: &Modes) -> Vec<Finding> {
         let is_open = |decision: &PortDecision| decision.mode != Mode::Strict;
         // Where another rule denies whoever has no identity, nobody escapes.
-        let nameless: Vec<PortSet> = self
-            .0
-            .deny
-            .rules
-            .iter()
-            .filter(|rule| rule.matches_all_the_nameless())
-            .map(Rule::ports)
-            .collect();
-        let lets_in =
-            |port: u16| is_open(modes.for_port(port)) && !nameless.iter().any(|denied| denied.contains(port));
-        let others_let_in = is_open(modes.for_other_ports()) && !nameless.iter().any(PortSet::has_others);
+        let mut nameless = PortSet::default();
+        for rule in self.0.deny.rules.iter().filter(|rule| rule.matches_all_the_nameless()) {
+            nameless.add(&rule.ports());
+        }
+        let lets_in = |port: &u16| is_open(modes.for_port(*port)) && !nameless.contains(*port);
+        let others_let_in = is_open(modes.for_other_ports()) && !nameless.has_others();
+        let own = modes.ports().map(|(port, _)| port);
+        let known: HashSet<u16> = own.chain(nameless.excluded()).filter(lets_in).collect();
         let escapes = |rule: &Rule| {
             let ports = rule.ports();
-            let own = modes.ports().map(|(port, _)| port);
-            let spared = nameless.iter().flat_map(PortSet::excluded);
-            let some =
-                own.chain(ports.named()).chain(spared).any(|port| ports.contains(port) && lets_in(port));
+            let some = ports.named().any(|port| lets_in(&port)) || ports.has_others_among(&known);
             rule.asks_who() && (some || ports.has_others() && others_let_in)
         };
         let mut findings = Vec::new();
@@ -288,6 +287,11 @@ impl Sets {
         }
     }
 
+    fn all_mut(&mut self) -> [&mut Set; 5] {
+        let Self { deny, allow, audit, shadow_deny, shadow_allow, .. } = self;
+        [deny, allow, audit, shadow_deny, shadow_allow]
+    }
+
     fn all(&self) -> [&Set; 5] {
         let Self { deny, allow, audit, shadow_deny, shadow_allow, .. } = self;
         [deny, allow, audit, shadow_deny, shadow_allow]
@@ -305,10 +309,9 @@ impl Set {
             rules: Arc::clone(&policy.rules),
         });
         for (number, rule) in policy.rules.iter().enumerate() {
-            let rule = Rule::compile(policy, number, rule, trust_domains);
-            self.index.add(self.rules.len(), &rule);
-            self.rules.push(rule);
+            self.rules.push(Rule::compile(policy, number, rule, trust_domains));
         }
+        self.without_rules += usize::from(policy.rules.is_empty());
     }
 
     /// The first rule that matches.
@@ -356,8 +359,7 @@ impl Set {
             }
             considered.extend(Considered::of(policy, rules, facts).take(space));
         }
-        let without_rules = self.policies.iter().filter(|policy| policy.rules.is_empty()).count();
-        let all = self.rules.len() + without_rules;
+        let all = self.rules.len() + self.without_rules;
         Denial::NoAllowRule { more: all - considered.len(), considered }
     }
 }

@@ -5,12 +5,13 @@ mod trace;
 
 pub use trace::{ConsideredPolicy, Outcome};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::finding::{Code, Finding};
+use crate::matching::labels::Selectors;
 use crate::resource::PeerAuthentication;
 use crate::workload::Labels;
 
@@ -57,6 +58,7 @@ impl Modes {
         namespace: &str,
         labels: &Labels,
     ) -> (Self, Vec<Finding>) {
+        let by_scope = ByScope::new(policies, root_namespace);
         let mut findings = ineffective(policies, root_namespace);
         let mut default = PortDecision {
             mode: Mode::Permissive,
@@ -64,7 +66,7 @@ impl Modes {
         };
         let mut ports = BTreeMap::new();
         for scope in Scope::ALL {
-            let candidates = candidates(policies, scope, root_namespace, namespace, labels);
+            let candidates = by_scope.candidates(scope, namespace, labels);
             let Some((winner, losers)) = candidates.split_first() else { continue };
             findings.extend(losers.iter().map(|loser| lost(scope, winner, loser)));
             default = inherit(&default, winner.mode, &format!("{} ({scope})", winner.meta.full_name()));
@@ -108,39 +110,95 @@ pub enum Scope {
 impl Scope {
     /// The widest first: what a narrower one says goes over it.
     const ALL: [Scope; 3] = [Scope::Mesh, Scope::Namespace, Scope::Workload];
+}
 
-    /// The scope in which a policy applies to a workload, if it does. A policy of the root namespace with a selector
-    /// applies nowhere.
-    fn of(
-        policy: &PeerAuthentication,
-        root_namespace: &str,
-        namespace: &str,
-        labels: &Labels,
-    ) -> Option<Self> {
-        let in_root = policy.meta.namespace == root_namespace;
-        let in_own = policy.meta.namespace == namespace;
-        match &policy.selector {
-            None if in_root => Some(Scope::Mesh),
-            None if in_own => Some(Scope::Namespace),
-            Some(selector) if in_own && !in_root && selector.matches(labels) => Some(Scope::Workload),
-            _ => None,
+/// The policies by the workloads that they reach, so that those of one of many workloads are found among many.
+#[derive(Debug)]
+pub(crate) struct ByScope<'r> {
+    root_namespace: &'r str,
+    namespaces: HashMap<&'r str, OfNamespace<'r>>,
+}
+
+/// The policies of one namespace, each list the oldest first.
+#[derive(Debug, Default)]
+struct OfNamespace<'r> {
+    for_all: Vec<&'r PeerAuthentication>,
+    for_some: Vec<&'r PeerAuthentication>,
+    /// Of `for_some`.
+    selectors: Selectors<'r>,
+}
+
+/// The policy that applies in each scope.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Winners<'r> {
+    mesh: Option<&'r PeerAuthentication>,
+    namespace: Option<&'r PeerAuthentication>,
+    workload: Option<&'r PeerAuthentication>,
+}
+
+impl<'r> ByScope<'r> {
+    pub(crate) fn new(policies: &'r [PeerAuthentication], root_namespace: &'r str) -> Self {
+        let mut namespaces: HashMap<&str, OfNamespace<'_>> = HashMap::new();
+        let mut by_age: Vec<&PeerAuthentication> = policies.iter().collect();
+        by_age.sort_by_key(|policy| policy.meta.age());
+        for policy in by_age {
+            let of_namespace = namespaces.entry(policy.meta.namespace.as_str()).or_default();
+            let list = if policy.selector.is_none() {
+                &mut of_namespace.for_all
+            } else {
+                &mut of_namespace.for_some
+            };
+            list.push(policy);
         }
+        for of_namespace in namespaces.values_mut() {
+            let wanted = of_namespace.for_some.iter().filter_map(|policy| policy.selector.as_ref());
+            of_namespace.selectors = Selectors::new(wanted.map(|selector| &selector.match_labels));
+        }
+        Self { root_namespace, namespaces }
+    }
+
+    /// The policies that apply to a workload, without a word on those that lost.
+    pub(crate) fn winners(&self, namespace: &str, labels: &Labels) -> Winners<'r> {
+        let of_namespace = self.below_root(namespace);
+        Winners {
+            mesh: self.for_all(self.root_namespace).first().copied(),
+            namespace: of_namespace.and_then(|of| of.for_all.first().copied()),
+            workload: of_namespace
+                .and_then(|of| of.for_some.get(of.selectors.first_picking(labels)?).copied()),
+        }
+    }
+
+    /// The policies of one scope that are for a workload, the oldest first.
+    fn candidates(&self, scope: Scope, namespace: &str, labels: &Labels) -> Vec<&'r PeerAuthentication> {
+        let of_namespace = self.below_root(namespace);
+        match scope {
+            Scope::Mesh => self.for_all(self.root_namespace).to_vec(),
+            Scope::Namespace => of_namespace.map(|of| of.for_all.clone()).unwrap_or_default(),
+            Scope::Workload => {
+                let Some(of) = of_namespace else { return Vec::new() };
+                let picking = of.selectors.picking(labels).into_iter();
+                picking.filter_map(|number| of.for_some.get(number).copied()).collect()
+            }
+        }
+    }
+
+    fn for_all(&self, namespace: &str) -> &[&'r PeerAuthentication] {
+        self.namespaces.get(namespace).map(|of| of.for_all.as_slice()).unwrap_or_default()
+    }
+
+    /// The policies of a namespace that are not the mesh's. One of the root namespace with a selector applies nowhere.
+    fn below_root(&self, namespace: &str) -> Option<&OfNamespace<'r>> {
+        (namespace != self.root_namespace).then(|| self.namespaces.get(namespace)).flatten()
     }
 }
 
-/// The policies of one scope that are for a workload, the one that applies first.
-fn candidates<'p>(
-    policies: &'p [PeerAuthentication],
-    scope: Scope,
-    root_namespace: &str,
-    namespace: &str,
-    labels: &Labels,
-) -> Vec<&'p PeerAuthentication> {
-    let is_of_scope =
-        |policy: &&PeerAuthentication| Scope::of(policy, root_namespace, namespace, labels) == Some(scope);
-    let mut candidates: Vec<_> = policies.iter().filter(is_of_scope).collect();
-    candidates.sort_by_key(|policy| policy.meta.age());
-    candidates
+impl Winners<'_> {
+    /// What a port of the workload accepts: [`Modes::for_port`] without the reason.
+    pub(crate) fn mode(&self, port: u16) -> Mode {
+        let of_port = self.workload.and_then(|policy| policy.ports.get(&port).copied().flatten());
+        let scopes = [self.workload, self.namespace, self.mesh].into_iter().flatten();
+        of_port.or_else(|| scopes.into_iter().find_map(|policy| policy.mode)).unwrap_or(Mode::Permissive)
+    }
 }
 
 impl fmt::Display for Scope {

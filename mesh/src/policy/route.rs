@@ -3,15 +3,19 @@
 //! As in Istio the host chooses first, the whole name before the longest wildcard, and then the routes of that host in
 //! their order; a host whose routes do not match is not looked for under another name.
 
-use std::collections::{BTreeMap, HashMap};
+mod hosts;
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::path::Normalized;
 use super::request::Host;
 use crate::finding::{Code, Finding};
+use crate::matching::texts::{Patterns, PatternsBuilder, TextKey};
 use crate::registry::RouteTarget;
 use crate::resource::{
-    Gateway, HostPattern, HttpRoute, Meta, PathMatch, Resources, RouteDestination, Server, VirtualService,
+    Gateway, HostPattern, HttpRoute, Meta, PathMatch, Resources, RouteDestination, VirtualService,
 };
 use crate::workload::Workload;
 
@@ -24,10 +28,19 @@ pub struct Routes(Arc<BTreeMap<u16, Port>>);
 struct Port {
     /// The Gateways that ask for it, `namespace/name`.
     gateways: Vec<String>,
-    exact: HashMap<String, Vec<Arc<Route>>>,
+    exact: HashMap<String, OfHost>,
     /// By the suffix with its dot.
-    below: HashMap<String, Vec<Arc<Route>>>,
-    any: Vec<Arc<Route>>,
+    below: HashMap<String, OfHost>,
+    any: OfHost,
+}
+
+/// The routes of one host.
+#[derive(Debug, Default)]
+struct OfHost {
+    /// In their order.
+    routes: Vec<Arc<Route>>,
+    /// The number of the first that takes such a path.
+    by_path: Patterns<Option<usize>>,
 }
 
 /// One route, with where it stands.
@@ -66,30 +79,25 @@ impl Routes {
     /// The second value tells what is not in force.
     #[must_use]
     pub fn build(resources: &Resources, workload: &Workload) -> (Self, Vec<Finding>) {
-        let mut ports: BTreeMap<u16, Port> = BTreeMap::new();
-        let mut findings = Vec::new();
-        let mut gateways: Vec<_> =
-            resources.gateways.iter().filter(|gateway| gateway.selector.matches(&workload.labels)).collect();
-        gateways.sort_by_key(|gateway| gateway.meta.age());
-        for gateway in &gateways {
-            for server in &gateway.servers {
-                let port = ports.entry(server.port).or_default();
-                let name = gateway.meta.full_name();
-                if !port.gateways.contains(&name) {
-                    port.gateways.push(name);
-                }
-            }
+        let gateways = Gateways::of(resources, workload);
+        let mut ports: BTreeMap<u16, PortBuilder> = BTreeMap::new();
+        for gateway in &gateways.all {
+            gateway.servers.iter().for_each(|server| {
+                ports.entry(server.port).or_default().add_gateway(&gateway.meta);
+            });
         }
+        let mut findings = Vec::new();
         let mut services: Vec<_> = resources.virtual_services.iter().collect();
         services.sort_by_key(|service| service.meta.age());
         for service in services {
-            for gateway in gateways.iter().filter(|gateway| names(service, gateway)) {
-                if !bind(service, gateway, &mut ports) {
-                    findings.push(unbound(service, &gateway.meta));
+            for number in gateways.named_by(service) {
+                if !gateways.bind(number, service, &mut ports) {
+                    findings.extend(gateways.all.get(number).map(|gateway| unbound(service, &gateway.meta)));
                 }
             }
         }
-        (Self(Arc::new(ports)), findings)
+        let built = ports.into_iter().map(|(number, port)| (number, port.build())).collect();
+        (Self(Arc::new(built)), findings)
     }
 
     /// The ports to listen on, in order.
@@ -113,8 +121,8 @@ impl Routes {
                 port.below.iter().map(|(suffix, routes)| (HostPattern::Below(suffix.clone()), routes));
             let mut hosts: Vec<_> = exact.chain(below).chain([(HostPattern::Any, &port.any)]).collect();
             hosts.sort_by_key(|(host, _)| (*host == HostPattern::Any, host.to_string()));
-            for (host, routes) in hosts {
-                all.extend(routes.iter().map(|route| (*number, host.clone(), Arc::clone(route))));
+            for (host, of_host) in hosts {
+                all.extend(of_host.routes.iter().map(|route| (*number, host.clone(), Arc::clone(route))));
             }
         }
         all
@@ -125,36 +133,75 @@ impl Routes {
     /// # Errors
     /// [`NoRoute`].
     pub fn route(&self, port: u16, host: &Host, path: &Normalized) -> Result<&Arc<Route>, NoRoute> {
-        let routes = self
+        let of_host = self
             .0
             .get(&port)
-            .and_then(|port| port.routes(host.name()))
+            .and_then(|port| port.of_host(host.name()))
             .ok_or_else(|| NoRoute::Host(host.name().to_owned()))?;
-        routes
-            .iter()
-            .find(|route| route.takes(path.path()))
+        of_host
+            .first(path.path())
             .ok_or_else(|| NoRoute::Path { host: host.name().to_owned(), path: path.path().to_owned() })
     }
 }
 
 impl Port {
-    fn routes(&self, host: &str) -> Option<&[Arc<Route>]> {
+    fn of_host(&self, host: &str) -> Option<&OfHost> {
         let suffixes = host.match_indices('.').filter_map(|(dot, _)| host.get(dot..));
         let found = self
             .exact
             .get(host)
             .or_else(|| suffixes.into_iter().find_map(|suffix| self.below.get(suffix)))
             .unwrap_or(&self.any);
-        (!found.is_empty()).then_some(found.as_slice())
+        (!found.routes.is_empty()).then_some(found)
+    }
+}
+
+impl OfHost {
+    fn new(routes: Vec<Arc<Route>>) -> Self {
+        let mut by_path = PatternsBuilder::<Option<usize>>::default();
+        for (number, route) in routes.iter().enumerate() {
+            let whatever = route.paths.is_empty().then_some(TextKey::Any);
+            for key in route.paths.iter().map(PathMatch::key).chain(whatever) {
+                by_path.entry(key).get_or_insert(number);
+            }
+        }
+        Self { routes, by_path: by_path.build() }
     }
 
-    fn add(&mut self, host: HostPattern, route: Arc<Route>) {
-        let routes = match host {
-            HostPattern::Exact(host) => self.exact.entry(host).or_default(),
-            HostPattern::Below(suffix) => self.below.entry(suffix).or_default(),
-            HostPattern::Any => &mut self.any,
-        };
-        routes.push(route);
+    /// The first route that takes a path.
+    fn first(&self, path: &str) -> Option<&Arc<Route>> {
+        let number = self.by_path.matching(path.as_bytes()).flatten().min()?;
+        self.routes.get(*number)
+    }
+}
+
+/// One port of the edge before all routes are known.
+#[derive(Debug, Default)]
+struct PortBuilder {
+    gateways: Vec<String>,
+    known_gateways: HashSet<String>,
+    routes: HashMap<HostPattern, Vec<Arc<Route>>>,
+}
+
+impl PortBuilder {
+    fn add_gateway(&mut self, gateway: &Meta) {
+        let name = gateway.full_name();
+        if self.known_gateways.insert(name.clone()) {
+            self.gateways.push(name);
+        }
+    }
+
+    fn build(self) -> Port {
+        let mut port = Port { gateways: self.gateways, ..Port::default() };
+        for (host, routes) in self.routes {
+            let of_host = OfHost::new(routes);
+            match host {
+                HostPattern::Exact(host) => drop(port.exact.insert(host, of_host)),
+                HostPattern::Below(suffix) => drop(port.below.insert(suffix, of_host)),
+                HostPattern::Any => port.any = of_host,
+            }
+        }
+        port
     }
 }
 
@@ -165,30 +212,61 @@ impl Route {
         let RouteDestination { host, port, subset } = self.destination.clone();
         RouteTarget { host, namespace: self.namespace.clone(), port, subset }
     }
-
-    fn takes(&self, path: &str) -> bool {
-        self.paths.is_empty() || self.paths.iter().any(|wanted| wanted.matches(path))
-    }
 }
 
-fn names(service: &VirtualService, gateway: &Gateway) -> bool {
-    let Meta { namespace, name, .. } = &gateway.meta;
-    service.export_to.reaches(namespace, &service.meta.namespace)
-        && service.gateways.iter().any(|(of, called)| of == namespace && called == name)
+/// The Gateways that select the edge proxy.
+struct Gateways<'r> {
+    /// The oldest first.
+    all: Vec<&'r Gateway>,
+    /// Their places, by namespace and name.
+    by_name: HashMap<(&'r str, &'r str), Vec<usize>>,
+    /// The hosts of each server of each.
+    hosts: Vec<Vec<(u16, hosts::ServerHosts)>>,
 }
 
-/// Adds the routes of a service to the ports of a gateway that take its hosts; whether there is one.
-fn bind(service: &VirtualService, gateway: &Gateway, ports: &mut BTreeMap<u16, Port>) -> bool {
-    let mut bound = false;
-    let routes: Vec<_> = service.routes.iter().map(|route| Arc::new(named(service, route))).collect();
-    for server in &gateway.servers {
-        for host in shared_hosts(service, gateway, server) {
-            bound = true;
-            let port = ports.entry(server.port).or_default();
-            routes.iter().for_each(|route| port.add(host.clone(), Arc::clone(route)));
+impl<'r> Gateways<'r> {
+    fn of(resources: &'r Resources, workload: &Workload) -> Self {
+        let selects = |gateway: &&Gateway| gateway.selector.matches(&workload.labels);
+        let mut all: Vec<_> = resources.gateways.iter().filter(selects).collect();
+        all.sort_by_key(|gateway| gateway.meta.age());
+        let mut by_name: HashMap<_, Vec<_>> = HashMap::new();
+        for (number, Gateway { meta, .. }) in all.iter().enumerate() {
+            by_name.entry((meta.namespace.as_str(), meta.name.as_str())).or_default().push(number);
         }
+        let hosts_of = |gateway: &&Gateway| {
+            let servers = gateway.servers.iter();
+            servers
+                .map(|server| (server.port, hosts::ServerHosts::new(server, &gateway.meta.namespace)))
+                .collect()
+        };
+        Self { hosts: all.iter().map(hosts_of).collect(), all, by_name }
     }
-    bound
+
+    /// Those that a service names and that see it, in order.
+    fn named_by(&self, service: &VirtualService) -> Vec<usize> {
+        let sees = |namespace: &str| service.export_to.reaches(namespace, &service.meta.namespace);
+        let names = service.gateways.iter().filter(|(namespace, _)| sees(namespace));
+        let found =
+            names.filter_map(|(namespace, name)| self.by_name.get(&(namespace.as_str(), name.as_str())));
+        let mut numbers: Vec<usize> = found.flatten().copied().collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    }
+
+    /// Adds the routes of a service to the ports of a gateway that take its hosts; whether there is one.
+    fn bind(&self, gateway: usize, service: &VirtualService, ports: &mut BTreeMap<u16, PortBuilder>) -> bool {
+        let mut bound = false;
+        let routes: Vec<_> = service.routes.iter().map(|route| Arc::new(named(service, route))).collect();
+        for (number, hosts) in self.hosts.get(gateway).into_iter().flatten() {
+            let Entry::Occupied(mut port) = ports.entry(*number) else { continue };
+            for host in hosts.shared_with(service) {
+                bound = true;
+                port.get_mut().routes.entry(host).or_default().extend(routes.iter().cloned());
+            }
+        }
+        bound
+    }
 }
 
 fn named(service: &VirtualService, route: &HttpRoute) -> Route {
@@ -199,26 +277,6 @@ fn named(service: &VirtualService, route: &HttpRoute) -> Route {
         paths: route.paths.clone(),
         destination: route.destination.clone(),
     }
-}
-
-/// The hosts that both a service and a server of a gateway take, each once.
-fn shared_hosts(service: &VirtualService, gateway: &Gateway, server: &Server) -> Vec<HostPattern> {
-    let mut shared = Vec::new();
-    for of in &server.hosts {
-        let namespace = match of.namespace.as_deref() {
-            Some(".") => Some(gateway.meta.namespace.as_str()),
-            other => other,
-        };
-        if namespace.is_some_and(|namespace| namespace != service.meta.namespace) {
-            continue;
-        }
-        for host in service.hosts.iter().filter_map(|host| host.intersection(&of.host)) {
-            if !shared.contains(&host) {
-                shared.push(host);
-            }
-        }
-    }
-    shared
 }
 
 fn unbound(service: &VirtualService, gateway: &Meta) -> Finding {

@@ -1,8 +1,8 @@
 //! Everything resolved for one workload, immutable. A connection takes one snapshot and all its decisions come from it.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::authz::Policies;
 use super::dial::{DialPlan, OutboundPolicy, plan, plan_for_known};
@@ -10,7 +10,7 @@ use super::mode::{ConsideredPolicy, Modes};
 use super::route::{Route, Routes};
 use crate::finding::{Code, Finding};
 use crate::registry::{
-    Addresses, Destination, FoundBy, ListedEndpoint, Miss, Registry, RouteMiss, endpoints_of,
+    Addresses, Destination, FoundBy, ListedEndpoint, Miss, Registry, RouteMiss, WorkloadEntries,
 };
 use crate::resource::{
     Port, Protocol, Resources, RouteDestination, ServiceEntry, TLS_MODE_LABEL, WorkloadEntry,
@@ -31,11 +31,11 @@ pub struct Snapshot {
     /// What is legal but probably not meant.
     pub findings: Vec<Finding>,
     /// The PeerAuthentications that were considered for the modes.
-    pub considered: Vec<ConsideredPolicy>,
+    pub considered: Arc<[ConsideredPolicy]>,
     outbound_policy: OutboundPolicy,
-    own_ports: BTreeMap<u16, OwnPort>,
+    own_ports: Arc<BTreeMap<u16, OwnPort>>,
     /// Those of `findings` that addresses do not change.
-    findings_of_resources: Vec<Finding>,
+    findings_of_resources: Arc<[Finding]>,
 }
 
 /// What a `ServiceEntry` says of one of the workload's own ports.
@@ -90,8 +90,8 @@ impl Snapshot {
         let mut findings = of_the_folder(resources);
         let (registry, of_registry) = Registry::build(resources, workload, config);
         let snapshot = Self::build_seeing(resources, workload, config, (registry, of_registry));
-        findings.extend(snapshot.findings_of_resources);
-        Self { findings_of_resources: findings, ..snapshot }.with_findings()
+        findings.extend_from_slice(&snapshot.findings_of_resources);
+        Self { findings_of_resources: findings.into(), ..snapshot }.with_findings()
     }
 
     /// The same, without what is found of the folder as a whole, for a workload that sees these services: for many
@@ -131,14 +131,15 @@ impl Snapshot {
                 root_namespace,
                 &workload.namespace,
                 &workload.labels,
-            ),
+            )
+            .into(),
             authorization,
             findings: Vec::new(),
             registry,
             routes,
             outbound_policy: config.outbound_policy,
-            own_ports,
-            findings_of_resources: findings,
+            own_ports: Arc::new(own_ports),
+            findings_of_resources: findings.into(),
         }
         .with_findings()
     }
@@ -203,11 +204,22 @@ impl Snapshot {
     /// The same with fresh addresses of names.
     #[must_use]
     pub fn with_addresses(&self, addresses: &Addresses) -> Self {
-        Self { registry: self.registry.with_addresses(addresses), ..self.clone() }.with_findings()
+        Self {
+            modes: self.modes.clone(),
+            considered: Arc::clone(&self.considered),
+            authorization: self.authorization.clone(),
+            findings: Vec::new(),
+            registry: self.registry.with_addresses(addresses),
+            routes: self.routes.clone(),
+            outbound_policy: self.outbound_policy,
+            own_ports: Arc::clone(&self.own_ports),
+            findings_of_resources: Arc::clone(&self.findings_of_resources),
+        }
+        .with_findings()
     }
 
     fn with_findings(mut self) -> Self {
-        self.findings = [self.findings_of_resources.as_slice(), self.registry.conflicts()].concat();
+        self.findings = [&*self.findings_of_resources, self.registry.conflicts()].concat();
         self
     }
 }
@@ -215,6 +227,7 @@ impl Snapshot {
 /// Routes of an edge proxy that lead nowhere.
 fn routes_astray(routes: &Routes, registry: &Registry) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
+    let mut told = HashSet::new();
     for (_, _, route) in routes.all() {
         let Route { virtual_service, place, destination, .. } = &*route;
         let RouteDestination { host, .. } = destination;
@@ -230,9 +243,8 @@ fn routes_astray(routes: &Routes, registry: &Registry) -> Vec<Finding> {
         let subset = destination.subset.as_ref().map(|name| format!(" (subset {name})")).unwrap_or_default();
         let message =
             format!("a route of VirtualService {virtual_service} leads to {host}{port}{subset}, {why}");
-        let finding = Finding::new(code, place, message);
-        if !findings.contains(&finding) {
-            findings.push(finding);
+        if told.insert((place.clone(), message.clone())) {
+            findings.push(Finding::new(code, place, message));
         }
     }
     findings
@@ -265,10 +277,12 @@ fn twins(resources: &Resources) -> Vec<Finding> {
 
 /// What the entries declare of the workload's own ports; the first in reading order is taken.
 fn own_ports(resources: &Resources, workload: &Workload) -> (BTreeMap<u16, OwnPort>, Vec<Finding>) {
+    let is_own = |entry: &&WorkloadEntry| is_workload(entry, workload);
+    let own_entries = WorkloadEntries::new(resources.workload_entries.iter().filter(is_own));
     let mut declared: BTreeMap<u16, (&Port, &ServiceEntry)> = BTreeMap::new();
     let mut findings = Vec::new();
     for entry in &resources.service_entries {
-        for (number, port) in declared_by(entry, resources, workload) {
+        for (number, port) in declared_by(entry, &own_entries, workload) {
             match declared.entry(number) {
                 Entry::Vacant(vacant) => {
                     vacant.insert((port, entry));
@@ -287,14 +301,14 @@ fn own_ports(resources: &Resources, workload: &Workload) -> (BTreeMap<u16, OwnPo
     (declared.into_iter().map(own).collect(), findings)
 }
 
-/// The ports of the workload that an entry describes, by the number that the workload listens on.
+/// The ports of the workload that an entry describes, by the number that the workload listens on. `own_entries` are the
+/// `WorkloadEntry` resources that are the workload.
 fn declared_by<'a>(
     entry: &'a ServiceEntry,
-    resources: &'a Resources,
+    own_entries: &WorkloadEntries<'a>,
     workload: &Workload,
 ) -> Vec<(u16, &'a Port)> {
-    let own_endpoints =
-        endpoints_of(entry, resources).into_iter().filter(|endpoint| is_workload(endpoint, workload));
+    let own_endpoints = own_entries.of(entry).into_iter().filter(|endpoint| is_workload(endpoint, workload));
     let by_endpoint =
         own_endpoints.flat_map(|endpoint| entry.ports.iter().map(move |port| (port.at(endpoint), port)));
     let is_selected = entry.meta.namespace == workload.namespace

@@ -1,15 +1,17 @@
 //! Which DestinationRule a client follows for a host.
 //!
 //! As in Istio: a rule of the client's own namespace, else one of the service's, else one of the root namespace; within a
-//! namespace the one for the host itself, else the one for the longest wildcard. An explicit rule always wins over auto
-//! mTLS.
+//! namespace the one for the host itself, else the one for the longest wildcard. For a client of the root namespace, an
+//! edge proxy as a rule, the service's namespace comes first: what stands in the root namespace is meant for all. An
+//! explicit rule always wins over auto mTLS.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::finding::{Code, Finding};
+use crate::matching::labels::Selectors;
 use crate::resource::{ClientTls, DestinationRule, Meta};
-use crate::workload::{Selector, Workload};
+use crate::workload::{Labels, Workload};
 
 /// The rule that applies to a service port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,27 +24,33 @@ pub struct AppliedRule {
     pub tls: Option<ClientTls>,
 }
 
-/// A rule's subset for a service port.
-#[derive(Debug, Clone)]
-pub(super) struct AppliedSubset {
-    pub(super) selector: Selector,
+/// A rule as it applies to one port of the services that follow it.
+#[derive(Debug)]
+pub(super) struct Applied {
     pub(super) rule: Arc<AppliedRule>,
+    /// The rule for each of its subsets, by the subset's name, with the subset's number.
+    pub(super) subsets: HashMap<String, (usize, Arc<AppliedRule>)>,
 }
 
-/// The rules that one client sees.
+/// The rules that one client sees. They are known by their numbers, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Rules<'r> {
+    all: Vec<&'r DestinationRule>,
     by_namespace: HashMap<&'r str, Hosts<'r>>,
     client_namespace: &'r str,
     root_namespace: &'r str,
+    /// What was asked for already, by rule and port: one rule may be for many services.
+    applied: HashMap<(usize, u16), Arc<Applied>>,
+    /// The selectors of a rule's subsets, by rule.
+    subsets: HashMap<usize, Selectors<'r>>,
 }
 
 /// The rules of one namespace by what their host is.
 #[derive(Debug, Default)]
 struct Hosts<'r> {
-    exact: HashMap<String, &'r DestinationRule>,
+    exact: HashMap<String, usize>,
     /// By the suffix behind `*`; empty is `*` itself.
-    wildcards: HashMap<&'r str, &'r DestinationRule>,
+    wildcards: HashMap<&'r str, usize>,
 }
 
 impl<'r> Rules<'r> {
@@ -52,54 +60,56 @@ impl<'r> Rules<'r> {
         client: &'r Workload,
         root_namespace: &'r str,
     ) -> (Self, Vec<Finding>) {
-        let mut all =
-            Self { by_namespace: HashMap::new(), client_namespace: &client.namespace, root_namespace };
+        let mut all = Self { client_namespace: &client.namespace, root_namespace, ..Self::default() };
         let mut findings = Vec::new();
-        let mut in_order: Vec<_> = rules.iter().filter(|rule| is_for(rule, client)).collect();
-        in_order.sort_by_key(|rule| rule.meta.age());
-        for rule in in_order {
+        all.all.extend(rules.iter().filter(|rule| is_for(rule, client)));
+        all.all.sort_by_key(|rule| rule.meta.age());
+        for (number, rule) in all.all.iter().enumerate() {
             findings.extend(doubts(rule));
             let hosts = all.by_namespace.entry(rule.meta.namespace.as_str()).or_default();
-            if let Some(winner) = hosts.add(rule) {
-                findings.push(lost(winner, &rule.meta));
+            let winner = all.all.get(hosts.add(number, rule));
+            if let Some(winner) = winner.filter(|winner| !std::ptr::eq(**winner, *rule)) {
+                findings.push(lost(&winner.meta, &rule.meta));
             }
         }
         (all, findings)
     }
 
-    /// The rule for a service of namespace `namespace` that is known by `hosts`.
-    pub(super) fn find(&self, hosts: &[String], namespace: &str) -> Option<&'r DestinationRule> {
-        let mut seen = Vec::with_capacity(3);
-        for of in [self.client_namespace, namespace, self.root_namespace] {
-            if seen.contains(&of) {
-                continue;
-            }
-            seen.push(of);
-            let found =
-                self.by_namespace.get(of).and_then(|rules| hosts.iter().find_map(|host| rules.find(host)));
-            if found.is_some() {
-                return found;
-            }
-        }
-        None
+    /// The rule for a host of a service of namespace `namespace`.
+    pub(super) fn find(&self, host: &str, namespace: &str) -> Option<usize> {
+        let own = Some(self.client_namespace).filter(|own| *own != self.root_namespace);
+        let namespaces = own.into_iter().chain([namespace, self.root_namespace]);
+        namespaces.into_iter().find_map(|of| self.by_namespace.get(of)?.find(host))
+    }
+
+    /// A rule as it applies to a port.
+    pub(super) fn applied(&mut self, number: usize, port: u16) -> Option<Arc<Applied>> {
+        let rule = *self.all.get(number)?;
+        Some(Arc::clone(self.applied.entry((number, port)).or_insert_with(|| Arc::new(apply(rule, port)))))
+    }
+
+    /// The numbers of the rule's subsets that `labels` belong to, in their order.
+    pub(super) fn subsets_of(&mut self, number: usize, labels: &Labels) -> Vec<usize> {
+        let Some(rule) = self.all.get(number) else { return Vec::new() };
+        let wanted = || Selectors::new(rule.subsets.iter().map(|subset| &subset.labels));
+        self.subsets.entry(number).or_insert_with(wanted).picking(labels)
     }
 }
 
 impl<'r> Hosts<'r> {
-    /// The rule that has the host already, if one has.
-    fn add(&mut self, rule: &'r DestinationRule) -> Option<&'r Meta> {
-        let winner = match rule.host.strip_prefix('*') {
-            Some(suffix) => *self.wildcards.entry(suffix).or_insert(rule),
-            None => *self.exact.entry(full_name(&rule.host, &rule.meta.namespace)).or_insert(rule),
-        };
+    /// The rule that has the host now: this one, or the one that had it already.
+    fn add(&mut self, number: usize, rule: &'r DestinationRule) -> usize {
         // A service of a compose file is often known by its bare name.
         if !rule.host.contains(['.', '*']) {
-            self.exact.entry(rule.host.clone()).or_insert(rule);
+            self.exact.entry(rule.host.clone()).or_insert(number);
         }
-        (!std::ptr::eq(winner, rule)).then_some(&winner.meta)
+        match rule.host.strip_prefix('*') {
+            Some(suffix) => *self.wildcards.entry(suffix).or_insert(number),
+            None => *self.exact.entry(full_name(&rule.host, &rule.meta.namespace)).or_insert(number),
+        }
     }
 
-    fn find(&self, host: &str) -> Option<&'r DestinationRule> {
+    fn find(&self, host: &str) -> Option<usize> {
         let host_behind_star = host.strip_prefix('*');
         let exact = || self.exact.get(host).copied();
         let suffixes = || {
@@ -115,8 +125,7 @@ impl<'r> Hosts<'r> {
     }
 }
 
-/// The rule as it applies to one port of a service.
-pub(super) fn apply(rule: &DestinationRule, port: u16) -> (Arc<AppliedRule>, HashMap<String, AppliedSubset>) {
+fn apply(rule: &DestinationRule, port: u16) -> Applied {
     let applied = |tls: Option<&ClientTls>| {
         Arc::new(AppliedRule {
             name: rule.meta.full_name(),
@@ -124,21 +133,21 @@ pub(super) fn apply(rule: &DestinationRule, port: u16) -> (Arc<AppliedRule>, Has
             tls: tls.cloned(),
         })
     };
-    let subset = |subset: &crate::resource::Subset| {
-        let rule = applied(rule.tls(port, Some(subset)));
-        let selector = Selector { match_labels: subset.labels.clone() };
-        (subset.name.clone(), AppliedSubset { selector, rule })
-    };
-    (applied(rule.tls(port, None)), rule.subsets.iter().map(subset).collect())
+    let subsets = rule.subsets.iter().enumerate();
+    Applied {
+        rule: applied(rule.tls(port, None)),
+        subsets: subsets
+            .map(|(number, subset)| (subset.name.clone(), (number, applied(rule.tls(port, Some(subset))))))
+            .collect(),
+    }
 }
 
 /// Whether the rule is for this client: it sees it, and the selector, which picks clients of the rule's own namespace,
 /// picks it.
 fn is_for(rule: &DestinationRule, client: &Workload) -> bool {
-    let own = rule.meta.namespace == client.namespace;
     match &rule.workload_selector {
-        Some(selector) => own && selector.matches(&client.labels),
-        None => own || rule.export_to.reaches(&client.namespace, &rule.meta.namespace),
+        Some(selector) => rule.meta.namespace == client.namespace && selector.matches(&client.labels),
+        None => rule.export_to.reaches(&client.namespace, &rule.meta.namespace),
     }
 }
 

@@ -6,20 +6,23 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::rules::{self, AppliedRule, AppliedSubset, Rules};
+use super::endpoints::WorkloadEntries;
+use super::rules::{Applied, Rules};
 use crate::finding::{Code, Finding};
 use crate::policy::dial::OutboundPolicy;
-use crate::policy::mode::{Mode, Modes};
+use crate::policy::mode::{ByScope, Mode, Winners};
 use crate::resource::{
-    ClientTls, DestinationRule, Location, Port, Protocol, Resolution, Resources, ServiceEntry, WorkloadEntry,
+    ClientTls, Location, Port, Protocol, Resolution, Resources, ServiceEntry, WorkloadEntry,
 };
 use crate::spiffe::{SpiffeId, TrustDomain};
-use crate::workload::{Labels, MeshConfig, Workload};
+use crate::workload::{MeshConfig, Workload};
 
 /// The services that one workload sees, in reading order.
 #[derive(Debug, Default)]
 pub(super) struct Services {
     pub(super) all: Vec<Service>,
+    /// The places of those of which DNS names an endpoint.
+    pub(super) named: Vec<usize>,
     /// The names among the endpoints, each once.
     pub(super) names: Vec<String>,
     /// The ports, of service and endpoint, behind those of the names that have a sidecar.
@@ -36,7 +39,7 @@ pub(super) struct Services {
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) host: String,
-    pub(super) hosts: Vec<String>,
+    pub(super) hosts: Arc<[String]>,
     pub(super) service_entry: String,
     pub(super) place: String,
     pub(super) port: u16,
@@ -46,9 +49,8 @@ pub(super) struct Service {
     pub(super) addresses: Vec<IpNet>,
     pub(super) identities: Arc<[SpiffeId]>,
     pub(super) backends: Vec<Backend>,
-    /// The DestinationRule that applies, and its subsets by name.
-    pub(super) rule: Option<Arc<AppliedRule>>,
-    pub(super) subsets: HashMap<String, AppliedSubset>,
+    /// The DestinationRule that applies.
+    pub(super) rule: Option<Arc<Applied>>,
 }
 
 /// An endpoint before DNS.
@@ -58,7 +60,8 @@ pub(super) struct Backend {
     pub(super) port: u16,
     pub(super) has_sidecar: bool,
     pub(super) mode: Mode,
-    pub(super) labels: Arc<Labels>,
+    /// The rule's subsets that it belongs to, by their numbers.
+    pub(super) subsets: Vec<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -73,85 +76,94 @@ impl Services {
         workload: &Workload,
         config: &MeshConfig,
     ) -> (Self, Vec<Finding>) {
+        let root_namespace = &config.root_namespace;
         let mut services = Self {
             namespace: workload.namespace.clone(),
             registry_only: config.outbound_policy == OutboundPolicy::RegistryOnly,
             ..Self::default()
         };
-        let (rules, mut findings) = Rules::of(&resources.destination_rules, workload, &config.root_namespace);
+        let (mut rules, mut findings) = Rules::of(&resources.destination_rules, workload, root_namespace);
+        let known = Known {
+            workload_entries: WorkloadEntries::new(&resources.workload_entries),
+            authentications: ByScope::new(&resources.peer_authentications, root_namespace),
+        };
+        let mut names = HashSet::new();
         let visible =
             resources.service_entries.iter().filter(|entry| entry.is_visible_in(&workload.namespace));
         for entry in visible {
-            let members = members_of(entry, resources, &config.root_namespace);
+            let members = known.members_of(entry);
             let identities = identities_of(entry, &members, workload, config);
             findings.extend(doubts(entry, &members, &identities));
+            let groups = host_groups(entry, &rules);
             for port in &entry.ports {
-                for hosts in host_groups(entry) {
-                    let backends = backends_of(entry, port, hosts, &members);
-                    let rule = rules.find(hosts, &entry.meta.namespace);
-                    services.add(entry, port, hosts, &identities, backends, rule);
+                for group in &groups {
+                    let backends = backends_of(entry, port, group, &members, &mut rules);
+                    let rule = group.rule.and_then(|rule| rules.applied(rule, port.number));
+                    services.note_names(port, &backends, rule.as_deref(), &mut names);
+                    let service = service(entry, port, group, &identities, backends, rule);
+                    if service.has_names() {
+                        services.named.push(services.all.len());
+                    }
+                    services.all.push(service);
                 }
             }
         }
         (services, findings)
     }
 
-    fn add(
+    /// `known` holds the names that were noted before; `rule` is the one that applies to the port.
+    fn note_names(
         &mut self,
-        entry: &ServiceEntry,
         port: &Port,
-        hosts: &[String],
-        identities: &Arc<[SpiffeId]>,
-        backends: Vec<Backend>,
-        rule: Option<&DestinationRule>,
+        backends: &[Backend],
+        rule: Option<&Applied>,
+        known: &mut HashSet<String>,
     ) {
-        let tls = rule.and_then(|rule| rule.tls(port.number, None));
+        let tls = rule.and_then(|applied| applied.rule.tls.as_ref());
         let is_originated = tls.is_some_and(|tls| *tls != ClientTls::Disable);
-        for backend in &backends {
-            if let Address::Name(name) = &backend.address {
-                if !self.names.contains(name) {
-                    self.names.push(name.clone());
-                }
-                if backend.has_sidecar || self.registry_only {
-                    self.ports_by_name.extend([port.number, backend.port]);
-                }
-                if is_originated {
-                    self.ports_originated.extend([port.number, backend.port]);
-                }
+        for backend in backends {
+            let Address::Name(name) = &backend.address else { continue };
+            if known.insert(name.clone()) {
+                self.names.push(name.clone());
+            }
+            if backend.has_sidecar || self.registry_only {
+                self.ports_by_name.extend([port.number, backend.port]);
+            }
+            if is_originated {
+                self.ports_originated.extend([port.number, backend.port]);
             }
         }
-        let (rule, subsets) = match rule.map(|rule| rules::apply(rule, port.number)) {
-            Some((rule, subsets)) => (Some(rule), subsets),
-            None => (None, HashMap::new()),
-        };
-        self.all.push(Service {
-            host: hosts.first().cloned().unwrap_or_default(),
-            hosts: hosts.to_vec(),
-            service_entry: entry.meta.full_name(),
-            place: entry.meta.place.clone(),
-            port: port.number,
-            protocol: port.protocol,
-            location: entry.location,
-            resolution: entry.resolution,
-            addresses: entry.addresses.clone(),
-            identities: Arc::clone(identities),
-            backends,
-            rule,
-            subsets,
-        });
     }
 }
 
-/// The endpoints: written in the entry, or the `WorkloadEntry` resources of its namespace that it selects.
-pub(crate) fn endpoints_of<'r>(entry: &'r ServiceEntry, resources: &'r Resources) -> Vec<&'r WorkloadEntry> {
-    match &entry.workload_selector {
-        None => entry.endpoints.iter().collect(),
-        Some(selector) => resources
-            .workload_entries
-            .iter()
-            .filter(|workload| workload.meta.namespace == entry.meta.namespace)
-            .filter(|workload| selector.matches(&workload.labels))
-            .collect(),
+impl Service {
+    /// Whether DNS is asked for one of its endpoints.
+    pub(super) fn has_names(&self) -> bool {
+        self.backends.iter().any(|backend| matches!(backend.address, Address::Name(_)))
+    }
+}
+
+fn service(
+    entry: &ServiceEntry,
+    port: &Port,
+    group: &HostGroup,
+    identities: &Arc<[SpiffeId]>,
+    backends: Vec<Backend>,
+    rule: Option<Arc<Applied>>,
+) -> Service {
+    Service {
+        host: group.hosts.first().cloned().unwrap_or_default(),
+        hosts: group.hosts.clone(),
+        service_entry: entry.meta.full_name(),
+        place: entry.meta.place.clone(),
+        port: port.number,
+        protocol: port.protocol,
+        location: entry.location,
+        resolution: entry.resolution,
+        addresses: entry.addresses.clone(),
+        identities: Arc::clone(identities),
+        backends,
+        rule,
     }
 }
 
@@ -160,54 +172,80 @@ fn resolves_hosts(entry: &ServiceEntry) -> bool {
     entry.resolution == Resolution::Dns && entry.endpoints.is_empty() && entry.workload_selector.is_none()
 }
 
-/// The hosts that share their endpoints. Where the hosts themselves are looked up, each has its own.
-fn host_groups(entry: &ServiceEntry) -> Vec<&[String]> {
-    if resolves_hosts(entry) { entry.hosts.chunks(1).collect() } else { vec![entry.hosts.as_slice()] }
+/// Hosts of an entry that share their endpoints and their rule.
+#[derive(Debug)]
+struct HostGroup {
+    hosts: Arc<[String]>,
+    /// The number of the DestinationRule.
+    rule: Option<usize>,
+}
+
+/// The hosts that share their endpoints and their rule, in the order of their first. Where the hosts themselves are looked
+/// up, each is by itself.
+fn host_groups(entry: &ServiceEntry, rules: &Rules<'_>) -> Vec<HostGroup> {
+    let mut groups: Vec<(Vec<String>, Option<usize>)> = Vec::new();
+    let mut group_of_rule = HashMap::new();
+    let apart = resolves_hosts(entry);
+    for host in &entry.hosts {
+        let rule = rules.find(host, &entry.meta.namespace);
+        let known = group_of_rule.get(&rule).filter(|_| !apart);
+        if let Some((hosts, _)) = known.and_then(|number: &usize| groups.get_mut(*number)) {
+            hosts.push(host.clone());
+        } else {
+            group_of_rule.insert(rule, groups.len());
+            groups.push((vec![host.clone()], rule));
+        }
+    }
+    groups.into_iter().map(|(hosts, rule)| HostGroup { hosts: hosts.into(), rule }).collect()
+}
+
+/// What endpoints are found in.
+struct Known<'r> {
+    workload_entries: WorkloadEntries<'r>,
+    authentications: ByScope<'r>,
 }
 
 /// An endpoint with what its ports accept by the policies known here.
 struct Member<'r> {
     endpoint: &'r WorkloadEntry,
-    modes: Modes,
-    labels: Arc<Labels>,
+    authentications: Winners<'r>,
 }
 
-fn members_of<'r>(
-    entry: &'r ServiceEntry,
-    resources: &'r Resources,
-    root_namespace: &str,
-) -> Vec<Member<'r>> {
-    let modes = |endpoint: &WorkloadEntry| {
-        let policies = &resources.peer_authentications;
-        Modes::resolve(policies, root_namespace, &endpoint.meta.namespace, &endpoint.labels).0
-    };
-    let member = |endpoint: &'r WorkloadEntry| Member {
-        modes: modes(endpoint),
-        labels: Arc::new(endpoint.labels.clone()),
-        endpoint,
-    };
-    endpoints_of(entry, resources).into_iter().map(member).collect()
+impl<'r> Known<'r> {
+    fn members_of(&self, entry: &'r ServiceEntry) -> Vec<Member<'r>> {
+        let member = |endpoint: &'r WorkloadEntry| Member {
+            authentications: self.authentications.winners(&endpoint.meta.namespace, &endpoint.labels),
+            endpoint,
+        };
+        self.workload_entries.of(entry).into_iter().map(member).collect()
+    }
 }
 
-fn backends_of(entry: &ServiceEntry, port: &Port, hosts: &[String], members: &[Member<'_>]) -> Vec<Backend> {
+fn backends_of(
+    entry: &ServiceEntry,
+    port: &Port,
+    group: &HostGroup,
+    members: &[Member<'_>],
+    rules: &mut Rules<'_>,
+) -> Vec<Backend> {
     if resolves_hosts(entry) {
         let named = |host: &String| Backend {
             address: Address::Name(host.clone()),
             port: port.target(),
             has_sidecar: false,
             mode: Mode::Permissive,
-            labels: Arc::default(),
+            subsets: Vec::new(),
         };
-        return hosts.iter().map(named).collect();
+        return group.hosts.iter().map(named).collect();
     }
-    let backend = |Member { endpoint, modes, labels }: &Member<'_>| {
+    let backend = |Member { endpoint, authentications }: &Member<'_>| {
         let target = port.at(endpoint);
         Some(Backend {
             address: address_of(entry, endpoint)?,
             port: target,
             has_sidecar: endpoint.has_sidecar(),
-            mode: modes.for_port(target).mode,
-            labels: Arc::clone(labels),
+            mode: authentications.mode(target),
+            subsets: group.rule.map(|rule| rules.subsets_of(rule, &endpoint.labels)).unwrap_or_default(),
         })
     };
     members.iter().filter_map(backend).collect()
@@ -230,11 +268,15 @@ fn identities_of(
     config: &MeshConfig,
 ) -> Arc<[SpiffeId]> {
     let trust_domains = || [&workload.trust_domain].into_iter().chain(&config.trust_domain_aliases);
-    let accounts = members.iter().flat_map(|Member { endpoint, .. }| {
-        let of = |trust_domain: &TrustDomain| {
-            let account = endpoint.service_account.as_ref()?;
-            SpiffeId::of_service_account(trust_domain, &endpoint.meta.namespace, account).ok()
-        };
+    let accounts: BTreeSet<(&str, &str)> = members
+        .iter()
+        .filter_map(|Member { endpoint, .. }| {
+            Some((endpoint.meta.namespace.as_str(), endpoint.service_account.as_deref()?))
+        })
+        .collect();
+    let accounts = accounts.into_iter().flat_map(|(namespace, account)| {
+        let of =
+            |trust_domain: &TrustDomain| SpiffeId::of_service_account(trust_domain, namespace, account).ok();
         trust_domains().filter_map(of)
     });
     let identities: BTreeSet<SpiffeId> = accounts.chain(entry.subject_alt_names.iter().cloned()).collect();

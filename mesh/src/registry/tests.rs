@@ -1,3 +1,7 @@
+mod routes;
+mod rules;
+
+use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
@@ -463,6 +467,23 @@ fn an_address_behind_a_name_without_sidecar_is_not_asked_for_again() {
 }
 
 #[test]
+fn a_service_may_have_ten_thousand_endpoints() {
+    let endpoint = |number: usize| {
+        format!(
+            "\n  - {{address: 10.1.{}.{}, serviceAccount: a, labels: {{app: a, security.istio.io/tlsMode: istio}}}}",
+            number / 256,
+            number % 256
+        )
+    };
+    let endpoints: String = (0..10_000).map(endpoint).collect();
+    let text =
+        entry("a", &format!("  location: MESH_INTERNAL\n  resolution: STATIC\n  endpoints:{endpoints}\n"));
+    let registry = registry(&[&text]);
+    assert_eq!(registry.destinations().len(), 10_000);
+    assert!(registry.lookup(at("10.1.39.15:80"), 0).unwrap().has_sidecar);
+}
+
+#[test]
 fn an_empty_registry_knows_nothing() {
     let registry = Registry::default();
     assert_eq!(registry.lookup(at("10.0.0.1:80"), 0), Err(Miss::Unknown));
@@ -498,4 +519,72 @@ fn the_list_has_every_endpoint_by_address_or_by_name() {
     let others =
         ["customers:80 10.0.0.5:3000", "customers:80 10.0.0.6:3000", "kept.example.org:80 as dialled"];
     assert_eq!(listed(&fresh), [&backend[..], &others].concat());
+}
+
+/// A service of the property below: whether DNS names its endpoint, that endpoint, its ports with the target of each, and
+/// whether it has the virtual address.
+type Written = (bool, u8, Vec<(u16, u16)>, bool);
+
+const VIRTUAL: &str = "10.0.0.2";
+
+fn written((number, (named, endpoint, ports, is_virtual)): (usize, &Written)) -> String {
+    let ports = ports
+        .iter()
+        .enumerate()
+        .map(|(place, (port, target))| format!("{{number: {port}, name: p{place}, targetPort: {target}}}"));
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: s{number}}}\nspec:\n  \
+         hosts: [s{number}.example]\n  location: MESH_INTERNAL\n  ports: [{}]\n  resolution: {}\n  \
+         endpoints: [{{address: {}}}]\n  addresses: [{}]\n",
+        ports.collect::<Vec<_>>().join(", "),
+        if *named { "DNS" } else { "STATIC" },
+        if *named { format!("name{endpoint}") } else { format!("10.0.0.{endpoint}") },
+        if *is_virtual { VIRTUAL } else { "" },
+    )
+}
+
+/// "A service's own port comes before an endpoint's", and the first in reading order before the others.
+fn claimed(services: &[Written], address: u8, port: u16) -> Option<(String, SocketAddr)> {
+    let at_service_port =
+        services.iter().enumerate().find_map(|(number, (_, endpoint, ports, is_virtual))| {
+            let here = *endpoint == address || *is_virtual && format!("10.0.0.{address}") == VIRTUAL;
+            let (_, target) = ports.iter().find(|(own, _)| *own == port).filter(|_| here)?;
+            Some((number, *endpoint, *target))
+        });
+    let at_own_port = || {
+        services.iter().enumerate().find_map(|(number, (_, endpoint, ports, _))| {
+            let (_, target) = ports.iter().find(|(_, target)| *target == port && *endpoint == address)?;
+            Some((number, *endpoint, *target))
+        })
+    };
+    let (number, endpoint, target) = at_service_port.or_else(at_own_port)?;
+    Some((format!("default/s{number}"), at(&format!("10.0.0.{endpoint}:{target}"))))
+}
+
+proptest! {
+    /// Services with names stand apart from the others; who has an address is as if they did not.
+    #[test]
+    fn the_first_has_an_address_whether_dns_names_it_or_not(
+        services in prop::collection::vec(
+            (
+                any::<bool>(),
+                1u8..4,
+                prop::collection::btree_map(80u16..83, 80u16..83, 1..3)
+                    .prop_map(|ports| ports.into_iter().collect::<Vec<_>>()),
+                any::<bool>(),
+            ),
+            1..6,
+        )
+    ) {
+        let texts: Vec<String> = services.iter().enumerate().map(written).collect();
+        let (registry, _) = build(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+        let names = ["name1", "name2", "name3"];
+        let known = names.map(|name| (name.to_owned(), vec![format!("10.0.0.{}", &name[4..]).parse().unwrap()]));
+        let registry = registry.with_addresses(&known.into());
+        for (address, port) in (1..5).flat_map(|address| (79..84).map(move |port| (address, port))) {
+            let found = registry.lookup(at(&format!("10.0.0.{address}:{port}")), 0).ok();
+            let found = found.map(|found| (found.service_entry, found.endpoint));
+            prop_assert_eq!(found, claimed(&services, address, port), "10.0.0.{}:{}\n{}", address, port, texts.concat());
+        }
+    }
 }

@@ -11,12 +11,12 @@ use serde::de::IgnoredAny;
 
 use super::Meta;
 use super::export_to::{ExportTo, check_export_to};
-use super::host::is_host_or_wildcard;
+use super::host::{hint, is_host, is_host_or_wildcard};
 use super::meta::is_dns_label;
 use super::peer_authentication::check_literal;
-use super::port_number::PortNumber;
+use super::port_number::PortSelector;
 use crate::workload::{Labels, Selector};
-use crate::yaml::{At, Document, YamlError, quoted};
+use crate::yaml::{At, Document, YamlError, expected_one_of, quoted};
 
 /// One checked `DestinationRule`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,12 +176,6 @@ struct WrittenPort {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct PortSelector {
-    pub(super) number: PortNumber,
-}
-
-#[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WrittenSubset {
     name: At<String>,
@@ -193,8 +187,7 @@ struct WrittenSubset {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WrittenTls {
-    /// Istio takes its absence for DISABLE; who writes `tls` means some TLS.
-    mode: Mode,
+    mode: Option<At<String>>,
     client_certificate: Option<At<String>>,
     private_key: Option<At<String>>,
     ca_certificates: Option<At<String>>,
@@ -206,8 +199,7 @@ struct WrittenTls {
     ca_crl: Option<At<String>>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Disable,
     Simple,
@@ -250,7 +242,7 @@ fn check_host(document: &Document<'_>, host: &At<String>) -> Result<String, Yaml
     let seen = quoted(&host.value);
     Err(document.error(
         host,
-        format!("expected the name of a service, one behind `*.`, or `*`, seen {seen}; rules are for names, not for addresses"),
+        format!("expected the name of a service, one behind `*.`, or `*`, seen {seen}{}", hint(&host.value)),
     ))
 }
 
@@ -325,18 +317,18 @@ fn check_policy(
 
 fn check_tls(document: &Document<'_>, tls: At<WrittenTls>) -> Result<ClientTls, YamlError> {
     let place = tls.place();
-    let WrittenTls { mode, credential_name, insecure_skip_verify, .. } = &tls.value;
+    let mode = check_mode(document, &tls)?;
+    let WrittenTls { credential_name, insecure_skip_verify, .. } = &tls.value;
     if let Some(name) = credential_name {
         return Err(document.error(
             name,
-            "credentialName is a Secret of Kubernetes, which is not there; name files by clientCertificate, privateKey \
-             and caCertificates",
+            "credentialName is a Secret of Kubernetes, which there is none of here; name files by clientCertificate, \
+             privateKey and caCertificates",
         ));
     }
-    if let Some((name, place)) =
-        fields(document, &tls.value)?.into_iter().find(|(name, _)| !fits(*mode, name))
+    if let Some((name, place)) = fields(document, &tls.value)?.into_iter().find(|(name, _)| !fits(mode, name))
     {
-        return Err(document.error(&place, misfit(*mode, name)));
+        return Err(document.error(&place, misfit(mode, name)));
     }
     if let Some(skip) = insecure_skip_verify.as_ref().filter(|skip| skip.value) {
         let verified = [
@@ -363,6 +355,33 @@ fn check_tls(document: &Document<'_>, tls: At<WrittenTls>) -> Result<ClientTls, 
             };
             let client = ClientFiles { certificate: certificate.value.clone(), key: key.value.clone() };
             Ok(ClientTls::Originate(Arc::new(origination(tls.value, Some(client)))))
+        }
+    }
+}
+
+/// Istio takes the absence of a mode for DISABLE; who writes `tls` means some TLS.
+fn check_mode(document: &Document<'_>, tls: &At<WrittenTls>) -> Result<Mode, YamlError> {
+    const KNOWN: [&str; 4] = ["DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"];
+    let Some(mode) = &tls.value.mode else {
+        let message = format!("`tls` without `mode`{}", expected_one_of("", &KNOWN));
+        return Err(document.error(tls, message));
+    };
+    match mode.value.as_str() {
+        "DISABLE" => Ok(Mode::Disable),
+        "SIMPLE" => Ok(Mode::Simple),
+        "MUTUAL" => Ok(Mode::Mutual),
+        "ISTIO_MUTUAL" => Ok(Mode::IstioMutual),
+        "STRICT" | "PERMISSIVE" => {
+            let message = format!(
+                "{} is what a server accepts and stands in a PeerAuthentication; how clients connect is one of {}",
+                quoted(&mode.value),
+                KNOWN.map(|known| format!("`{known}`")).join(", ")
+            );
+            Err(document.error(mode, message))
+        }
+        other => {
+            let message = format!("unknown value {}{}", quoted(other), expected_one_of(other, &KNOWN));
+            Err(document.error(mode, message))
         }
     }
 }
@@ -397,8 +416,9 @@ fn fields(document: &Document<'_>, tls: &WrittenTls) -> Result<Vec<(&'static str
         fields.push((name, path.place()));
     }
     if let Some(sni) = &tls.sni {
-        if !super::host::is_host(&sni.value) {
-            return Err(document.error(sni, format!("`sni` is a DNS name, seen {}", quoted(&sni.value))));
+        if !is_host(&sni.value) {
+            let message = format!("`sni` is one DNS name, without `*`, seen {}", quoted(&sni.value));
+            return Err(document.error(sni, message));
         }
         fields.push(("sni", sni.place()));
     }
@@ -418,7 +438,7 @@ fn check_subject_alt_name(document: &Document<'_>, name: &At<String>) -> Result<
         !rest.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
     });
     let is_address = name.value.parse::<std::net::IpAddr>().is_ok();
-    if is_uri || is_address || super::host::is_host(&name.value) {
+    if is_uri || is_address || is_host(&name.value) {
         return Ok(());
     }
     Err(document.error(

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::Meta;
-use super::host::HostPattern;
+use super::host::{HostPattern, hint};
 use super::meta::is_dns_label;
 use super::port_number::PortNumber;
 use crate::workload::{Labels, Selector};
@@ -96,7 +96,7 @@ fn check_server(document: &Document<'_>, server: WrittenServer) -> Result<Server
         (&default_endpoint, "`defaultEndpoint` is not supported; route by a VirtualService"),
         (
             &port.target_port,
-            "`targetPort`: where another port is listened on is the edge proxy's setting gateway.ports",
+            "`targetPort`: on which other port is listened is the edge proxy's setting gateway.ports; take it out",
         ),
     ] {
         if let Some(field) = field {
@@ -141,8 +141,9 @@ fn check_host(document: &Document<'_>, written: &At<String>) -> Result<ServerHos
         None => Err(document.error(
             written,
             format!(
-                "expected a host name, one behind `*.`, or `*`, with `namespace/` before it or without, seen {}",
-                quoted(&written.value)
+                "expected a host name, one behind `*.`, or `*`, with `namespace/` before it or without, seen {}{}",
+                quoted(&written.value),
+                hint(&written.value)
             ),
         )),
     }

@@ -20,6 +20,19 @@ pub(super) fn is_host_or_wildcard(text: &str) -> bool {
     is_host(text.strip_prefix("*.").unwrap_or(text))
 }
 
+/// What a person most likely wrote in place of a host: the end of a message about it.
+pub(super) fn hint(text: &str) -> &'static str {
+    if text.contains("://") {
+        "; without a scheme"
+    } else if text.parse::<IpAddr>().is_ok() {
+        "; an address is no name"
+    } else if text.contains(':') {
+        "; the port stands in `port.number`"
+    } else {
+        ""
+    }
+}
+
 /// A host, or all that end so.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostPattern {

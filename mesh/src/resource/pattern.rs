@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::matching::texts::TextKey;
 use crate::yaml::quoted;
 
 /// A value of an `AuthorizationPolicy`. Compared literally, never as a regular expression.
@@ -33,6 +34,16 @@ impl Pattern {
                 quoted(text)
             )),
             _ => Ok(pattern),
+        }
+    }
+
+    /// As it is looked up.
+    pub(crate) fn key(&self) -> TextKey<'_> {
+        match self {
+            Self::Exact(text) => TextKey::Exact(text.as_bytes().into()),
+            Self::Prefix(text) => TextKey::Beginning(text.as_bytes().into()),
+            Self::Suffix(text) => TextKey::End(text.as_bytes().into()),
+            Self::Present => TextKey::Any,
         }
     }
 

@@ -8,10 +8,11 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::Meta;
-use super::destination_rule::PortSelector;
 use super::export_to::{ExportTo, check_export_to};
-use super::host::{HostPattern, is_host};
+use super::host::{HostPattern, hint, is_host};
 use super::meta::{is_dns_label, is_dns_name};
+use super::port_number::PortSelector;
+use crate::matching::texts::TextKey;
 use crate::policy::path::normalize;
 use crate::yaml::{At, Document, YamlError, quoted};
 
@@ -65,6 +66,14 @@ pub struct RouteDestination {
 }
 
 impl PathMatch {
+    /// As it is looked up.
+    pub(crate) fn key(&self) -> TextKey<'_> {
+        match self {
+            Self::Exact(whole) => TextKey::Exact(whole.as_bytes().into()),
+            Self::Prefix(start) => TextKey::Beginning(start.as_bytes().into()),
+        }
+    }
+
     /// Whether a path in its one spelling, without query, matches.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
@@ -202,7 +211,8 @@ fn check_hosts(document: &Document<'_>, hosts: &At<Vec<At<String>>>) -> Result<V
     let check = |host: &At<String>| {
         HostPattern::parse(&host.value).ok_or_else(|| {
             let seen = quoted(&host.value);
-            document.error(host, format!("expected a host name, one behind `*.`, or `*`, seen {seen}"))
+            let hint = hint(&host.value);
+            document.error(host, format!("expected a host name, one behind `*.`, or `*`, seen {seen}{hint}"))
         })
     };
     hosts.value.iter().map(check).collect()
@@ -311,7 +321,8 @@ fn check_match(document: &Document<'_>, matching: &WrittenMatch) -> Result<Optio
         }
     }
     if let Some(ignore) = matching.ignore_uri_case.as_ref().filter(|ignore| ignore.value) {
-        return Err(document.error(ignore, "ignoreUriCase is not supported: paths are compared as they are"));
+        let message = "ignoreUriCase is not supported: paths are compared as they are; take it out";
+        return Err(document.error(ignore, message));
     }
     let Some(uri) = &matching.uri else { return Ok(None) };
     match &uri.value {
@@ -326,7 +337,10 @@ fn check_match(document: &Document<'_>, matching: &WrittenMatch) -> Result<Optio
         WrittenUri { regex: Some(regex), .. } => {
             Err(document.error(regex, "regex is not supported; write `exact` or `prefix`"))
         }
-        _ => Err(document.error(uri, "expected one of `exact` and `prefix`")),
+        WrittenUri { exact: Some(_), .. } => {
+            Err(document.error(uri, "expected either `exact` or `prefix`, seen both; write two matches"))
+        }
+        WrittenUri { .. } => Err(document.error(uri, "expected `exact` or `prefix`, seen neither")),
     }
 }
 
@@ -354,7 +368,8 @@ fn check_destination(
     let Destination { host, subset, port } = destination;
     if !is_host(&host.value) {
         let seen = quoted(&host.value);
-        return Err(document.error(host, format!("expected the host of a service, seen {seen}")));
+        let message = format!("expected the host of a service, seen {seen}{}", hint(&host.value));
+        return Err(document.error(host, message));
     }
     if let Some(subset) = subset.as_ref().filter(|subset| !is_dns_label(&subset.value)) {
         let seen = quoted(&subset.value);

@@ -537,7 +537,7 @@ pub(super) struct KeepaliveSection {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[group(skip)]
 pub(super) struct DnsSection {
-    /// How often names of services are looked up again [default: 5s]
+    /// Longest time between two questions for the name of a service, whatever its time to live [default: 5s]
     #[arg(id = "dns.refresh", long = "dns-refresh", value_name = "DURATION", env = "PILLION_DNS_REFRESH")]
     pub(super) refresh: Option<Period>,
 }

@@ -14,7 +14,8 @@ use super::failure::{Role, attending, explain, farewell};
 use super::handshake::record;
 use super::{Credentials, Handshake, HandshakeError};
 
-/// Handshakes with a server that must prove one of `identities`, byte for byte. `sni` only helps the server to route.
+/// Handshakes with a server that must prove one of `identities`, byte for byte, which stand in the order of their texts.
+/// `sni` only helps the server to route.
 /// Puts no deadline on it: the caller's has to cover a farewell of at most 0.2 s after a failure.
 ///
 /// In TLS 1.3 a server that refuses *our* certificate says so after this has returned: the first read fails with its
@@ -26,7 +27,7 @@ pub(crate) async fn connect<S>(
     stream: S,
     credentials: &Credentials,
     sni: &str,
-    identities: &[SpiffeId],
+    identities: impl Into<Arc<[SpiffeId]>>,
 ) -> Result<(TlsStream<S>, Handshake), HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -34,7 +35,8 @@ where
     let begun = Instant::now();
     let local = &credentials.svid.id;
     let mut config = credentials.client_config().clone();
-    config.dangerous().set_certificate_verifier(Arc::new(credentials.verifier().for_servers(identities)));
+    let verifier = credentials.verifier().for_servers(identities.into());
+    config.dangerous().set_certificate_verifier(Arc::new(verifier));
     let connector = TlsConnector::from(Arc::new(config));
     let stream = attending(async {
         match connector.connect(server_name(sni), stream).into_fallible().await {

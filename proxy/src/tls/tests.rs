@@ -201,7 +201,7 @@ async fn a_peer_that_closes_in_the_middle_of_the_handshake_is_named() {
     let error = server::accept(abandoned(), &credentials).await.map(|_| ()).unwrap_err();
     assert_eq!(error.reason, Reason::HandshakeFailed);
     assert!(error.detail.contains("the client closed the connection"), "{error}");
-    let error = client::connect(abandoned(), &credentials, SNI, &[id(SERVER)]).await.map(|_| ()).unwrap_err();
+    let error = client::connect(abandoned(), &credentials, SNI, [id(SERVER)]).await.map(|_| ()).unwrap_err();
     assert_eq!(error.reason, Reason::HandshakeFailed);
     assert!(error.detail.contains("the server"), "{error}");
 }

@@ -26,7 +26,7 @@ pub(super) struct PeerVerifier {
     algorithms: WebPkiSupportedAlgorithms,
     /// Who we are, for messages.
     local: SpiffeId,
-    /// Who a server must be. Empty accepts no server at all.
+    /// Who a server must be, in the order of their texts. Empty accepts no server at all.
     wanted: Arc<[SpiffeId]>,
 }
 
@@ -46,9 +46,10 @@ impl PeerVerifier {
         PeerVerifier { bundles, algorithms, local, wanted: Arc::new([]) }
     }
 
-    /// The same, for a connection to a server that must prove one of these identities.
-    pub(super) fn for_servers(&self, wanted: &[SpiffeId]) -> PeerVerifier {
-        PeerVerifier { wanted: wanted.into(), ..self.clone() }
+    /// The same, for a connection to a server that must prove one of these identities, which stand in the order of their
+    /// texts.
+    pub(super) fn for_servers(&self, wanted: Arc<[SpiffeId]>) -> PeerVerifier {
+        PeerVerifier { wanted, ..self.clone() }
     }
 
     /// The whole judgement of a chain as `peer` presents it.
@@ -61,15 +62,20 @@ impl PeerVerifier {
     ) -> Result<Svid, HandshakeError> {
         let svid = check_chain(&self.bundles, &self.algorithms, leaf, intermediates, now, peer)
             .map_err(|error| self.refusal(&error, peer))?;
-        if peer == Role::Server && !self.wanted.contains(&svid.id) {
+        if peer == Role::Server && self.wanted.binary_search(&svid.id).is_err() {
             return Err(self.refusal(&self.unexpected(&svid.id), peer));
         }
         Ok(svid)
     }
 
     fn unexpected(&self, seen: &SpiffeId) -> ChainError {
-        let wanted = self.wanted.iter().map(SpiffeId::as_str).collect::<Vec<_>>().join(" or ");
-        let wanted = if wanted.is_empty() { "no identity at all" } else { &wanted };
+        /// Of more, the message would not be read.
+        const NAMED: usize = 8;
+        let mut wanted: Vec<&str> = self.wanted.iter().take(NAMED).map(SpiffeId::as_str).collect();
+        let more = self.wanted.len().saturating_sub(NAMED);
+        let more = (more > 0).then(|| format!("one of {more} more"));
+        wanted.extend(more.as_deref());
+        let wanted = if wanted.is_empty() { "no identity at all".to_owned() } else { wanted.join(" or ") };
         ChainError::new(
             Reason::IdentityUnexpected,
             format!("it proved {seen}; this destination may be served by {wanted}"),

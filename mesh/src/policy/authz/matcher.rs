@@ -1,46 +1,63 @@
 //! Sets of values that a fact is looked up in.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::matching::texts::{Patterns, PatternsBuilder, TextKey};
+use crate::policy::path::Template;
 use crate::resource::Pattern;
 use crate::spiffe::SpiffeId;
 
 /// Texts by exact value, beginning and end. Compared byte for byte.
 #[derive(Debug, Default)]
-pub(super) struct Texts {
-    exact: HashSet<Vec<u8>>,
-    prefixes: Vec<Vec<u8>>,
-    suffixes: Vec<Vec<u8>>,
-    present: bool,
-}
+pub(super) struct Texts(Patterns<()>);
 
 impl Texts {
     pub(super) fn matches(&self, text: impl AsRef<[u8]>) -> bool {
-        let text = text.as_ref();
-        self.present
-            || self.exact.contains(text)
-            || self.prefixes.iter().any(|prefix| text.starts_with(prefix))
-            || self.suffixes.iter().any(|suffix| text.ends_with(suffix))
+        self.0.matching(text.as_ref()).next().is_some()
+    }
+
+    /// One for each of the values.
+    pub(super) fn keys(&self) -> impl Iterator<Item = TextKey<'_>> {
+        self.0.keys()
     }
 }
 
 impl<'p> FromIterator<&'p Pattern> for Texts {
     fn from_iter<I: IntoIterator<Item = &'p Pattern>>(patterns: I) -> Self {
-        let mut texts = Self::default();
+        let mut texts = PatternsBuilder::default();
         for pattern in patterns {
-            match pattern {
-                Pattern::Exact(text) => {
-                    texts.exact.insert(text.clone().into_bytes());
-                }
-                Pattern::Prefix(text) => texts.prefixes.push(text.clone().into_bytes()),
-                Pattern::Suffix(text) => texts.suffixes.push(text.clone().into_bytes()),
-                Pattern::Present => texts.present = true,
-            }
+            texts.entry(pattern.key());
         }
-        texts
+        Self(texts.build())
+    }
+}
+
+/// Templates of paths, by how the paths begin.
+#[derive(Debug, Default)]
+pub(super) struct Templates(Patterns<Vec<Template>>);
+
+impl Templates {
+    pub(super) fn matches(&self, path: &str) -> bool {
+        self.0.matching(path.as_bytes()).flatten().any(|template| template.matches(path))
+    }
+
+    /// One for each beginning.
+    pub(super) fn keys(&self) -> impl Iterator<Item = TextKey<'_>> {
+        self.0.keys()
+    }
+}
+
+impl<'p> FromIterator<&'p Template> for Templates {
+    fn from_iter<I: IntoIterator<Item = &'p Template>>(all: I) -> Self {
+        let mut templates = PatternsBuilder::<Vec<Template>>::default();
+        for template in all {
+            templates
+                .entry(TextKey::Beginning(template.beginning().into_bytes().into()))
+                .push(template.clone());
+        }
+        Self(templates.build())
     }
 }
 
@@ -54,6 +71,10 @@ impl Ranges {
         let address = address.to_canonical();
         let behind = self.0.partition_point(|range| range.network() <= address);
         behind.checked_sub(1).and_then(|at| self.0.get(at)).is_some_and(|range| range.contains(&address))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = IpNet> {
+        self.0.iter().copied()
     }
 }
 

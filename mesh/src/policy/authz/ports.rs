@@ -32,6 +32,11 @@ impl PortSet {
         self.others_but.is_some()
     }
 
+    /// Whether one of `ports` is among those that nobody named.
+    pub(super) fn has_others_among(&self, ports: &HashSet<u16>) -> bool {
+        self.others_but.as_ref().is_some_and(|but| ports.iter().any(|port| !but.contains(port)))
+    }
+
     /// Adds a way to match: the ports on which all of `clauses` can hold.
     pub(super) fn add_way(&mut self, clauses: &[&Clause]) {
         let ports = |clause: &'_ &Clause, is_positive| match &clause.test {

@@ -2,16 +2,15 @@
 //! value, or NONE of the values of its `not…` twin.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::aliases::TrustDomains;
+use super::fact::{AddressFact, TextFact};
 use super::facts::{Facts, HttpFacts};
-use super::matcher::{Ranges, Texts, service_account};
+use super::matcher::{Ranges, Templates, Texts, service_account};
 use super::ports::PortSet;
 use super::verdict::{Miss, RuleName};
-use crate::policy::path::Template;
 use crate::resource::{
     self, Action, AuthorizationPolicy, Condition, Match, Operation, PathPattern, Pattern, ServiceAccount,
     Source,
@@ -54,20 +53,12 @@ enum Lines {
 /// What is compared with what.
 #[derive(Debug)]
 pub(super) enum Test {
-    Principal(Texts, Vec<Pattern>),
-    Namespace(Texts, Vec<Pattern>),
+    Text(TextFact, Texts),
+    Path(Texts, Templates),
+    Address(AddressFact, Ranges),
     ServiceAccount(Vec<ServiceAccount>),
-    TrustDomain(Texts),
-    SourceIp(Ranges),
-    RemoteIp(Ranges),
-    DestinationIp(Ranges),
+    /// In order.
     DestinationPort(Vec<u16>),
-    Sni(Texts),
-    Host(Texts),
-    Method(Texts),
-    Path(Texts, Vec<Template>),
-    PathAndQuery(Texts),
-    Header(String, Texts),
 }
 
 /// Which part of a rule did not match.
@@ -94,10 +85,11 @@ impl Clause {
     }
 
     fn asks_who(&self) -> bool {
-        let identity = matches!(
-            self.test,
-            Test::Principal(..) | Test::Namespace(..) | Test::ServiceAccount(_) | Test::TrustDomain(_)
-        );
+        let identity = match &self.test {
+            Test::Text(fact, _) => fact.is_of_peer(),
+            Test::ServiceAccount(_) => true,
+            Test::Path(..) | Test::Address(..) | Test::DestinationPort(_) => false,
+        };
         identity && !self.is_not
     }
 }
@@ -129,7 +121,7 @@ impl Rule {
         let any = |alternatives: &[Vec<Clause>]| {
             alternatives.is_empty() || alternatives.iter().any(|all| first_failing(all, facts).is_none())
         };
-        if self.action == Action::Allow && facts.http.is_none() && self.http_clauses().next().is_some() {
+        if facts.http.is_none() && !self.is_for_tcp() {
             fails(Part::Http)
         } else if !any(&self.from) {
             fails(Part::From)
@@ -140,6 +132,11 @@ impl Rule {
         } else {
             Ok(())
         }
+    }
+
+    /// Whether it can match a TCP connection: an ALLOW rule that asks for HTTP cannot.
+    pub(super) fn is_for_tcp(&self) -> bool {
+        self.action != Action::Allow || self.http_clauses().next().is_none()
     }
 
     /// The ports on which it can match.
@@ -178,9 +175,9 @@ impl Rule {
     /// Whether whoever has no identity matches it on all its ports, whatever they ask for.
     pub(super) fn matches_all_the_nameless(&self) -> bool {
         let is_port = |clause: &Clause| matches!(clause.test, Test::DestinationPort(_));
+        // Who has no identity is none of those that are named.
         let is_nameless = |clause: &Clause| {
-            clause.is_not
-                && matches!(&clause.test, Test::Principal(_, principals) if *principals == [Pattern::Present])
+            clause.is_not && matches!(&clause.test, Test::Text(fact, _) if fact.is_of_peer())
         };
         let by_source = self.from.is_empty() || self.from.iter().any(|source| source.iter().all(is_nameless));
         by_source && self.when.iter().all(is_port) && self.to.iter().flatten().all(is_port)
@@ -261,89 +258,50 @@ impl Clause {
 }
 
 impl Test {
-    fn needs_http(&self) -> bool {
-        matches!(
-            self,
-            Self::Host(_) | Self::Method(_) | Self::Path(..) | Self::PathAndQuery(_) | Self::Header(..)
-        )
+    pub(super) fn needs_http(&self) -> bool {
+        match self {
+            Self::Text(fact, _) => fact.needs_http(),
+            Self::Path(..) => true,
+            Self::Address(..) | Self::ServiceAccount(_) | Self::DestinationPort(_) => false,
+        }
     }
 
     /// Whether one of the values matches. What is not known matches none.
     fn matches(&self, facts: &Facts<'_>, lines: Lines) -> bool {
-        let peer = facts.peer;
-        let http = |matches: &dyn Fn(&HttpFacts<'_>) -> bool| facts.http.as_ref().is_some_and(matches);
         match self {
-            Self::Principal(texts, _) => peer.is_some_and(|peer| texts.matches(peer.principal())),
-            Self::Namespace(texts, _) => {
-                peer.and_then(service_account).is_some_and(|(namespace, _)| texts.matches(namespace))
+            Self::Text(TextFact::Header(name), texts) => {
+                let of = |http: &HttpFacts<'_>| lines.match_in(&http.headers.lines(name), texts);
+                facts.http.as_ref().is_some_and(of)
             }
+            Self::Text(fact, texts) => fact.texts(facts).any(|text| texts.matches(text)),
+            Self::Path(texts, templates) => facts.http.as_ref().is_some_and(|http| {
+                let path = http.path.path();
+                texts.matches(path) || templates.matches(path)
+            }),
+            Self::Address(fact, ranges) => ranges.contains(fact.address(facts)),
             Self::ServiceAccount(accounts) => {
-                peer.and_then(service_account).is_some_and(|(namespace, name)| {
+                facts.peer.and_then(service_account).is_some_and(|(namespace, name)| {
                     accounts
                         .iter()
                         .any(|account| account.namespace == namespace && Some(account.name.as_str()) == name)
                 })
             }
-            Self::TrustDomain(texts) => peer.is_some_and(|peer| texts.matches(peer.trust_domain().as_str())),
-            Self::SourceIp(ranges) => ranges.contains(facts.source),
-            Self::RemoteIp(ranges) => ranges.contains(facts.remote),
-            Self::DestinationIp(ranges) => ranges.contains(facts.destination.ip()),
-            Self::DestinationPort(ports) => ports.contains(&facts.destination.port()),
-            Self::Sni(texts) => sni(facts).is_some_and(|sni| texts.matches(sni.to_ascii_lowercase())),
-            // Whoever names a port of the host means the same host.
-            Self::Host(texts) => {
-                http(&|http| texts.matches(http.host.name()) || texts.matches(http.host.as_str()))
-            }
-            Self::Method(texts) => http(&|http| texts.matches(http.method)),
-            Self::Path(texts, templates) => http(&|http| {
-                let path = http.path.path();
-                texts.matches(path) || templates.iter().any(|template| template.matches(path))
-            }),
-            Self::PathAndQuery(texts) => http(&|http| texts.matches(http.path.path_and_query())),
-            Self::Header(name, texts) => http(&|http| lines.match_in(&http.headers.lines(name), texts)),
+            Self::DestinationPort(ports) => ports.binary_search(&facts.destination.port()).is_ok(),
         }
     }
 
     /// The fact that is compared, for a person.
     fn seen(&self, facts: &Facts<'_>) -> String {
-        const NOBODY: &str = "no identity (plaintext)";
-        let of_peer = |text: Option<&str>| match (facts.peer, text) {
-            (None, _) => NOBODY.to_owned(),
-            (Some(_), Some(text)) => quoted(text),
-            (Some(peer), None) => quoted(peer.principal()),
-        };
-        let of_http = |text: &dyn Fn(&HttpFacts<'_>) -> String| {
-            facts.http.as_ref().map_or_else(|| "a TCP connection".to_owned(), text)
-        };
-        let address = |address: IpAddr| quoted(&address.to_canonical().to_string());
-        let account = facts.peer.and_then(service_account);
         match self {
-            Self::Principal(..) => of_peer(None),
-            Self::Namespace(..) => of_peer(account.map(|(namespace, _)| namespace)),
+            Self::Text(fact, _) => fact.seen(facts),
+            Self::Path(..) => TextFact::Path.seen(facts),
+            Self::Address(fact, _) => quoted(&fact.address(facts).to_canonical().to_string()),
             Self::ServiceAccount(_) => {
+                let account = facts.peer.and_then(service_account);
                 let full = account.and_then(|(namespace, name)| Some(format!("{namespace}/{}", name?)));
-                of_peer(full.as_deref())
+                super::fact::seen_of_peer(facts, full.as_deref())
             }
-            Self::TrustDomain(_) => {
-                of_peer(facts.peer.map(|peer| peer.trust_domain().as_str().to_owned()).as_deref())
-            }
-            Self::SourceIp(_) => address(facts.source),
-            Self::RemoteIp(_) => address(facts.remote),
-            Self::DestinationIp(_) => address(facts.destination.ip()),
             Self::DestinationPort(_) => quoted(&facts.destination.port().to_string()),
-            Self::Sni(_) => sni(facts).map_or_else(|| "no server name".to_owned(), quoted),
-            Self::Host(_) => of_http(&|http| quoted(http.host.as_str())),
-            Self::Method(_) => of_http(&|http| quoted(http.method)),
-            Self::Path(..) => of_http(&|http| quoted(http.path.path())),
-            Self::PathAndQuery(_) => of_http(&|http| quoted(http.path.path_and_query())),
-            Self::Header(name, _) => of_http(&|http| match http.headers.lines(name).as_slice() {
-                [] => "no such header".to_owned(),
-                lines if is_secret(name) => format!("a value of {} bytes", lines.concat().len()),
-                lines => {
-                    let shown = |line: &&[u8]| quoted(&String::from_utf8_lossy(line));
-                    lines.iter().map(shown).collect::<Vec<_>>().join(" and ")
-                }
-            }),
         }
     }
 }
@@ -362,16 +320,6 @@ impl Lines {
     }
 }
 
-fn sni<'f>(facts: &Facts<'f>) -> Option<&'f str> {
-    facts.sni.filter(|sni| !sni.is_empty())
-}
-
-/// Headers whose values go into no log and no answer.
-fn is_secret(header: &str) -> bool {
-    const SECRET: [&str; 4] = ["authorization", "cookie", "token", "key"];
-    SECRET.iter().any(|part| header.contains(part))
-}
-
 fn source_clauses(source: &Source, trust_domains: &TrustDomains) -> Vec<Clause> {
     let Source {
         principals,
@@ -383,18 +331,16 @@ fn source_clauses(source: &Source, trust_domains: &TrustDomains) -> Vec<Clause> 
     } = source;
     [
         principal_clauses(["source.principals", "source.notPrincipals"], principals, trust_domains),
-        clauses(["source.namespaces", "source.notNamespaces"], namespaces, |values| {
-            Test::Namespace(values.iter().collect(), values.to_vec())
-        }),
+        text_clauses(["source.namespaces", "source.notNamespaces"], namespaces, &TextFact::Namespace),
         clauses(["source.serviceAccounts", "source.notServiceAccounts"], service_accounts, |values| {
             Test::ServiceAccount(values.to_vec())
         }),
         trust_domain_clauses(["source.trustDomains", "source.notTrustDomains"], domains, trust_domains),
-        address_clauses(["source.ipBlocks", "source.notIpBlocks"], ip_blocks, Test::SourceIp),
+        address_clauses(["source.ipBlocks", "source.notIpBlocks"], ip_blocks, AddressFact::Source),
         address_clauses(
             ["source.remoteIpBlocks", "source.notRemoteIpBlocks"],
             remote_ip_blocks,
-            Test::RemoteIp,
+            AddressFact::Remote,
         ),
     ]
     .into_iter()
@@ -405,13 +351,9 @@ fn source_clauses(source: &Source, trust_domains: &TrustDomains) -> Vec<Clause> 
 fn operation_clauses(operation: &Operation) -> Vec<Clause> {
     let Operation { hosts, ports, methods, paths } = operation;
     [
-        clauses(["operation.ports", "operation.notPorts"], ports, |ports| {
-            Test::DestinationPort(ports.to_vec())
-        }),
-        clauses(["operation.hosts", "operation.notHosts"], hosts, |hosts| Test::Host(hosts.iter().collect())),
-        clauses(["operation.methods", "operation.notMethods"], methods, |methods| {
-            Test::Method(methods.iter().collect())
-        }),
+        clauses(["operation.ports", "operation.notPorts"], ports, port_test),
+        text_clauses(["operation.hosts", "operation.notHosts"], hosts, &TextFact::Host),
+        text_clauses(["operation.methods", "operation.notMethods"], methods, &TextFact::Method),
         clauses(["operation.paths", "operation.notPaths"], paths, path_test),
     ]
     .into_iter()
@@ -424,10 +366,16 @@ fn path_test(paths: &[PathPattern]) -> Test {
     for path in paths {
         match path {
             PathPattern::Text(pattern) => texts.push(pattern),
-            PathPattern::Template(template) => templates.push(template.clone()),
+            PathPattern::Template(template) => templates.push(template),
         }
     }
-    Test::Path(texts.into_iter().collect(), templates)
+    Test::Path(texts.into_iter().collect(), templates.into_iter().collect())
+}
+
+fn port_test(ports: &[u16]) -> Test {
+    let mut ports = ports.to_vec();
+    ports.sort_unstable();
+    Test::DestinationPort(ports)
 }
 
 fn condition_clauses(condition: &Condition, trust_domains: &TrustDomains) -> Vec<Clause> {
@@ -438,23 +386,20 @@ fn condition_clauses(condition: &Condition, trust_domains: &TrustDomains) -> Vec
     }
     match condition {
         Condition::Header(name, values) => {
-            let test = |values: &[Pattern]| {
-                let texts = values.iter().collect();
-                match name.as_str() {
-                    ":authority" => Test::Host(texts),
-                    ":method" => Test::Method(texts),
-                    ":path" => Test::PathAndQuery(texts),
-                    _ => Test::Header(name.clone(), texts),
-                }
+            let fact = match name.as_str() {
+                ":authority" => TextFact::Host,
+                ":method" => TextFact::Method,
+                ":path" => TextFact::PathAndQuery,
+                _ => TextFact::Header(name.clone()),
             };
             let names = ["values", "notValues"].map(|which| format!("request.headers[{name}] {which}"));
-            clauses(names, values, test)
+            text_clauses(names, values, &fact)
         }
-        Condition::SourceIp(values) => address_clauses(names!("source.ip"), values, Test::SourceIp),
-        Condition::RemoteIp(values) => address_clauses(names!("remote.ip"), values, Test::RemoteIp),
-        Condition::SourceNamespace(values) => clauses(names!("source.namespace"), values, |values| {
-            Test::Namespace(values.iter().collect(), values.to_vec())
-        }),
+        Condition::SourceIp(values) => address_clauses(names!("source.ip"), values, AddressFact::Source),
+        Condition::RemoteIp(values) => address_clauses(names!("remote.ip"), values, AddressFact::Remote),
+        Condition::SourceNamespace(values) => {
+            text_clauses(names!("source.namespace"), values, &TextFact::Namespace)
+        }
         Condition::SourceServiceAccount(values) => {
             clauses(names!("source.serviceAccount"), values, |values| Test::ServiceAccount(values.to_vec()))
         }
@@ -465,14 +410,10 @@ fn condition_clauses(condition: &Condition, trust_domains: &TrustDomains) -> Vec
             principal_clauses(names!("source.principal"), values, trust_domains)
         }
         Condition::DestinationIp(values) => {
-            address_clauses(names!("destination.ip"), values, Test::DestinationIp)
+            address_clauses(names!("destination.ip"), values, AddressFact::Destination)
         }
-        Condition::DestinationPort(values) => {
-            clauses(names!("destination.port"), values, |ports| Test::DestinationPort(ports.to_vec()))
-        }
-        Condition::Sni(values) => {
-            clauses(names!("connection.sni"), values, |values| Test::Sni(values.iter().collect()))
-        }
+        Condition::DestinationPort(values) => clauses(names!("destination.port"), values, port_test),
+        Condition::Sni(values) => text_clauses(names!("connection.sni"), values, &TextFact::Sni),
     }
 }
 
@@ -483,7 +424,7 @@ fn principal_clauses(
 ) -> Vec<Clause> {
     clauses(names, principals, |values| {
         let values: Vec<Pattern> = values.iter().flat_map(|value| trust_domains.principals(value)).collect();
-        Test::Principal(values.iter().collect(), values)
+        Test::Text(TextFact::Principal, values.iter().collect())
     })
 }
 
@@ -495,16 +436,20 @@ fn trust_domain_clauses(
     clauses(names, values, |values| {
         let values: Vec<Pattern> =
             values.iter().flat_map(|value| trust_domains.trust_domains(value)).collect();
-        Test::TrustDomain(values.iter().collect())
+        Test::Text(TextFact::TrustDomain, values.iter().collect())
     })
 }
 
-fn address_clauses(
-    names: [&'static str; 2],
-    blocks: &Match<IpNet>,
-    test: impl Fn(Ranges) -> Test,
+fn address_clauses(names: [&'static str; 2], blocks: &Match<IpNet>, fact: AddressFact) -> Vec<Clause> {
+    clauses(names, blocks, |blocks| Test::Address(fact, Ranges::from(blocks)))
+}
+
+fn text_clauses(
+    names: [impl Into<Cow<'static, str>>; 2],
+    values: &Match<Pattern>,
+    fact: &TextFact,
 ) -> Vec<Clause> {
-    clauses(names, blocks, |blocks| test(Ranges::from(blocks)))
+    clauses(names, values, |values| Test::Text(fact.clone(), values.iter().collect()))
 }
 
 /// The clause of a field and that of its `not…` twin, each where it has values.

@@ -205,6 +205,18 @@ mod naive {
         Mode::Permissive
     }
 
+    pub(super) fn scope(policy: &PeerAuthentication, namespace: &str, labels: &Labels) -> Option<Scope> {
+        let in_own = policy.meta.namespace == namespace;
+        match &policy.selector {
+            None if policy.meta.namespace == ROOT => Some(Scope::Mesh),
+            None if in_own => Some(Scope::Namespace),
+            Some(selector) if in_own && namespace != ROOT && selector.matches(labels) => {
+                Some(Scope::Workload)
+            }
+            _ => None,
+        }
+    }
+
     fn selects(policy: &PeerAuthentication) -> bool {
         policy.selector.is_some()
     }
@@ -274,7 +286,10 @@ proptest! {
         let labels = labels(&[("app", "backend"), ("version", version)]);
         let (modes, _) = Modes::resolve(&policies, ROOT, namespace, &labels);
         for port in [80, 8080, 9090] {
-            prop_assert_eq!(modes.for_port(port).mode, naive::mode(&policies, namespace, &labels, port), "port {}", port);
+            let expected = naive::mode(&policies, namespace, &labels, port);
+            prop_assert_eq!(modes.for_port(port).mode, expected, "port {}", port);
+            let of_endpoint = ByScope::new(&policies, ROOT).winners(namespace, &labels).mode(port);
+            prop_assert_eq!(of_endpoint, expected, "port {}", port);
         }
     }
 
@@ -283,7 +298,7 @@ proptest! {
     fn each_loser_is_reported_once(policies in any_policies()) {
         let labels = labels(&[("app", "backend"), ("version", "v1")]);
         let (_, findings) = Modes::resolve(&policies, ROOT, "foo", &labels);
-        let in_scope = |scope| policies.iter().filter(|policy| Scope::of(policy, ROOT, "foo", &labels) == Some(scope)).count();
+        let in_scope = |scope| policies.iter().filter(|policy| naive::scope(policy, "foo", &labels) == Some(scope)).count();
         let losers: usize = [Scope::Mesh, Scope::Namespace, Scope::Workload].map(|scope| in_scope(scope).saturating_sub(1)).iter().sum();
         let ignored = findings.iter().filter(|finding| finding.message.contains(" is ignored: ")).count();
         prop_assert_eq!(ignored, losers);

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mode, Modes, Scope, candidates, why_lost};
+use super::{ByScope, Mode, Modes, Scope, why_lost};
 use crate::resource::{PeerAuthentication, PortMode};
 use crate::workload::Labels;
 
@@ -59,7 +59,8 @@ impl Modes {
         namespace: &str,
         labels: &Labels,
     ) -> Vec<ConsideredPolicy> {
-        let of_scope = |scope| candidates(policies, scope, root_namespace, namespace, labels);
+        let by_scope = ByScope::new(policies, root_namespace);
+        let of_scope = |scope| by_scope.candidates(scope, namespace, labels);
         let candidates: Vec<_> = Scope::ALL.map(|scope| (scope, of_scope(scope))).into();
         let mut considered = Vec::new();
         for (number, (scope, of_scope)) in candidates.iter().enumerate() {

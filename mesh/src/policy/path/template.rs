@@ -58,6 +58,17 @@ impl Template {
         })
     }
 
+    /// How every path begins that matches.
+    pub(crate) fn beginning(&self) -> String {
+        let literals = self.head.iter().map_while(|segment| segment.as_deref());
+        let mut beginning: String = literals.flat_map(|segment| ["/", segment]).collect();
+        let is_whole = self.tail.is_none() && self.head.iter().all(Option::is_some);
+        if !is_whole {
+            beginning.push('/');
+        }
+        beginning
+    }
+
     /// Whether a path, normalized and without query, matches.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {

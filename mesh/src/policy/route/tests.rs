@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
@@ -186,4 +187,38 @@ fn routes_of_one_host_from_two_services_stand_in_order() {
         .map(|(port, host, route)| format!("{port} {host} {}", route.destination.host))
         .collect();
     assert_eq!(told, ["80 a.example b", "80 a.example late", "8080 a.example b", "8080 a.example late"]);
+}
+
+fn path_match() -> impl Strategy<Value = PathMatch> {
+    let path = "(/[ab]{0,2}){1,3}";
+    prop_oneof![path.prop_map(PathMatch::Exact), path.prop_map(PathMatch::Prefix)]
+}
+
+proptest! {
+    /// What is looked up is what trying each route in its order finds.
+    #[test]
+    fn the_first_route_that_takes_a_path_is_found(
+        routes in prop::collection::vec(prop::collection::vec(path_match(), 0..3), 0..8),
+        paths in prop::collection::vec("(/[ab]{0,3}){1,4}", 1..8),
+    ) {
+        let route = |(number, paths): (usize, Vec<PathMatch>)| {
+            let destination = RouteDestination { host: number.to_string(), port: None, subset: None };
+            let place = String::new();
+            Arc::new(Route {
+                virtual_service: String::new(),
+                namespace: String::new(),
+                place,
+                paths,
+                destination,
+            })
+        };
+        let routes: Vec<Arc<Route>> = routes.into_iter().enumerate().map(route).collect();
+        let of_host = OfHost::new(routes.clone());
+        for path in &paths {
+            let takes = |route: &&Arc<Route>| {
+                route.paths.is_empty() || route.paths.iter().any(|wanted| wanted.matches(path))
+            };
+            prop_assert_eq!(of_host.first(path), routes.iter().find(takes), "{}", path);
+        }
+    }
 }

@@ -204,9 +204,18 @@ async fn req_08_any_of_several_wanted_identities_will_do_and_none_accepts_nobody
     let ca = TestCa::root("root");
     let (client, server) =
         (credentials(&ca.issue(CLIENT), bundle(&ca)), credentials(&ca.issue(SERVER), bundle(&ca)));
-    let other = id("spiffe://cluster.local/ns/default/sa/other");
-    let (dialled, _) = meet(&client, &server, &[other, id(SERVER)]).await;
+    let many = |extra: &[&str]| {
+        let others = (0..40).map(|number| id(&format!("spiffe://cluster.local/ns/default/sa/{number}")));
+        let mut all: Vec<SpiffeId> = others.chain(extra.iter().map(|extra| id(extra))).collect();
+        all.sort();
+        all
+    };
+    let (dialled, _) = meet(&client, &server, &many(&[SERVER])).await;
     assert_eq!(dialled.unwrap().peer, id(SERVER));
+    let (dialled, _) = meet(&client, &server, &many(&[])).await;
+    let error = dialled.unwrap_err();
+    assert_eq!(error.reason, Reason::IdentityUnexpected);
+    assert!(error.detail.ends_with(" or one of 32 more"), "{error}");
     let (dialled, accepted) = meet(&client, &server, &[]).await;
     assert_eq!(dialled.unwrap_err().reason, Reason::IdentityUnexpected);
     assert_eq!(accepted.unwrap_err().reason, Reason::PeerRefused);

@@ -117,8 +117,7 @@ async fn our_hello_carries_the_mark_the_sni_and_a_post_quantum_share() {
     let ours = credentials(&ca.issue(CLIENT), bundle(&ca));
     for (sni, sent) in [(SNI, Some(SNI)), ("not a name", None), ("10.0.0.1", None)] {
         let (near, mut far) = duplex(16 * 1024);
-        let wanted = [id(SERVER)];
-        let dialling = client::connect(near, &ours, sni, &wanted);
+        let dialling = client::connect(near, &ours, sni, [id(SERVER)]);
         let reading = async {
             let mut bytes = Vec::new();
             loop {

@@ -91,9 +91,8 @@ async fn req_16_req_18_our_client_resumes_nothing_and_sends_no_early_data() {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         for _ in 0..2 {
             let (near, far) = duplex(16 * 1024);
-            let wanted = [id(SERVER)];
             let client = async {
-                let (mut stream, handshake) = client::connect(near, &ours, SNI, &wanted).await.unwrap();
+                let (mut stream, handshake) = client::connect(near, &ours, SNI, [id(SERVER)]).await.unwrap();
                 assert!(!handshake.record.resumed);
                 first_read(&mut stream).await.unwrap()
             };

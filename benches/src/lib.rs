@@ -1,0 +1,6 @@
+//! A mesh of any size as its operator would write it, for `benches/policies.rs`: `cargo bench -p pillion-benches`.
+
+// Nothing here is read from outside.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+pub mod mesh;
