@@ -222,5 +222,17 @@ impl<'de> Deserialize<'de> for SpiffeId {
     }
 }
 
+/// Some identities in words, of many the first: `a or b`, `no identity at all`.
+#[must_use]
+pub fn alternatives(identities: &[SpiffeId]) -> String {
+    /// Of more, nobody would read them.
+    const NAMED: usize = 8;
+    let named = identities.iter().take(NAMED).map(ToString::to_string);
+    let more = identities.len().saturating_sub(NAMED);
+    let more = (more > 0).then(|| format!("one of {more} more"));
+    let words: Vec<String> = named.chain(more).collect();
+    if words.is_empty() { "no identity at all".to_owned() } else { words.join(" or ") }
+}
+
 #[cfg(test)]
 mod tests;

@@ -54,7 +54,7 @@ pub(crate) struct Made {
 
 /// What a handshake takes, got before anybody is dialled.
 pub(crate) enum Means<'p> {
-    Mesh { credentials: Arc<Credentials>, sni: &'p str, identities: &'p [SpiffeId] },
+    Mesh { credentials: Arc<Credentials>, sni: &'p str, identities: &'p Arc<[SpiffeId]> },
     Outside { material: Material, wanted: Wanted<'p> },
 }
 
@@ -312,6 +312,7 @@ async fn handshake(
 ) -> Result<Secured, HandshakeError> {
     match means {
         Means::Mesh { credentials, sni, identities } => {
+            let identities = Arc::clone(identities);
             let (stream, done) = tls::client::connect(upstream, &credentials, sni, identities).await?;
             Ok((stream, done.record, Some((done.peer, done.proof))))
         }

@@ -10,7 +10,7 @@ use super::mode::Mode;
 use crate::reason::Reason;
 use crate::registry::Destination;
 use crate::resource::{ClientTls, Location, Origination, Protocol};
-use crate::spiffe::SpiffeId;
+use crate::spiffe::{SpiffeId, alternatives};
 
 /// What is done with a destination that the registry does not know (Istio's `outboundTrafficPolicy`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -108,10 +108,9 @@ impl DialPlan {
         Some(match (made, &self.tls, peer) {
             (_, DialTls::Refuse(_), _) => because.clone(),
             (DialTls::IstioMutual { .. }, DialTls::IstioMutual { identities, .. }, Some(peer)) => {
-                let may: Vec<&str> = identities.iter().map(SpiffeId::as_str).collect();
                 format!(
                     "{because}, and may be served by {}; this connection is with {peer}",
-                    may.join(" or ")
+                    alternatives(identities)
                 )
             }
             (made, now, _) if made.mode() == now.mode() => {

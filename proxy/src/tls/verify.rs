@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use pillion_mesh::reason::Reason;
-use pillion_mesh::spiffe::SpiffeId;
+use pillion_mesh::spiffe::{SpiffeId, alternatives};
 use pillion_mesh::svid::{self, Svid};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
@@ -69,16 +69,9 @@ impl PeerVerifier {
     }
 
     fn unexpected(&self, seen: &SpiffeId) -> ChainError {
-        /// Of more, the message would not be read.
-        const NAMED: usize = 8;
-        let mut wanted: Vec<&str> = self.wanted.iter().take(NAMED).map(SpiffeId::as_str).collect();
-        let more = self.wanted.len().saturating_sub(NAMED);
-        let more = (more > 0).then(|| format!("one of {more} more"));
-        wanted.extend(more.as_deref());
-        let wanted = if wanted.is_empty() { "no identity at all".to_owned() } else { wanted.join(" or ") };
         ChainError::new(
             Reason::IdentityUnexpected,
-            format!("it proved {seen}; this destination may be served by {wanted}"),
+            format!("it proved {seen}; this destination may be served by {}", alternatives(&self.wanted)),
         )
     }
 
