@@ -75,8 +75,13 @@ impl Mesh {
 
     /// A sidecar of the workload `name`, ready.
     pub(crate) fn sidecar(&self, name: &str, listeners: &str) -> Process {
-        let paths = self.identity(name);
-        let config = self.path(&format!("{name}.yaml"));
+        self.sidecar_in("mesh", name, listeners)
+    }
+
+    /// The same with the resources of another folder.
+    pub(crate) fn sidecar_in(&self, folder: &str, name: &str, listeners: &str) -> Process {
+        let paths = self.write(&format!("{folder}-{name}"), &self.ca.issue(&id(name)));
+        let config = self.path(&format!("{folder}-{name}.yaml"));
         fs::write(
             &config,
             format!(
@@ -87,7 +92,7 @@ impl Mesh {
                 paths.certificate.display(),
                 paths.key.display(),
                 paths.bundle.display(),
-                self.path("mesh").display()
+                self.path(folder).display()
             ),
         )
         .unwrap();
@@ -125,7 +130,7 @@ pub(crate) fn id(name: &str) -> String {
 }
 
 /// The address in a line `listening on ADDRESS (inbound, …)`.
-fn listening(line: &str, what: &str) -> Option<SocketAddr> {
+pub(crate) fn listening(line: &str, what: &str) -> Option<SocketAddr> {
     let rest = line.split_once("listening on ")?.1;
     rest.contains(what).then_some(())?;
     rest.split(' ').next()?.parse().ok()
