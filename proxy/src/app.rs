@@ -111,6 +111,9 @@ pub(crate) struct Running {
     /// Where it listens; tests ask for port 0.
     #[cfg_attr(not(test), expect(dead_code))]
     pub(crate) addresses: Arc<BoundAddresses>,
+    /// Puts snapshots in force; tests do so faster than files change.
+    #[cfg_attr(not(test), expect(dead_code))]
+    pub(crate) publisher: Publisher,
 }
 
 /// Loads the resources, binds every address and starts serving.
@@ -154,7 +157,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
 
     tokio::spawn(resolver.run(settings.dns_refresh, drain.quit_token()));
     tokio::spawn({
-        let (settings, stop) = (settings.clone(), drain.quit_token());
+        let (settings, publisher, stop) = (settings.clone(), publisher.clone(), drain.quit_token());
         async move { reload::run(&settings, &publisher, &telemetry, stop).await }
     });
     servers.spawn(AdminState {
@@ -171,7 +174,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     for listener in bound {
         shared.tasks.spawn(listener::run(listener, shared.clone()));
     }
-    Ok(Running { shared, addresses })
+    Ok(Running { shared, addresses, publisher })
 }
 
 impl Running {

@@ -134,10 +134,7 @@ impl Stage {
             process.wait_for(|line| line.contains(&before).then(|| listening(line, "(inbound"))?).port()
         });
         let admin = process.wait_for(|line| listening(line, "(admin"));
-        let pillion = Pillion { process, folder, listeners, admin };
-        // The first look at the files counts as a change.
-        pillion.wait_for_version(2);
-        pillion
+        Pillion { process, folder, listeners, admin }
     }
 
     /// Puts each set in force at some pillion and calls `ask` with its number; what that finds is given back. Several pillions
@@ -157,7 +154,7 @@ impl Stage {
                     loop {
                         let set = next.fetch_add(1, Ordering::Relaxed);
                         let Some(policies) = sets.get(set) else { return };
-                        pillion.put(policies);
+                        pillion.put(set, policies);
                         let new = ask(set, &pillion);
                         found.lock().unwrap().extend(new);
                     }
@@ -209,26 +206,30 @@ impl Stage {
 }
 
 impl Pillion {
-    /// Puts policies in force, and is back when they are.
-    fn put(&self, policies: &[Policy]) {
-        let before = self.version();
+    /// Puts policies in force, and is back when they are: with them comes a service that is known by then.
+    fn put(&self, set: usize, policies: &[Policy]) {
+        let host = format!("set-{set}.marker");
+        let marker = format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: marker}}\n\
+             spec: {{hosts: [{host}], location: MESH_EXTERNAL, resolution: STATIC, \
+             ports: [{{number: 1, name: none, protocol: TCP}}], endpoints: [{{address: 192.0.2.1}}]}}\n"
+        );
         let draft = self.folder.join(".draft");
-        fs::write(&draft, yaml(policies)).unwrap();
+        fs::write(&draft, yaml(policies) + &marker).unwrap();
         fs::rename(draft, self.folder.join("policies.yaml")).unwrap();
-        self.wait_for_version(before + 1);
+        let waited = eventually(|| {
+            let fault = &self.page("/config_dump")["policy"]["lastError"];
+            assert_eq!(*fault, Value::Null, "pillion takes the policies that Istio takes");
+            let page = self.page("/endpoints");
+            let hosts = page["endpoints"].as_array().into_iter().flatten().map(|endpoint| &endpoint["host"]);
+            hosts.into_iter().any(|known| *known == *host).then_some(())
+        });
+        assert!(waited.is_some(), "set {set} never came:\n{}", self.process.printed());
     }
 
-    fn wait_for_version(&self, version: u64) {
-        let waited = eventually(|| (self.version() >= version).then_some(()));
-        assert!(waited.is_some(), "version {version} never came:\n{}", self.process.printed());
-    }
-
-    fn version(&self) -> u64 {
-        let page = pillion_cli::http::get(&format!("http://{}/config_dump", self.admin), PATIENCE).unwrap();
-        let page: Value = serde_json::from_str(&page.body).unwrap();
-        let policy = &page["policy"];
-        assert_eq!(policy["lastError"], Value::Null, "pillion takes the policies that Istio takes");
-        policy["version"].as_u64().unwrap()
+    fn page(&self, path: &str) -> Value {
+        let page = pillion_cli::http::get(&format!("http://{}{path}", self.admin), PATIENCE).unwrap();
+        serde_json::from_str(&page.body).unwrap()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Requests over real sockets, through a whole sidecar: who is let through, what the app gets, what cannot be smuggled past.
 
 mod bypass;
+mod changes;
 mod identity;
 mod live;
 mod messages;
