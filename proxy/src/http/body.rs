@@ -13,6 +13,7 @@ use pillion_mesh::reason::Reason;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::headers::strip_trailers;
 use super::record::Recording;
 
 /// How long a client that asks first (`Expect: 100-continue`) is held back for the other side's word; then its body goes
@@ -41,6 +42,22 @@ impl RequestBody {
     }
 }
 
+impl RequestBody {
+    fn passed(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        match frame.into_trailers() {
+            Ok(mut trailers) => {
+                strip_trailers(&mut trailers);
+                Frame::trailers(trailers)
+            }
+            Err(frame) => {
+                let data = frame.data_ref().map_or(0, Bytes::len);
+                self.count.fetch_add(data as u64, Ordering::Relaxed);
+                frame
+            }
+        }
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
@@ -53,13 +70,8 @@ impl Body for RequestBody {
             ready!(held.as_mut().poll(cx));
             self.held = None;
         }
-        let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(data) = frame.data_ref()
-        {
-            self.count.fetch_add(data.len() as u64, Ordering::Relaxed);
-        }
-        polled
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| frame.map(|frame| self.passed(frame))))
     }
 
     fn is_end_stream(&self) -> bool {
