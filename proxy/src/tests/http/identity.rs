@@ -232,3 +232,21 @@ async fn the_apps_own_tls_does_not_pass_a_policy_that_asks_for_http() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
     sidecar.refused(Reason::AuthorizationDenied).await;
 }
+
+/// Whoever is denied is told so, however much it sends.
+#[rstest]
+#[case::short(5)]
+#[case::long(3_000_000)]
+#[tokio::test]
+async fn a_denied_request_with_a_body_gets_its_answer(#[case] length: usize) {
+    let lab = Lab::new();
+    lab.resources(Some(&deny_admin()));
+    let app = App::start().await;
+    let sidecar = lab.in_front_of(app.address, "").await;
+    let mut stream = TcpStream::connect(sidecar.inbound()).await.unwrap();
+    let mut request = head("POST", "/admin", &format!("Content-Length: {length}\r\n"));
+    request.resize(request.len() + length, 0);
+    // The rest may not be wanted any more.
+    let _ = stream.write_all(&request).await;
+    assert_eq!(timeout(PATIENCE, read_answer(&mut stream)).await.unwrap().unwrap().status, 403);
+}
