@@ -24,13 +24,22 @@ const WORD: Duration = Duration::from_secs(1);
 pub(crate) struct RequestBody {
     inner: Incoming,
     held: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    cut: Option<Cut>,
     count: Arc<AtomicU64>,
 }
+
+/// Says why a body must end.
+type Cut = Pin<Box<dyn Future<Output = String> + Send>>;
 
 impl RequestBody {
     /// `count` counts its bytes.
     pub(super) fn new(inner: Incoming, count: Arc<AtomicU64>) -> Self {
-        Self { inner, held: None, count }
+        Self { inner, held: None, cut: None, count }
+    }
+
+    /// Ends when `cut` does, also behind the answer, which need not wait for the body's end.
+    pub(super) fn until(self, cut: impl Future<Output = String> + Send + 'static) -> Self {
+        Self { cut: Some(Box::pin(cut)), ..self }
     }
 
     /// Is not asked for before `word` was given, or a moment has passed: hyper tells the client to go on when it is.
@@ -60,18 +69,24 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(cut) = &mut self.cut
+            && let Poll::Ready(because) = cut.as_mut().poll(cx)
+        {
+            self.cut = None;
+            return Poll::Ready(Some(Err(because.into())));
+        }
         if let Some(held) = &mut self.held {
             ready!(held.as_mut().poll(cx));
             self.held = None;
         }
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        Poll::Ready(frame.map(|frame| frame.map(|frame| self.passed(frame))))
+        Poll::Ready(frame.map(|frame| Ok(self.passed(frame?))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -94,8 +109,7 @@ pub(super) enum AnswerBody {
 /// An answer that passes. Its request is recorded when it ends, however it does.
 pub(super) struct Passed {
     inner: Incoming,
-    /// Says why it must end.
-    cut: Option<Pin<Box<dyn Future<Output = String> + Send>>>,
+    cut: Option<Cut>,
     recording: Option<Recording>,
 }
 
