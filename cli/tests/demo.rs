@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use pillion_cli::http;
 use pillion_cli::lab::{LabError, Way, check_user_namespace, wait_until};
 use rstest::rstest;
 use rustix::process::{Pid, Signal, kill_process};
@@ -200,8 +199,9 @@ fn a_kept_mesh_stays_until_a_signal(#[case] way: &str) {
     let mut demo = Demo::start(&["--way", way, "--keep"]);
     demo.read_to("the frontend's page");
     let url = demo.read_to("http://").trim().to_owned();
-    let page = http::get(&url, SOON).unwrap();
-    assert!(page.is_success() && page.body.contains("<html"), "{page:?}");
+    let browser = ["--silent", "--max-time", "15", "--header", "Accept: text/html", &url];
+    let page = Command::new("curl").args(browser).output().unwrap();
+    assert!(String::from_utf8_lossy(&page.stdout).contains("<html"), "{page:?}");
     demo.read_to("call the backend without a sidecar");
     let call = demo.read_to("curl");
     let answer = Command::new("sh").args(["-c", call.trim()]).output().unwrap();

@@ -6,11 +6,11 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use pillion_cli::lab::{RunningSidecar, Sidecar, wait_until};
+use pillion_cli::lab::{RunningSidecar, Service, Sidecar, wait_until};
 use pillion_mesh::reason::Reason;
 use pillion_mesh::wire::Direction;
 use pillion_testkit::TestCa;
@@ -18,7 +18,9 @@ use rstest::rstest;
 
 use common::identity::IdentityFiles;
 use common::load::{Expect, Load, Seen};
-use common::{CLIENT_ID, ECONNRESET, Family, Interception, PORT, SERVER_ID, SOON, Stage};
+use common::{
+    CLIENT_ID, ECONNRESET, Family, Interception, PORT, SERVER_ID, SOON, Stage, marker, wait_for_marker,
+};
 
 /// No call failed, no held connection was cut, and there was a load.
 fn assert_unnoticed(seen: &Seen) {
@@ -118,6 +120,70 @@ fn a_mode_that_goes_to_and_fro_hurts_no_mesh_client_and_tears_nothing_for_a_stra
     assert_eq!(strangers.failures, [""; 0], "{strangers:?}");
     assert!(strangers.answers >= 5 && strangers.refusals >= 5, "{strangers:?}");
     assert_unnoticed(&load.finish());
+}
+
+/// Two sets of policies by which the mesh client may call and the stranger may not; half of one and half of the other would
+/// let both in, or neither.
+const SETS: [(&str, &str); 2] = [
+    (
+        "all-but-others",
+        "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: all-but-others-allow}
+spec: {rules: [{}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: all-but-others-deny}
+spec: {action: DENY, rules: [{from: [{source: {notPrincipals: [cluster.local/ns/default/sa/client]}}]}]}
+",
+    ),
+    (
+        "only-client",
+        "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: only-client-allow}
+spec: {rules: [{from: [{source: {serviceAccounts: [client]}}], to: [{operation: {methods: [GET], paths: [/orders]}}]}]}
+",
+    ),
+];
+
+#[test]
+fn policies_that_go_to_and_fro_refuse_nobody_and_let_nobody_in() {
+    const CHANGES: usize = 24;
+    let Some(stage) = Stage::new() else { return };
+    let service =
+        Service { protocol: "HTTP".to_owned(), ..Service::of("server", PORT, &[stage.server.v4()]) };
+    stage.lab.mesh().service(&service).unwrap();
+    stage.lab.mesh().write("policies.yaml", SETS[0].1).unwrap();
+    let _app = stage.app("backend", Family::V4.any());
+    let (_client, server) = stage.sidecars(Interception::Redirect);
+    let (mut client, mut stranger) = (Load::new(), Load::new());
+    client.http(&stage.client, stage.service(Family::V4), 6, 200);
+    stranger.http(&stage.stranger, stage.service(Family::V4), 4, 403);
+    for change in 1..=CHANGES {
+        client.wait_for_answers(2);
+        stranger.wait_for_answers(2);
+        let name = format!("change-{change}");
+        let policies = SETS[change % 2].1.to_owned() + &marker(&name);
+        stage.lab.mesh().write("policies.yaml", &policies).unwrap();
+        wait_for_marker(&server, &name);
+    }
+    client.wait_for_answers(2);
+    stranger.wait_for_answers(2);
+    let (client, stranger) = (client.finish(), stranger.finish());
+    assert_unnoticed(&client);
+    assert_eq!(stranger.failures, [""; 0], "{stranger:?}");
+
+    let mut decided = BTreeMap::new();
+    for (record, line) in server.request_log() {
+        let decision = record.authorization.unwrap();
+        assert_eq!(decision.allowed, record.tls.is_some_and(|tls| tls.peer == CLIENT_ID), "{line}");
+        let sets = SETS.map(|(name, _)| decision.because.contains(&format!("policy[{name}-")));
+        assert!(sets[0] != sets[1], "not one set alone: {}", decision.because);
+        *decided.entry((decision.allowed, sets[0])).or_insert(0) += 1;
+    }
+    assert!(decided.len() == 4 && decided.values().all(|count| *count >= CHANGES), "{decided:?}");
 }
 
 /// Which of the two sidecars is stopped.

@@ -18,7 +18,7 @@ use pillion_mesh::reason::Reason;
 use pillion_mesh::wire::RequestRecord;
 
 use common::http::{Answer, ask};
-use common::{ECONNRESET, PORT, SOON};
+use common::{ECONNRESET, PORT, SOON, marker, wait_for_marker};
 
 /// In production nobody may call anything that is not allowed; what is allowed is not for development and testing.
 const POLICIES: &str = r#"
@@ -203,11 +203,8 @@ impl Shop {
     }
 
     fn add_the_missing_policies(&self) {
-        self.lab.mesh().write("missing.yaml", MISSING).unwrap();
-        for service in &self.services {
-            let process = service.sidecar.process().unwrap();
-            process.wait_for_line(SOON, "mesh resources changed and are in force").unwrap();
-        }
+        self.lab.mesh().write("missing.yaml", &(MISSING.to_owned() + &marker("missing"))).unwrap();
+        self.services.iter().for_each(|service| wait_for_marker(&service.sidecar, "missing"));
     }
 
     /// Asks everything that the table has, and holds answers, log lines and metrics against it. Returns the counts of the

@@ -121,6 +121,9 @@ pub(crate) struct Running {
     /// Where it listens; tests ask for port 0.
     #[cfg_attr(not(test), expect(dead_code))]
     pub(crate) addresses: Arc<BoundAddresses>,
+    /// Puts snapshots in force; tests do so faster than files change.
+    #[cfg_attr(not(test), expect(dead_code))]
+    pub(crate) publisher: Publisher,
 }
 
 /// Loads the resources, binds every address and starts serving.
@@ -174,7 +177,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
             (shared.originator.clone(), shared.snapshot.clone(), drain.quit_token());
         async move { originator.watch(snapshot, stop).await }
     });
-    tokio::spawn(reload::run(settings.clone(), applied, publisher, telemetry, drain.quit_token()));
+    tokio::spawn(reload::run(settings.clone(), applied, publisher.clone(), telemetry, drain.quit_token()));
     servers.spawn(AdminState {
         settings,
         snapshot: shared.snapshot.clone(),
@@ -191,7 +194,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     for listener in bound {
         shared.tasks.spawn(listener::run(listener, shared.clone(), CancellationToken::new()));
     }
-    Ok(Running { shared, addresses })
+    Ok(Running { shared, addresses, publisher })
 }
 
 impl Running {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use pillion_cli::lab::{Node, wait_until};
 
+use super::http::ask_over;
 use super::{ECONNRESET, SOON, exchange};
 
 /// Between two calls of one client, so that a load is a load and not a benchmark.
@@ -97,6 +98,33 @@ impl Load {
         self.wait("the first answer on each held connection", |seen| seen.exchanges >= before + count as u64);
     }
 
+    /// Adds clients of an HTTP app, half of which keep their connection. Each answer must have the status `due`.
+    pub(crate) fn http(&mut self, from: &Node, address: SocketAddr, count: usize, due: u16) {
+        for number in 0..count {
+            let keeps = number % 2 == 0;
+            self.spawn(from, move |shared| {
+                let mut kept = None;
+                while !shared.stop.load(Ordering::Relaxed) {
+                    let answer = connected(kept.take(), address).and_then(|mut stream| {
+                        let answer = ask_over(&mut stream, "GET", "/orders", "server")?;
+                        kept = Some(stream).filter(|_| keeps);
+                        Ok(answer.status)
+                    });
+                    match answer {
+                        Ok(status) if status == due => {
+                            (if keeps { &shared.exchanges } else { &shared.answers })
+                                .fetch_add(1, Ordering::Relaxed);
+                        }
+                        other => {
+                            return shared.fail(format!("client {number}: {due} is due, seen {other:?}"));
+                        }
+                    }
+                    thread::sleep(PACE);
+                }
+            });
+        }
+    }
+
     fn spawn(&mut self, from: &Node, work: impl FnOnce(&Shared) + Send + 'static) {
         let shared = Arc::clone(&self.shared);
         // A thread is in the network namespace of the one that starts it.
@@ -180,6 +208,16 @@ impl fmt::Display for Outcome {
             Outcome::Broken(what) => f.write_str(what),
         }
     }
+}
+
+/// The connection that was kept, or a new one.
+fn connected(kept: Option<TcpStream>, address: SocketAddr) -> io::Result<TcpStream> {
+    if let Some(stream) = kept {
+        return Ok(stream);
+    }
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
 }
 
 fn call_once(address: SocketAddr, question: &[u8]) -> Outcome {

@@ -132,6 +132,31 @@ impl Stage {
     }
 }
 
+/// A resource that changes nothing: once a sidecar knows it, what was written with it in one file is in force.
+pub(crate) fn marker(name: &str) -> String {
+    format!(
+        "---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}}}
+spec:
+  hosts: [{name}.marker]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  ports: [{{number: 1, name: none, protocol: TCP}}]
+  endpoints: [{{address: 192.0.2.1}}]
+"
+    )
+}
+
+pub(crate) fn wait_for_marker(sidecar: &RunningSidecar, name: &str) {
+    let host = format!("{name}.marker");
+    let is_known = |page: &serde_json::Value| {
+        page["endpoints"].as_array().is_some_and(|all| all.iter().any(|endpoint| endpoint["host"] == *host))
+    };
+    sidecar.wait_for_page(SOON, "/endpoints", &format!("the resources with {host}"), is_known).unwrap();
+}
+
 /// Whom a `backend` saw as its client.
 pub(crate) fn seen_client(from: &Node, address: SocketAddr) -> io::Result<IpAddr> {
     let answer = from.get(&format!("http://{address}/"))?;

@@ -10,18 +10,18 @@ use serde_json::{Value, json};
 
 use super::harness::{Mesh, Process, call, echo_app, eventually, id, program, text};
 
-/// An Envoy with one listener, and where that listens.
-struct Envoy {
+/// An Envoy, and where the first of its listeners listens.
+pub(super) struct Envoy {
     process: Process,
     address: SocketAddr,
     admin: SocketAddr,
 }
 
 impl Envoy {
-    fn start(binary: &Path, mesh: &Mesh, listener: &Value, cluster: &Value) -> Self {
+    pub(super) fn start(binary: &Path, mesh: &Mesh, listeners: &[Value], cluster: &Value) -> Self {
         let config = json!({
             "admin": {"address": loopback(0)},
-            "static_resources": {"listeners": [listener], "clusters": [cluster]},
+            "static_resources": {"listeners": listeners, "clusters": [cluster]},
         });
         let (path, admin_path) = (mesh.path("envoy.json"), mesh.path("envoy-admin"));
         fs::write(&path, config.to_string()).unwrap();
@@ -92,7 +92,7 @@ fn loopback(port: u16) -> Value {
     json!({"socket_address": {"address": "127.0.0.1", "port_value": port}})
 }
 
-fn cluster(endpoint: SocketAddr, transport_socket: Option<Value>) -> Value {
+pub(super) fn cluster(endpoint: SocketAddr, transport_socket: Option<Value>) -> Value {
     let mut cluster = json!({
         "name": "upstream",
         "type": "STATIC",
@@ -108,7 +108,7 @@ fn cluster(endpoint: SocketAddr, transport_socket: Option<Value>) -> Value {
     cluster
 }
 
-fn tcp_proxy() -> Value {
+pub(super) fn tcp_proxy() -> Value {
     json!([{
         "name": "envoy.filters.network.tcp_proxy",
         "typed_config": {
@@ -168,18 +168,21 @@ fn client_listener() -> Value {
     json!({"name": "outbound", "address": loopback(0), "filter_chains": [{"filters": tcp_proxy()}]})
 }
 
-/// An inbound listener: the chain of mutual TLS by ALPN, and under PERMISSIVE one for plaintext.
+/// An inbound listener that passes bytes on.
 fn server_listener(mesh: &Mesh, mode: &str, tls: (&str, &str)) -> Value {
+    server_listener_with(mesh, mode, tls, &tcp_proxy())
+}
+
+/// An inbound listener: the chain of mutual TLS by ALPN, and under PERMISSIVE one for plaintext, each with `filters`.
+pub(super) fn server_listener_with(mesh: &Mesh, mode: &str, tls: (&str, &str), filters: &Value) -> Value {
     let mesh_alpn = ["istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"];
     let mut chains = vec![json!({
         "filter_chain_match": {"transport_protocol": "tls", "application_protocols": mesh_alpn},
         "transport_socket": downstream_tls(mesh, tls),
-        "filters": tcp_proxy(),
+        "filters": filters,
     })];
     if mode == "PERMISSIVE" {
-        chains.push(
-            json!({"filter_chain_match": {"transport_protocol": "raw_buffer"}, "filters": tcp_proxy()}),
-        );
+        chains.push(json!({"filter_chain_match": {"transport_protocol": "raw_buffer"}, "filters": filters}));
     }
     json!({
         "name": "inbound",
@@ -207,7 +210,7 @@ fn envoy_calls_pillion(#[case] mode: &str, #[case] tls: (&str, &str), #[case] ve
     mesh.mode(mode);
     let (pillion, address) = mesh.in_front_of(echo_app());
     let upstream = cluster(address, Some(upstream_tls(&mesh, "backend", tls)));
-    let envoy = Envoy::start(&binary, &mesh, &client_listener(), &upstream);
+    let envoy = Envoy::start(&binary, &mesh, &[client_listener()], &upstream);
     assert_eq!(call(envoy.address, b"from Envoy").unwrap(), b"from Envoy");
     pillion.wait_for_line(&[&id("frontend"), version, "completed"]);
     assert_eq!(envoy.counter("cluster.upstream.ssl.fail_verify_san"), 0);
@@ -221,7 +224,7 @@ fn envoy_refuses_a_pillion_that_is_somebody_else() {
     mesh.mode("STRICT");
     let (pillion, address) = mesh.in_front_of(echo_app());
     let upstream = cluster(address, Some(upstream_tls(&mesh, "payments", ANY_TLS)));
-    let envoy = Envoy::start(&binary, &mesh, &client_listener(), &upstream);
+    let envoy = Envoy::start(&binary, &mesh, &[client_listener()], &upstream);
     assert!(call(envoy.address, b"x").map_or(true, |answer| answer.is_empty()));
     assert!(
         eventually(|| (envoy.counter("cluster.upstream.ssl.fail_verify_san") > 0).then_some(())).is_some()
@@ -236,7 +239,7 @@ fn envoys_plaintext_is_refused_by_strict_and_passed_by_permissive() {
         let mesh = Mesh::new();
         mesh.mode(mode);
         let (_pillion, address) = mesh.in_front_of(echo_app());
-        let envoy = Envoy::start(&binary, &mesh, &client_listener(), &cluster(address, None));
+        let envoy = Envoy::start(&binary, &mesh, &[client_listener()], &cluster(address, None));
         let answer = call(envoy.address, b"plain").unwrap_or_default();
         assert_eq!(answer == b"plain", passes, "{mode}");
     }
@@ -250,7 +253,7 @@ fn pillion_calls_envoy(#[case] mode: &str, #[case] tls: (&str, &str), #[case] ve
     let Some(binary) = program("PILLION_TEST_ENVOY", "envoy") else { return };
     let mesh = Mesh::new();
     let app = echo_app();
-    let envoy = Envoy::start(&binary, &mesh, &server_listener(&mesh, mode, tls), &cluster(app, None));
+    let envoy = Envoy::start(&binary, &mesh, &[server_listener(&mesh, mode, tls)], &cluster(app, None));
     mesh.backend_at(envoy.address);
     let (pillion, address) = mesh.towards_backend();
     assert_eq!(call(address, b"from pillion").unwrap(), b"from pillion");

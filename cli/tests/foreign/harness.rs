@@ -92,13 +92,28 @@ impl Mesh {
 
     /// A sidecar of the workload `name`, ready.
     pub(crate) fn sidecar(&self, name: &str, listeners: &str) -> Process {
-        self.sidecar_with(name, listeners, &[])
+        self.start_sidecar("mesh", name, listeners, &[])
     }
 
     /// The same with variables of the environment.
     pub(crate) fn sidecar_with(&self, name: &str, listeners: &str, environment: &[(&str, &Path)]) -> Process {
-        let paths = self.identity(name);
-        let config = self.path(&format!("{name}.yaml"));
+        self.start_sidecar("mesh", name, listeners, environment)
+    }
+
+    /// The same with the resources of another folder.
+    pub(crate) fn sidecar_in(&self, folder: &str, name: &str, listeners: &str) -> Process {
+        self.start_sidecar(folder, name, listeners, &[])
+    }
+
+    fn start_sidecar(
+        &self,
+        folder: &str,
+        name: &str,
+        listeners: &str,
+        environment: &[(&str, &Path)],
+    ) -> Process {
+        let paths = self.write(&format!("{folder}-{name}"), &self.ca.issue(&id(name)));
+        let config = self.path(&format!("{folder}-{name}.yaml"));
         fs::write(
             &config,
             format!(
@@ -109,7 +124,7 @@ impl Mesh {
                 paths.certificate.display(),
                 paths.key.display(),
                 paths.bundle.display(),
-                self.path("mesh").display()
+                self.path(folder).display()
             ),
         )
         .unwrap();
@@ -159,7 +174,7 @@ pub(crate) fn id(name: &str) -> String {
 }
 
 /// The address in a line `listening on ADDRESS (inbound, …)`.
-fn listening(line: &str, what: &str) -> Option<SocketAddr> {
+pub(crate) fn listening(line: &str, what: &str) -> Option<SocketAddr> {
     let rest = line.split_once("listening on ")?.1;
     rest.contains(what).then_some(())?;
     rest.split(' ').next()?.parse().ok()

@@ -1,5 +1,6 @@
 //! pillion and TLS peers that are not pillion: Envoy configured as an Istio sidecar is, openssl, curl. Each verifies
-//! the other's identity. Sidecars run as processes of their own, on loopback with explicit listeners.
+//! the other's identity, and Envoy judges by the same AuthorizationPolicies. Sidecars run as processes of their own, on
+//! loopback with explicit listeners.
 //!
 //! Envoy is found by `PILLION_TEST_ENVOY` or on the PATH. A missing program skips its tests with a message, and fails
 //! them where the environment says `CI=true`.
@@ -9,3 +10,4 @@
 mod envoy;
 mod harness;
 mod openssl;
+mod rbac;

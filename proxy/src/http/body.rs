@@ -13,6 +13,7 @@ use pillion_mesh::reason::Reason;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::headers::strip_trailers;
 use super::record::Recording;
 
 /// How long a client that asks first (`Expect: 100-continue`) is held back for the other side's word; then its body goes
@@ -23,13 +24,22 @@ const WORD: Duration = Duration::from_secs(1);
 pub(crate) struct RequestBody {
     inner: Incoming,
     held: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    cut: Option<Cut>,
     count: Arc<AtomicU64>,
 }
+
+/// Says why a body must end.
+type Cut = Pin<Box<dyn Future<Output = String> + Send>>;
 
 impl RequestBody {
     /// `count` counts its bytes.
     pub(super) fn new(inner: Incoming, count: Arc<AtomicU64>) -> Self {
-        Self { inner, held: None, count }
+        Self { inner, held: None, cut: None, count }
+    }
+
+    /// Ends when `cut` does, also behind the answer, which need not wait for the body's end.
+    pub(super) fn until(self, cut: impl Future<Output = String> + Send + 'static) -> Self {
+        Self { cut: Some(Box::pin(cut)), ..self }
     }
 
     /// Is not asked for before `word` was given, or a moment has passed: hyper tells the client to go on when it is.
@@ -41,25 +51,42 @@ impl RequestBody {
     }
 }
 
+impl RequestBody {
+    fn passed(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        match frame.into_trailers() {
+            Ok(mut trailers) => {
+                strip_trailers(&mut trailers);
+                Frame::trailers(trailers)
+            }
+            Err(frame) => {
+                let data = frame.data_ref().map_or(0, Bytes::len);
+                self.count.fetch_add(data as u64, Ordering::Relaxed);
+                frame
+            }
+        }
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(cut) = &mut self.cut
+            && let Poll::Ready(because) = cut.as_mut().poll(cx)
+        {
+            self.cut = None;
+            return Poll::Ready(Some(Err(because.into())));
+        }
         if let Some(held) = &mut self.held {
             ready!(held.as_mut().poll(cx));
             self.held = None;
         }
-        let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(data) = frame.data_ref()
-        {
-            self.count.fetch_add(data.len() as u64, Ordering::Relaxed);
-        }
-        polled
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| Ok(self.passed(frame?))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -82,8 +109,7 @@ pub(super) enum AnswerBody {
 /// An answer that passes. Its request is recorded when it ends, however it does.
 pub(super) struct Passed {
     inner: Incoming,
-    /// Says why it must end.
-    cut: Option<Pin<Box<dyn Future<Output = String> + Send>>>,
+    cut: Option<Cut>,
     recording: Option<Recording>,
 }
 

@@ -71,7 +71,10 @@ pub(super) async fn answer<U: Upstream>(
         }
     };
     let asked = Arc::new(asked);
-    let cut = no_longer_allowed(live, downstream.clone(), asked.clone(), remote);
+    let cut = || no_longer_allowed(live.clone(), downstream.clone(), asked.clone(), remote);
+    let request =
+        if request.body().is_end_stream() { request } else { request.map(|body| body.until(cut())) };
+    let cut = cut();
     pass(downstream, permit, &asked, request, changes.map(|_| client_upgrade), cut, recording).await
 }
 
@@ -98,10 +101,12 @@ async fn pass<U: Upstream>(
     let mut cut = Box::pin(cut);
     let version = request.version();
     let passed = tokio::select! {
-        passed = downstream.upstream.pass_on(&permit, asked, request) => passed,
+        // A body that is cut ends the request as well, for another reason.
+        biased;
         because = cut.as_mut() => {
             return Ok(refusal(&mut recording, Reason::PolicyChanged, StatusCode::FORBIDDEN, because));
         }
+        passed = downstream.upstream.pass_on(&permit, asked, request) => passed,
     };
     let Passed { mut response, upstream, server } = match passed {
         Ok(passed) => passed,

@@ -48,6 +48,14 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Takes out of trailers what is said in the head and judged there: some apps read trailers as if they stood in it
+/// (RFC 9110 6.5.1).
+pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
+    for name in END_TO_END.iter().chain(&HOP_BY_HOP).chain([&TE]) {
+        trailers.remove(name);
+    }
+}
+
 /// The fields that `Connection` names and that have no meaning of their own to a hop. What must get through to be judged
 /// (`Host`) cannot be named away.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {

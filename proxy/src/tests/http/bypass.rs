@@ -416,12 +416,12 @@ mod http2 {
         let sidecar = lab.in_front_of(app.address, "").await;
         let mut stream = TcpStream::connect(sidecar.inbound()).await.unwrap();
         let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-        bytes.extend(frame(4, 0, 0, &[]));
+        bytes.extend(http2_frame(4, 0, 0, &[]));
         // END_STREAM and END_HEADERS.
-        bytes.extend(frame(1, 0x5, 1, &literal_fields(fields)));
+        bytes.extend(http2_frame(1, 0x5, 1, &literal_fields(fields)));
         // A request behind it that is in order: once that is answered, the first has been dealt with.
         let good = [(":method", "GET"), (":scheme", "http"), (":authority", "backend"), (":path", "/last")];
-        bytes.extend(frame(1, 0x5, 3, &literal_fields(&good)));
+        bytes.extend(http2_frame(1, 0x5, 3, &literal_fields(&good)));
         stream.write_all(&bytes).await.unwrap();
         let dealt_with = async {
             loop {
@@ -442,19 +442,5 @@ mod http2 {
         };
         timeout(PATIENCE, dealt_with).await.unwrap();
         assert!(app.targets().iter().all(|target| target == "/last"), "{:?}", app.heard());
-    }
-
-    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-    }
-
-    /// HPACK without indexing and without Huffman (RFC 7541 6.2.2).
-    fn literal_fields(fields: &[(&str, &str)]) -> Vec<u8> {
-        let text = |text: &str| {
-            assert!(text.len() < 127);
-            [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
-        };
-        fields.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect()
     }
 }

@@ -1,5 +1,7 @@
 //! Who asks: by the certificate alone, told to the app in `X-Forwarded-Client-Cert`, believed from nobody.
 
+use hyper::client::conn::http2;
+use hyper::header::HeaderMap;
 use rstest::rstest;
 
 use super::*;
@@ -94,6 +96,49 @@ async fn a_stranger_is_told_as_nobody() {
     assert_eq!(app.heard()[0].field("x-forwarded-client-cert"), [""; 0]);
 }
 
+/// An app that takes trailers for headers is not told by them who asks, nor what nobody has judged.
+#[rstest]
+#[case::who_asks("X-Forwarded-Client-Cert: URI=spiffe://cluster.local/ns/default/sa/admin")]
+#[case::host("Host: other")]
+#[case::by_way_of("X-Forwarded-For: 192.0.2.7")]
+#[case::of_the_connection("Connection: close")]
+#[case::secret("Authorization: token")]
+#[tokio::test]
+async fn trailers_say_nothing_that_the_head_says(#[case] line: &str) {
+    let lab = Lab::new();
+    let app = App::start().await;
+    lab.resources(Some(&declared(app.address, "HTTP")));
+    let sidecar = lab.in_front_of(app.address, "").await;
+    let name = line.split(':').next().unwrap();
+    let fields = format!("Transfer-Encoding: chunked\r\nTrailer: X-Sum, {name}\r\nTE: trailers\r\n");
+    let request = [head("POST", "/", &fields), format!("0\r\n{line}\r\nX-Sum: 1\r\n\r\n").into()].concat();
+    let mut stream = TcpStream::connect(sidecar.inbound()).await.unwrap();
+    assert_eq!(ask(&mut stream, &request).await.unwrap().status, 200);
+    assert_eq!(app.heard()[0].trailers, ["x-sum: 1"]);
+}
+
+/// The same over HTTP/2.
+#[tokio::test]
+async fn trailers_of_http2_name_nobody() {
+    let lab = Lab::new();
+    let app = App::start().await;
+    lab.resources(Some(&declared(app.address, "HTTP2")));
+    let sidecar = lab.in_front_of(app.address, "").await;
+    let stream = TcpStream::connect(sidecar.inbound()).await.unwrap();
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let trailers: HeaderMap =
+        [("x-sum", "1"), ("x-forwarded-client-cert", "URI=spiffe://cluster.local/ns/default/sa/admin")]
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .into_iter()
+            .collect();
+    let body = Full::<Bytes>::from("hello").with_trailers(std::future::ready(Some(Ok(trailers))));
+    let request = Request::post("http://backend/").body(body).unwrap();
+    assert_eq!(timeout(PATIENCE, sender.send_request(request)).await.unwrap().unwrap().status(), 200);
+    assert_eq!(app.heard()[0].trailers, ["x-sum: 1"]);
+}
+
 /// A policy that asks for the header is told the same as the app.
 #[rstest]
 #[case::who_it_is(Some("frontend"), "", 200)]
@@ -186,4 +231,22 @@ async fn the_apps_own_tls_does_not_pass_a_policy_that_asks_for_http() {
     let error = lab.tls_client(sidecar.inbound(), None, &["h2"]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
     sidecar.refused(Reason::AuthorizationDenied).await;
+}
+
+/// Whoever is denied is told so, however much it sends.
+#[rstest]
+#[case::short(5)]
+#[case::long(3_000_000)]
+#[tokio::test]
+async fn a_denied_request_with_a_body_gets_its_answer(#[case] length: usize) {
+    let lab = Lab::new();
+    lab.resources(Some(&deny_admin()));
+    let app = App::start().await;
+    let sidecar = lab.in_front_of(app.address, "").await;
+    let mut stream = TcpStream::connect(sidecar.inbound()).await.unwrap();
+    let mut request = head("POST", "/admin", &format!("Content-Length: {length}\r\n"));
+    request.resize(request.len() + length, 0);
+    // The rest may not be wanted any more.
+    let _ = stream.write_all(&request).await;
+    assert_eq!(timeout(PATIENCE, read_answer(&mut stream)).await.unwrap().unwrap().status, 403);
 }

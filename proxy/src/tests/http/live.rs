@@ -79,6 +79,34 @@ async fn a_request_that_waits_and_is_no_longer_allowed_gets_a_403() {
     assert_eq!((answer.status, answer.field("pillion-reason")), (403, Some("policy_changed")));
 }
 
+/// An app may answer before the request has ended; what comes of it then is judged as well.
+#[tokio::test]
+async fn a_body_that_goes_on_behind_its_answer_is_cut_too() {
+    let lab = Lab::new();
+    lab.resources(Some(&policy("p", ALLOW_ALL)));
+    let app = RawApp::answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    let sidecar = lab.in_front_of(app.address, "").await;
+    let mut stream = TcpStream::connect(sidecar.inbound()).await.unwrap();
+    let answer = ask(&mut stream, &head("POST", "/", "Transfer-Encoding: chunked\r\n")).await.unwrap();
+    assert_eq!(answer.status, 200);
+    stream.write_all(b"6\r\nbefore\r\n").await.unwrap();
+    sidecar.eventually("the first piece at the app", || app.got().contains("before")).await;
+    lab.resources(Some(&policy("p", ALLOW_NONE)));
+    let in_force = async {
+        while get(&sidecar, "/").await.unwrap().status != 403 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, in_force).await.expect("the new policy");
+    let cut = async {
+        while stream.write_all(b"5\r\nafter\r\n").await.is_ok() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, cut).await.expect("it goes on");
+    assert!(!app.got().contains("after"), "{}", app.got());
+}
+
 /// STRICT comes: who came in plaintext is cut, who came by mutual TLS goes on.
 #[tokio::test]
 async fn a_connection_that_its_port_no_longer_admits_is_cut() {

@@ -1,9 +1,11 @@
 //! Requests over real sockets, through a whole sidecar: who is let through, what the app gets, what cannot be smuggled past.
 
 mod bypass;
+mod changes;
 mod identity;
 mod live;
 mod messages;
+mod random;
 
 use std::convert::Infallible;
 use std::io;
@@ -245,4 +247,19 @@ pub(super) fn head(method: &str, target: &str, more: &str) -> Vec<u8> {
 async fn get(sidecar: &Sidecar, target: &str) -> io::Result<Answered> {
     let mut stream = TcpStream::connect(sidecar.inbound()).await?;
     ask(&mut stream, &head("GET", target, "")).await
+}
+
+/// A frame of HTTP/2 (RFC 9113 4.1).
+fn http2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// HPACK without indexing and without Huffman (RFC 7541 6.2.2).
+fn literal_fields(fields: &[(&str, &str)]) -> Vec<u8> {
+    let text = |text: &str| {
+        assert!(text.len() < 127);
+        [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
+    };
+    fields.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect()
 }
