@@ -25,7 +25,7 @@ use rustls_pki_types::CertificateDer;
 
 use common::{ECONNRESET, SOON, exchange};
 
-/// As document 002 of the founding documents calls it.
+/// As guides to mTLS with external services call it.
 const HOST: &str = "api.external-service.com";
 
 /// A host with an app and a sidecar of `production/shop`, and a host outside the mesh.
@@ -66,7 +66,7 @@ impl World {
         path
     }
 
-    /// The resources of document 002, word for word but for the paths and what is put behind them.
+    /// The resources of such a guide but for the paths and what is put behind them.
     fn external_api(&self, client: &Held, mode: &str, more: &str) {
         let files = [
             ("clientCertificate", self.file("cert.pem", &client.chain_pem())),
@@ -176,7 +176,7 @@ fn wait_for_plan(sidecar: &RunningSidecar, mode: &str, because: &str) {
 /// Document 002, "External Service Communication": the app speaks plaintext, the external service sees the certificate of
 /// the DestinationRule; with SIMPLE it sees none; a server of another name is refused by name.
 #[test]
-fn the_external_api_of_the_founding_documents_is_called_by_mutual_tls() {
+fn an_external_api_is_called_by_mutual_tls() {
     let Some(world) = World::new() else { return };
     world.name(HOST, &world.outside);
     let client = world.web.issue_with("spiffe://unused/x", |leaf| {

@@ -9,7 +9,7 @@ use super::*;
 const ALLOW_FRONTEND: &str = "{rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/frontend]}}], \
                               to: [{operation: {methods: [GET], paths: [/api/*]}}]}]}";
 
-/// The shape of document 002's rules: one caller, some methods, some paths.
+/// The usual shape of a rule: one caller, some methods, some paths.
 #[rstest]
 #[case::allowed(Some("frontend"), "GET", "/api/products", 200)]
 #[case::another_method(Some("frontend"), "POST", "/api/products", 403)]
