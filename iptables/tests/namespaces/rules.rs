@@ -136,7 +136,7 @@ fn a_second_apply_changes_nothing(
     let namespace = Namespace::new();
     namespace.pillion_ok(&format!("apply --backend {back_end} {flags}"));
     // Counts some packets: a rule that is installed anew has counted none.
-    namespace.sh("nc -z -w 1 127.0.0.1 9 || true; nc -z -w 1 ::1 9 || true");
+    namespace.sh("for host in 127.0.0.1 ::1; do bash -c \": < /dev/tcp/$host/9\" 2>/dev/null || true; done");
     let shown = namespace.pillion_ok("show");
     assert!(shown.contains("[1:60] -A OUTPUT -p tcp -j PILLION_OUTPUT"), "{shown}");
     let before = state(&namespace, back_end);
