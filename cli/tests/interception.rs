@@ -412,10 +412,9 @@ fn a_proxy_that_captures_itself_refuses_once_instead_of_spinning() {
     let record = ended(&sidecar, Reason::SelfLoop);
     assert!(record.detail.unwrap().contains("uid"), "the cure is not told");
     // The app's connection, and the proxy's own that came back.
-    wait_until(SOON, "two records for each call", || {
-        Ok((sidecar.access_log().len() == 2 * calls).then_some(()))
-    })
-    .unwrap();
+    let two_for_each = || sidecar.access_log().len() == 2 * calls;
+    let waited = wait_until(SOON, "two records for each call", || Ok(two_for_each().then_some(())));
+    assert!(waited.is_ok(), "{:#?}", sidecar.access_log());
     let used = process::cpu_time(pid) - cpu;
     assert!(used < Duration::from_secs(1), "{used:?} of CPU time for {calls} calls");
 }

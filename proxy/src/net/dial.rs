@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -30,16 +30,34 @@ pub(crate) struct DialOptions {
 /// Local addresses of the connections that this proxy has dialled: one of them that shows up as a client of our
 /// outbound capture is a loop.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct OwnDials(Arc<Mutex<HashSet<SocketAddr>>>);
+pub(crate) struct OwnDials(Arc<Dials>);
+
+#[derive(Debug, Default)]
+struct Dials {
+    local: Mutex<HashSet<SocketAddr>>,
+    /// Held, by many at once, from before the first packet of a connection until its address stands in `local`: the kernel
+    /// may hand the connection back to us sooner.
+    beginning: RwLock<()>,
+}
 
 impl OwnDials {
+    /// Whether the client is one of our own connections. Waits for those that are being begun.
     pub(crate) fn contains(&self, client: SocketAddr) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&client)
+        drop(self.0.beginning.write().unwrap_or_else(PoisonError::into_inner));
+        self.local().contains(&client)
     }
 
-    fn enter(&self, local: SocketAddr) -> OwnDial {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(local);
-        OwnDial { dials: self.clone(), local }
+    /// Begins a connection, which is known from its first packet on.
+    fn begin(&self, address: SocketAddr, options: &DialOptions) -> io::Result<(TcpStream, OwnDial)> {
+        let _beginning = self.0.beginning.read().unwrap_or_else(PoisonError::into_inner);
+        let stream = begin(address, options)?;
+        let local = stream.local_addr()?;
+        self.local().insert(local);
+        Ok((stream, OwnDial { dials: self.clone(), local }))
+    }
+
+    fn local(&self) -> MutexGuard<'_, HashSet<SocketAddr>> {
+        self.0.local.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -52,7 +70,7 @@ pub(crate) struct OwnDial {
 
 impl Drop for OwnDial {
     fn drop(&mut self) {
-        self.dials.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.local);
+        self.dials.local().remove(&self.local);
     }
 }
 
@@ -74,8 +92,7 @@ pub(crate) async fn connect_remembered(
     options: &DialOptions,
     dials: &OwnDials,
 ) -> io::Result<(TcpStream, OwnDial)> {
-    let stream = begin(address, options)?;
-    let own = dials.enter(stream.local_addr()?);
+    let (stream, own) = dials.begin(address, options)?;
     Ok((finish(stream, options.timeout).await?, own))
 }
 
