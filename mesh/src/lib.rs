@@ -19,6 +19,7 @@ pub mod resource;
 pub mod rotation;
 pub mod spiffe;
 pub mod svid;
+pub mod time_scale;
 pub mod wire;
 pub mod workload;
 pub mod yaml;
