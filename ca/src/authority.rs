@@ -15,6 +15,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Server
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+use crate::clock::Clock;
 use crate::csr::Csr;
 use crate::keys::KeyKind;
 use crate::slots::{BACKDATE, Slots, random_serial};
@@ -42,6 +43,7 @@ impl WorkloadTtl {
 pub(crate) struct Authority {
     slots: Slots,
     ttl: WorkloadTtl,
+    clock: Clock,
 }
 
 /// A workload's new certificate.
@@ -77,8 +79,13 @@ pub(crate) enum IssueError {
 }
 
 impl Authority {
-    pub(crate) fn new(slots: Slots, ttl: WorkloadTtl) -> Self {
-        Authority { slots, ttl }
+    pub(crate) fn new(slots: Slots, ttl: WorkloadTtl, clock: Clock) -> Self {
+        Authority { slots, ttl, clock }
+    }
+
+    /// Tells the time that certificates live in.
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
     }
 
     pub(crate) fn slots(&self) -> &Slots {

@@ -19,6 +19,7 @@ use tracing_subscriber::EnvFilter;
 use crate::attest::Attestor;
 use crate::attest::token::TokenStore;
 use crate::authority::Authority;
+use crate::clock::Clock;
 use crate::files::{self, PUBLIC_FILE};
 use crate::server::Server;
 use crate::settings::{Overrides, Settings};
@@ -173,13 +174,14 @@ fn serve(configuration: Configuration, log_format: LogFormat) -> Result<(), Fail
     if settings.registrations.is_empty() {
         tracing::warn!("registrations: there are none, so nobody can get a certificate");
     }
-    let now = SystemTime::now();
+    let clock = clock(&settings);
+    let now = clock.now();
     let state = State::open(&settings.state)?;
     let slots = Slots::new(state.signer(&settings.trust_domain, now)?);
     let bundle = slots.bundle_pem().to_owned();
     let ids = settings.registrations.iter().map(|registration| registration.id.clone());
     let attestor = Attestor::new(settings.trust_domain.clone(), ids, state.tokens()?);
-    let authority = Authority::new(slots, settings.workload_ttl);
+    let authority = Authority::new(slots, settings.workload_ttl, clock);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = stop_on_signals()?;
@@ -192,6 +194,29 @@ fn serve(configuration: Configuration, log_format: LogFormat) -> Result<(), Fail
         tracing::info!("stopped");
         Ok(())
     })
+}
+
+/// The clock to serve by; one that hurries is loud.
+fn clock(settings: &Settings) -> Clock {
+    let start = SystemTime::now();
+    if let Some(hurry) = settings.hurry {
+        let origin = rfc3339::print(hurry.origin.unwrap_or(start));
+        tracing::warn!(
+            factor = hurry.factor,
+            origin = origin.as_str(),
+            "TIME IS HURRIED (time.scale): certificates live that much shorter; proxies need the same factor and origin. Only for lessons and tests"
+        );
+    }
+    Clock::new(settings.hurry, start)
+}
+
+/// The clock of a CA that serves elsewhere.
+fn clock_beside(settings: &Settings) -> Result<Clock, Failure> {
+    if settings.hurry.is_some_and(|hurry| hurry.origin.is_none()) {
+        let fault = "time.origin: without it nobody but the serving CA knows its hurried time; write the same time for both";
+        return Err(Failure::Configuration(anyhow::anyhow!(fault)));
+    }
+    Ok(Clock::new(settings.hurry, SystemTime::now()))
 }
 
 /// Writes what others read: the bundle and the tokens.
@@ -214,7 +239,8 @@ fn create_token(configuration: Configuration, id: &SpiffeId, ttl: Duration) -> R
         let fault = anyhow::anyhow!("{id} is not in registrations; add it there and restart the CA");
         return Err(Failure::Configuration(fault));
     }
-    let not_after = SystemTime::now().checked_add(ttl).context("--ttl is too long")?;
+    let now = clock_beside(&settings)?.now();
+    let not_after = now.checked_add(ttl).context("--ttl is too long")?;
     let token = store::tokens_beside(&settings.state)?.create(id, Some(not_after))?;
     print(token.reveal())
 }

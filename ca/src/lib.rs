@@ -9,6 +9,7 @@ mod attest;
 mod authority;
 mod bundle;
 mod cli;
+mod clock;
 mod csr;
 mod files;
 mod keys;

@@ -8,15 +8,18 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pillion_mesh::duration;
 use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
+use pillion_mesh::wire::rfc3339;
 use pillion_mesh::yaml::{self, YamlError};
 use rustls_pki_types::ServerName;
-use serde::{Deserialize, Deserializer, de};
+use serde::de::{self, IntoDeserializer};
+use serde::{Deserialize, Deserializer};
 
 use crate::authority::WorkloadTtl;
+use crate::clock::Hurry;
 use crate::files::Owner;
 use crate::store;
 
@@ -45,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) bundle_file: Option<PathBuf>,
     pub(crate) registrations: Vec<Registration>,
     pub(crate) limits: Limits,
+    /// The time that certificates live in, where it is not the world's.
+    pub(crate) hurry: Option<Hurry>,
 }
 
 /// Who may have an identity, and where its token is delivered.
@@ -99,6 +104,7 @@ struct Document {
     bundle_file: Option<PathBuf>,
     registrations: Vec<Registration>,
     limits: LimitsDocument,
+    time: TimeDocument,
     signer: Option<de::IgnoredAny>,
 }
 
@@ -117,6 +123,25 @@ struct LimitsDocument {
     connections: Option<usize>,
     #[serde(deserialize_with = "duration")]
     request_timeout: Option<Duration>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct TimeDocument {
+    scale: Option<u32>,
+    #[serde(deserialize_with = "moment")]
+    origin: Option<SystemTime>,
+}
+
+/// Serde's `deserialize_with` for an optional moment.
+fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SystemTime>, D::Error> {
+    parse_moment(&String::deserialize(deserializer)?).map(Some).map_err(de::Error::custom)
+}
+
+fn parse_moment(text: &str) -> Result<SystemTime, String> {
+    let read: de::value::StrDeserializer<'_, de::value::Error> = text.into_deserializer();
+    rfc3339::deserialize(read)
+        .map_err(|_syntax| format!("`{text}` is not a time; write it as 2026-11-26T00:00:00Z"))
 }
 
 /// Serde's `deserialize_with` for an optional duration.
@@ -169,6 +194,12 @@ pub(crate) struct Overrides {
     /// limits.requestTimeout: from accept to the last byte of the answer [default: 10s]
     #[arg(long, env = "PILLION_CA_LIMITS_REQUEST_TIMEOUT", value_name = "DURATION", value_parser = duration::parse)]
     limits_request_timeout: Option<Duration>,
+    /// time.scale: how many times as fast as the world's the time runs that certificates live in, for lessons and tests
+    #[arg(long, env = "PILLION_CA_TIME_SCALE", value_name = "FACTOR")]
+    time_scale: Option<u32>,
+    /// time.origin: since when it does; the same for the CA and its proxies [default: the start of the process]
+    #[arg(long, env = "PILLION_CA_TIME_ORIGIN", value_name = "TIME", value_parser = parse_moment)]
+    time_origin: Option<SystemTime>,
 }
 
 impl Settings {
@@ -221,6 +252,10 @@ impl Settings {
                 overrides.limits_connections.or(document.limits.connections),
                 overrides.limits_request_timeout.or(document.limits.request_timeout),
             )?,
+            hurry: check_time(
+                overrides.time_scale.or(document.time.scale),
+                overrides.time_origin.or(document.time.origin),
+            )?,
         })
     }
 }
@@ -269,6 +304,17 @@ fn check_limits(connections: Option<usize>, timeout: Option<Duration>) -> Result
         return Err(field("limits.requestTimeout", "expected 10ms to 5m"));
     }
     Ok(Limits { connections, request_timeout })
+}
+
+fn check_time(scale: Option<u32>, origin: Option<SystemTime>) -> Result<Option<Hurry>, SettingsError> {
+    match scale {
+        Some(factor) => Hurry::new(factor, origin).map(Some).map_err(|error| field("time.scale", error)),
+        None if origin.is_some() => Err(field(
+            "time.origin",
+            "hurries nothing without time.scale; add a factor, such as 2880, or leave it out",
+        )),
+        None => Ok(None),
+    }
 }
 
 fn check_registrations(

@@ -6,6 +6,7 @@ use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SignatureAlgorithm};
 
 use crate::authority::{Authority, WorkloadTtl};
+use crate::clock::Clock;
 use crate::slots::{NewRoot, Signer, Slots};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -28,7 +29,7 @@ pub(crate) fn new_root(now: SystemTime) -> NewRoot {
 pub(crate) fn authority(now: SystemTime) -> Authority {
     let root = new_root(now);
     let signer = Signer::load(&root.certificate_pem, &root.key_pem, &trust_domain()).unwrap();
-    Authority::new(Slots::new(signer), WorkloadTtl { default: DAY, max: 90 * DAY })
+    Authority::new(Slots::new(signer), WorkloadTtl { default: DAY, max: 90 * DAY }, Clock::default())
 }
 
 /// A request that asks for nothing beside its key.

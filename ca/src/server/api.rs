@@ -26,6 +26,7 @@ use super::http::{self, Answer};
 use crate::attest::{Attestor, Evidence, Refusal};
 use crate::authority::{Authority, IssueError, Issued};
 use crate::bundle::Bundle;
+use crate::clock::Clock;
 use crate::csr::{self, CsrError};
 use crate::metrics::Metrics;
 
@@ -91,6 +92,10 @@ impl Api {
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    pub(super) fn clock(&self) -> Clock {
+        self.authority.clock()
     }
 
     pub(super) fn can_sign(&self, now: SystemTime) -> bool {
@@ -166,7 +171,7 @@ impl Api {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let now = SystemTime::now();
+        let now = self.clock().now();
         let evidence = match (request.headers().get(AUTHORIZATION), &caller.certificate) {
             (Some(header), _) => Evidence::Authorization(header.as_bytes()),
             (None, Some(certificate)) => Evidence::Certificate(certificate),

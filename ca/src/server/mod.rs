@@ -11,7 +11,7 @@ mod tls;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rustls_pki_types::ServerName;
 use tokio::net::TcpListener;
@@ -73,7 +73,7 @@ impl Server {
     ) -> Result<Self, ServerError> {
         let authority = Arc::new(authority);
         let metrics = Metrics::new(authority.slots().current().not_after());
-        let endpoint = Endpoint::new(Arc::clone(&authority), names, SystemTime::now())?;
+        let endpoint = Endpoint::new(Arc::clone(&authority), names, authority.clock().now())?;
         Ok(Server {
             api: bind(listen, "listen").await?,
             monitoring: bind(monitoring, "monitoring").await?,
@@ -87,9 +87,10 @@ impl Server {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let connections = TaskTracker::new();
         let Server { api, monitoring, mut endpoint, state, limits } = self;
+        let clock = state.clock();
         tracing::info!(api = %address_of(&api), monitoring = %address_of(&monitoring), "listening");
         let serve_api = accept::accept(api, limits.connections, &stop, &connections, |stream, peer| {
-            let config = endpoint.config(SystemTime::now());
+            let config = endpoint.config(clock.now());
             api::serve(Arc::clone(&state), stream, peer, config, limits.request_timeout, stop.clone())
         });
         let serve_monitoring =

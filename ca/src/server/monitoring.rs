@@ -19,7 +19,7 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) {
     let answering = http::serve_one(&mut stream, &stop, |request| {
-        let answer = respond(&state, request.method(), request.uri().path(), SystemTime::now());
+        let answer = respond(&state, request.method(), request.uri().path(), state.clock().now());
         std::future::ready(answer)
     });
     match tokio::time::timeout(timeout, answering).await {

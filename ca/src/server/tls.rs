@@ -88,7 +88,7 @@ fn configure(
     let certificate = authority.issue_server(names, now)?;
     let key = aws_lc_rs::sign::any_supported_type(&certificate.key())?;
     let certified = SingleCertAndKey::from(CertifiedKey::new(certificate.chain, key));
-    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+    let mut config = ServerConfig::builder_with_details(Arc::clone(provider), Arc::new(authority.clock()))
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(Arc::clone(verifier))
         .with_cert_resolver(Arc::new(certified));

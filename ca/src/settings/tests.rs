@@ -19,6 +19,7 @@ registrations:
 - {id: spiffe://example.org/ns/default/sa/frontend, tokenFile: /run/frontend/token, owner: 1337}
 - {id: spiffe://example.org/ns/default/sa/guest}
 limits: {connections: 10, requestTimeout: 500ms}
+time: {scale: 2880, origin: '1970-01-02T00:00:00Z'}
 ";
 
 #[derive(clap::Parser)]
@@ -49,6 +50,7 @@ fn every_setting_is_read() {
     assert_eq!(owners, [owner(Some(1338)), owner(None), None]);
     assert_eq!(settings.registrations[2].token_file, None);
     assert_eq!(settings.limits, Limits { connections: 10, request_timeout: Duration::from_millis(500) });
+    assert_eq!(settings.hurry, Some(Hurry::new(2_880, Some(SystemTime::UNIX_EPOCH + DAY)).unwrap()));
 }
 
 #[test]
@@ -104,6 +106,9 @@ fn a_longest_lifetime_under_a_day_shortens_the_default() {
 #[case("registrations: [{id: spiffe://cluster.local/a, owner: root}]", "a user ID")]
 #[case("registrations: [{id: spiffe://cluster.local/a, owner: 5000000000}]", "a user ID")]
 #[case("registrations: [{id: spiffe://cluster.local/a, token: x}]", "unknown")]
+#[case("time: {scale: 0}", "expected a factor from 1 to 100000")]
+#[case("time: {scale: 2, origin: yesterday}", "`yesterday` is not a time; write it as 2026-11-26T00:00:00Z")]
+#[case("time: {origin: '2026-11-26T00:00:00Z'}", "hurries nothing without time.scale")]
 #[case("signer: {certificate: a, key: b}", "not supported yet")]
 fn a_wrong_setting_is_refused_with_its_name(#[case] text: &str, #[case] expected: &str) {
     let error = parse(text).unwrap_err().to_string();
@@ -136,6 +141,8 @@ fn a_flag_has_the_last_word() {
         "--bundle-file=/flag.pem",
         "--limits-connections=3",
         "--limits-request-timeout=4s",
+        "--time-scale=5",
+        "--time-origin=1970-01-02T00:00:00Z",
     ];
     let text = WHOLE.split("registrations:").next().unwrap();
     let settings = Settings::parse("ca.yaml", text, overrides(&flags)).unwrap();
@@ -151,6 +158,7 @@ fn a_flag_has_the_last_word() {
             bundle_file: Some("/flag.pem".into()),
             registrations: vec![],
             limits: Limits { connections: 3, request_timeout: Duration::from_secs(4) },
+            hurry: Some(Hurry { factor: 5, origin: Some(SystemTime::UNIX_EPOCH + DAY) }),
         }
     );
 }

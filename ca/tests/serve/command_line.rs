@@ -33,6 +33,28 @@ async fn a_token_created_beside_a_running_ca_counts_at_once() {
 }
 
 #[test]
+fn in_hurried_time_the_root_is_made_ahead_of_the_world_and_commands_need_the_same_origin() {
+    use pillion_mesh::wire::rfc3339;
+    use std::time::{Duration, SystemTime};
+    let home = Home::with("time: {scale: 2880}");
+    let create = ["token", "create", "--id", BACKEND, "--ttl", "24h"];
+    let output = run(&mut home.command(&create));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("time.origin"), "{}", text(&output.stderr));
+    // A minute in the world is two days in hurried time.
+    let minute_ago = SystemTime::now() - Duration::from_secs(60);
+    let origin = format!("--time-origin={}", rfc3339::print(minute_ago));
+    let ca = Ca::start(home.command(&["serve", "--log-format", "json", &origin]));
+    let loud = ca.log().into_iter().find(|line| line["factor"] == 2_880).expect("nothing tells of it");
+    assert_eq!(loud["level"], "WARN");
+    let status = text(&run(&mut home.command(&["root", "status", &origin])).stdout);
+    let not_before = status.lines().find_map(|line| line.strip_prefix("not before")).unwrap().trim();
+    let tomorrow = rfc3339::print(SystemTime::now() + Duration::from_secs(24 * 3600));
+    assert!(*not_before > *tomorrow, "{status}");
+    assert!(run(home.command(&create).arg(&origin)).status.success());
+}
+
+#[test]
 fn a_token_for_an_identity_that_is_not_registered_is_not_made() {
     let home = Home::new();
     let _ca = home.start();
@@ -108,6 +130,8 @@ fn help_names_the_environment_variable_of_every_flag() {
         "BUNDLE_FILE",
         "LIMITS_CONNECTIONS",
         "LIMITS_REQUEST_TIMEOUT",
+        "TIME_SCALE",
+        "TIME_ORIGIN",
         "LOG_FORMAT",
     ] {
         assert!(help.contains(&format!("[env: PILLION_CA_{name}=")), "{name} is not in {help}");

@@ -1,0 +1,79 @@
+//! The CA's clock: the system's, or for lessons and tests one that hurries.
+//!
+//! Certificates, tokens and signers live by it. What the network takes stays in the world's time.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use pillion_mesh::time_scale::{FactorError, TimeScale};
+use rustls::time_provider::TimeProvider;
+use rustls_pki_types::UnixTime;
+
+/// How the time that certificates live in runs, where it is not the world's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hurry {
+    pub(crate) factor: u32,
+    /// Since when; none is the start of the process.
+    pub(crate) origin: Option<SystemTime>,
+}
+
+impl Hurry {
+    /// Refuses a factor that is out of range.
+    pub(crate) fn new(factor: u32, origin: Option<SystemTime>) -> Result<Self, FactorError> {
+        TimeScale::new(SystemTime::UNIX_EPOCH, factor)?;
+        Ok(Hurry { factor, origin })
+    }
+}
+
+/// Tells the time that certificates live in.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Clock(Option<TimeScale>);
+
+impl Clock {
+    /// The clock of a process that started at `start`.
+    pub(crate) fn new(hurry: Option<Hurry>, start: SystemTime) -> Self {
+        Clock(hurry.and_then(|hurry| TimeScale::new(hurry.origin.unwrap_or(start), hurry.factor).ok()))
+    }
+
+    pub(crate) fn now(self) -> SystemTime {
+        let world = SystemTime::now();
+        self.0.map_or(world, |scale| scale.at(world))
+    }
+}
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        self.now().duration_since(SystemTime::UNIX_EPOCH).ok().map(UnixTime::since_unix_epoch)
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    #[test]
+    fn a_hurried_clock_is_ahead_by_what_has_passed_since_its_origin() {
+        let start = SystemTime::now();
+        let origin = start - Duration::from_secs(30);
+        let hurried = Clock::new(Some(Hurry::new(2_880, Some(origin)).unwrap()), start);
+        let ahead = hurried.now().duration_since(start).unwrap();
+        assert!(ahead >= DAY - Duration::from_secs(30), "{ahead:?}");
+    }
+
+    #[test]
+    fn without_an_origin_it_begins_with_the_process() {
+        let start = SystemTime::now() + DAY;
+        let hurried = Clock::new(Some(Hurry::new(2_880, None).unwrap()), start);
+        assert!(hurried.now() < start, "before its origin time is the world's");
+    }
+}
