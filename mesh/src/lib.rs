@@ -17,6 +17,7 @@ pub mod reason;
 pub mod registry;
 pub mod resource;
 pub mod rotation;
+pub mod signers;
 pub mod spiffe;
 pub mod svid;
 pub mod time_scale;
