@@ -14,6 +14,7 @@ use pillion_mesh::resource::Location;
 use pillion_mesh::wire::{Direction, rfc3339};
 use serde_json::{Value, json};
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 
 use super::AdminState;
@@ -80,13 +81,9 @@ pub(super) fn certs(state: &AdminState, _: &Parts) -> Answer {
             let roots: Vec<_> = roots
                 .iter()
                 .map(|root| {
-                    json!({
-                        "subject": root.subject,
-                        "serial": root.serial,
-                        "notBefore": rfc3339::print(root.not_before),
-                        "notAfter": rfc3339::print(root.not_after),
-                        "valid": root.is_valid_at(now),
-                    })
+                    let mut page = certificate(&root.der);
+                    page["valid"] = root.is_valid_at(now).into();
+                    page
                 })
                 .collect();
             (trust_domain.as_str().to_owned(), Value::from(roots))
@@ -119,14 +116,30 @@ fn certificate(der: &[u8]) -> Value {
         return json!({ "subject": "unreadable" });
     };
     let validity = certificate.validity();
-    let serial: String = certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect();
+    // Roots of one CA share their name; the key identifiers (RFC 5280 4.2.1.1, 4.2.1.2) tell them apart.
+    let (mut own_key, mut signing_key) = (None, None);
+    for extension in certificate.extensions() {
+        match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(key) => own_key = Some(hex(key.0)),
+            ParsedExtension::AuthorityKeyIdentifier(authority) => {
+                signing_key = authority.key_identifier.as_ref().map(|key| hex(key.0));
+            }
+            _ => {}
+        }
+    }
     json!({
         "subject": certificate.subject().to_string(),
         "issuer": certificate.issuer().to_string(),
-        "serial": serial,
+        "serial": hex(certificate.raw_serial()),
+        "subjectKeyId": own_key,
+        "authorityKeyId": signing_key,
         "notBefore": rfc3339::print(validity.not_before.to_datetime().into()),
         "notAfter": rfc3339::print(validity.not_after.to_datetime().into()),
     })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `/listeners`.

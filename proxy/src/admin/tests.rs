@@ -390,6 +390,9 @@ async fn the_certificates_are_shown_without_a_key() {
     let root = &certs["bundles"]["cluster.local"][0];
     assert_eq!((&root["subject"], &root["valid"]), (&json!("CN=root of the lab"), &json!(true)));
     assert!(root["notAfter"].as_str().unwrap() > certs["chain"][0]["notAfter"].as_str().unwrap());
+    // Which of two roots of one name has signed.
+    assert!(root["subjectKeyId"].is_string(), "{root:#}");
+    assert_eq!(certs["chain"][0]["authorityKeyId"], root["subjectKeyId"]);
     assert!(certs["renewals"]["succeeded"].is_u64());
 }
 
