@@ -4,8 +4,10 @@
 //! the settings, and of the request nothing but the public key.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use pillion_mesh::duration;
 use pillion_mesh::spiffe::SpiffeId;
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
@@ -17,8 +19,9 @@ use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::csr::Csr;
+use crate::keeper::{Keeper, Live};
 use crate::keys::KeyKind;
-use crate::slots::{BACKDATE, Slots, random_serial};
+use crate::slots::{BACKDATE, Signer, Slots, random_serial};
 
 /// How long the CA's own server certificate is valid; it is renewed at half of it.
 pub(crate) const SERVER_VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -41,7 +44,9 @@ impl WorkloadTtl {
 
 /// Signs for one trust domain.
 pub(crate) struct Authority {
-    slots: Slots,
+    live: Arc<Live>,
+    /// Notes down what is granted; none where nothing outlives the process, as in tests.
+    keeper: Option<Arc<Keeper>>,
     ttl: WorkloadTtl,
     clock: Clock,
 }
@@ -79,8 +84,15 @@ pub(crate) enum IssueError {
 }
 
 impl Authority {
-    pub(crate) fn new(slots: Slots, ttl: WorkloadTtl, clock: Clock) -> Self {
-        Authority { slots, ttl, clock }
+    /// Signs with what the keeper keeps.
+    pub(crate) fn new(keeper: Arc<Keeper>, ttl: WorkloadTtl, clock: Clock) -> Self {
+        Authority { live: Arc::clone(keeper.live()), keeper: Some(keeper), ttl, clock }
+    }
+
+    /// Signs with these signers for ever.
+    #[cfg(test)]
+    pub(crate) fn fixed(slots: Slots, ttl: WorkloadTtl, clock: Clock) -> Self {
+        Authority { live: Live::new(slots), keeper: None, ttl, clock }
     }
 
     /// Tells the time that certificates live in.
@@ -88,8 +100,9 @@ impl Authority {
         self.clock
     }
 
-    pub(crate) fn slots(&self) -> &Slots {
-        &self.slots
+    /// The signers in force now.
+    pub(crate) fn slots(&self) -> Arc<Slots> {
+        self.live.get()
     }
 
     pub(crate) fn ttl(&self) -> WorkloadTtl {
@@ -111,9 +124,27 @@ impl Authority {
             // TLS 1.2 peers that choose RSA key exchange ask for it; Istio sets it too.
             params.key_usages.push(KeyUsagePurpose::KeyEncipherment);
         }
-        let (certificate, not_after) = self.sign(&mut params, &csr.key, ttl, now)?;
+        let ttl = self.noted(ttl);
+        let slots = self.slots();
+        let (certificate, not_after) = sign(slots.current(), &mut params, &csr.key, ttl, now)?;
         let serial = params.serial_number.map(|serial| hex(serial.as_ref())).unwrap_or_default();
-        Ok(Issued { chain_pem: certificate.pem(), serial, not_after })
+        let chain_pem = certificate.pem() + slots.current().chain_pem();
+        Ok(Issued { chain_pem, serial, not_after })
+    }
+
+    /// The life that can be granted: a longer one than ever before is noted down first, since a rotation waits for the
+    /// longest; what cannot be noted down is not granted.
+    fn noted(&self, ttl: Duration) -> Duration {
+        let longest = self.slots().longest();
+        let Some(keeper) = self.keeper.as_ref().filter(|_keeper| ttl > longest) else { return ttl };
+        match keeper.grant(ttl) {
+            Ok(()) => ttl,
+            Err(error) => {
+                let granted = duration::print(longest);
+                tracing::error!(error = %error, granted, "a longer life than ever before cannot be noted down; granting less");
+                longest
+            }
+        }
     }
 
     /// Makes a key and a certificate for the CA's own API under these DNS names and addresses.
@@ -126,29 +157,30 @@ impl Authority {
         let names = names.iter().map(subject_alt_name).collect::<Result<_, _>>()?;
         let mut params = leaf_params(names)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let (certificate, _) = self.sign(&mut params, &key, SERVER_VALIDITY, now)?;
-        let chain = vec![certificate.into()];
+        let slots = self.slots();
+        let signer = slots.longest_known();
+        let (certificate, _) = sign(signer, &mut params, &key, SERVER_VALIDITY, now)?;
+        let chain = std::iter::once(certificate.into()).chain(signer.chain().cloned()).collect();
         Ok(ServerCertificate { chain, key: Zeroizing::new(key.serialize_der()) })
     }
+}
 
-    fn sign(
-        &self,
-        params: &mut CertificateParams,
-        key: &impl PublicKeyData,
-        ttl: Duration,
-        now: SystemTime,
-    ) -> Result<(rcgen::Certificate, SystemTime), IssueError> {
-        let signer = self.slots.current();
-        if signer.not_after() <= now {
-            return Err(IssueError::SignerExpired(signer.not_after()));
-        }
-        let not_after = now.checked_add(ttl).unwrap_or(signer.not_after()).min(signer.not_after());
-        // X.509 has no fractions of a second.
-        let not_after = OffsetDateTime::from(not_after).replace_nanosecond(0).unwrap_or(not_after.into());
-        params.not_before = OffsetDateTime::from(now - BACKDATE);
-        params.not_after = not_after;
-        Ok((params.signed_by(key, signer.issuer())?, not_after.into()))
+fn sign(
+    signer: &Signer,
+    params: &mut CertificateParams,
+    key: &impl PublicKeyData,
+    ttl: Duration,
+    now: SystemTime,
+) -> Result<(rcgen::Certificate, SystemTime), IssueError> {
+    if signer.not_after() <= now {
+        return Err(IssueError::SignerExpired(signer.not_after()));
     }
+    let not_after = now.checked_add(ttl).unwrap_or(signer.not_after()).min(signer.not_after());
+    // X.509 has no fractions of a second.
+    let not_after = OffsetDateTime::from(not_after).replace_nanosecond(0).unwrap_or(not_after.into());
+    params.not_before = OffsetDateTime::from(now - BACKDATE);
+    params.not_after = not_after;
+    Ok((params.signed_by(key, signer.issuer())?, not_after.into()))
 }
 
 /// What every leaf has: no subject, so that the SAN is critical (RFC 5280 4.2.1.6), cA FALSE written out, key

@@ -1,9 +1,12 @@
 //! Arguments to action: the commands of `pillion-ca` and their exit codes.
 
+mod roots;
+
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -17,13 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::attest::Attestor;
-use crate::attest::token::TokenStore;
 use crate::authority::Authority;
 use crate::clock::Clock;
-use crate::files::{self, PUBLIC_FILE};
+use crate::keeper::{Keeper, Plan};
 use crate::server::Server;
 use crate::settings::{Overrides, Settings};
-use crate::slots::Slots;
 use crate::store::{self, State};
 
 /// The certificate authority of the mesh: signs the CSRs of workloads it can identify
@@ -50,7 +51,7 @@ enum Command {
     /// Tokens, by which a workload proves its identity the first time
     #[command(subcommand)]
     Token(TokenCommand),
-    /// The root certificate
+    /// The root certificates: which there are, and their replacement
     #[command(subcommand)]
     Root(RootCommand),
 }
@@ -72,10 +73,34 @@ enum TokenCommand {
 
 #[derive(Subcommand)]
 enum RootCommand {
-    /// Print the fingerprint and the validity of the root
+    /// Print each root with its validity and what it is for, and what comes next
     Status {
         #[command(flatten)]
         configuration: Configuration,
+    },
+    /// Make a next root and publish it, so that everybody knows it before it signs
+    Prepare {
+        #[command(flatten)]
+        configuration: Configuration,
+    },
+    /// Let the next root sign
+    Activate {
+        #[command(flatten)]
+        configuration: Configuration,
+        /// Do it though workloads would be cut off
+        #[arg(long)]
+        force: bool,
+    },
+    /// Take old roots, which sign no more, out of the bundle
+    Retire {
+        #[command(flatten)]
+        configuration: Configuration,
+        /// Only the one of this name
+        #[arg(long, value_name = "ROOT")]
+        name: Option<String>,
+        /// Do it though workloads would be cut off
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -129,7 +154,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Token(TokenCommand::Create { configuration, id, ttl }) => {
             create_token(configuration, &id, ttl)
         }
-        Command::Root(RootCommand::Status { configuration }) => root_status(configuration),
+        Command::Root(command) => roots::run(command),
     };
     let (error, code) = match done {
         Ok(()) => return ExitCode::SUCCESS,
@@ -177,11 +202,19 @@ fn serve(configuration: Configuration, log_format: LogFormat) -> Result<(), Fail
     let clock = clock(&settings);
     let now = clock.now();
     let state = State::open(&settings.state)?;
-    let slots = Slots::new(state.signer(&settings.trust_domain, now)?);
-    let bundle = slots.bundle_pem().to_owned();
+    let rotation = settings.rotation;
+    let usual_life = settings.workload_ttl.default;
+    let signers = state.signers(&settings.trust_domain, rotation.root, usual_life, now)?;
+    let plan = Plan {
+        policy: rotation.policy(clock),
+        automatic: rotation.automatic,
+        usual_life,
+        bundle_file: settings.bundle_file.clone(),
+    };
+    let keeper = Arc::new(Keeper::new(signers, plan, clock)?);
     let ids = settings.registrations.iter().map(|registration| registration.id.clone());
     let attestor = Attestor::new(settings.trust_domain.clone(), ids, state.tokens()?);
-    let authority = Authority::new(slots, settings.workload_ttl, clock);
+    let authority = Authority::new(Arc::clone(&keeper), settings.workload_ttl, clock);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = stop_on_signals()?;
@@ -189,8 +222,12 @@ fn serve(configuration: Configuration, log_format: LogFormat) -> Result<(), Fail
         let names = settings.dns_names.clone();
         let server = Server::bind(listen, monitoring, names, limits, authority, attestor).await?;
         // Only now that the ports are ours: a second CA started by mistake spoils nothing that the first has delivered.
-        deliver(&settings, &bundle, &state.tokens()?, now)?;
+        keeper.deliver()?;
+        state.tokens()?.deliver(&settings.registrations, now)?;
+        state.serving_since(clock.now());
+        let keeping = tokio::spawn(Arc::clone(&keeper).run(stop.clone()));
         server.run(stop).await;
+        let _ = keeping.await;
         tracing::info!("stopped");
         Ok(())
     })
@@ -219,20 +256,6 @@ fn clock_beside(settings: &Settings) -> Result<Clock, Failure> {
     Ok(Clock::new(settings.hurry, SystemTime::now()))
 }
 
-/// Writes what others read: the bundle and the tokens.
-fn deliver(
-    settings: &Settings,
-    bundle: &str,
-    tokens: &TokenStore,
-    now: SystemTime,
-) -> Result<(), anyhow::Error> {
-    if let Some(path) = &settings.bundle_file {
-        std::fs::create_dir_all(files::parent_of(path)).with_context(|| format!("bundleFile: {path:?}"))?;
-        files::write_changed(path, bundle.as_bytes(), PUBLIC_FILE)?;
-    }
-    Ok(tokens.deliver(&settings.registrations, now)?)
-}
-
 fn create_token(configuration: Configuration, id: &SpiffeId, ttl: Duration) -> Result<(), Failure> {
     let settings = configuration.load()?;
     if !settings.registrations.iter().any(|registration| registration.id == *id) {
@@ -243,19 +266,6 @@ fn create_token(configuration: Configuration, id: &SpiffeId, ttl: Duration) -> R
     let not_after = now.checked_add(ttl).context("--ttl is too long")?;
     let token = store::tokens_beside(&settings.state)?.create(id, Some(not_after))?;
     print(token.reveal())
-}
-
-fn root_status(configuration: Configuration) -> Result<(), Failure> {
-    let settings = configuration.load()?;
-    let root = store::summary_beside(&settings.state)?;
-    print(&format!(
-        "trust domain  {}\nsubject       {}\nnot before    {}\nnot after     {}\nSHA-256       {}",
-        settings.trust_domain,
-        root.subject,
-        rfc3339::print(root.not_before),
-        rfc3339::print(root.not_after),
-        root.sha256,
-    ))
 }
 
 fn print(text: &str) -> Result<(), Failure> {

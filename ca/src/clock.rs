@@ -3,7 +3,7 @@
 //! Certificates, tokens and signers live by it. What the network takes stays in the world's time.
 
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use pillion_mesh::time_scale::{FactorError, TimeScale};
 use rustls::time_provider::TimeProvider;
@@ -26,18 +26,30 @@ impl Hurry {
 }
 
 /// Tells the time that certificates live in.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Clock(Option<TimeScale>);
+#[derive(Clone, Copy)]
+pub(crate) struct Clock {
+    scale: Option<TimeScale>,
+    factor: u32,
+}
 
 impl Clock {
+    /// The system's clock.
+    pub(crate) const SYSTEM: Clock = Clock { scale: None, factor: 1 };
+
     /// The clock of a process that started at `start`.
     pub(crate) fn new(hurry: Option<Hurry>, start: SystemTime) -> Self {
-        Clock(hurry.and_then(|hurry| TimeScale::new(hurry.origin.unwrap_or(start), hurry.factor).ok()))
+        let Some(Hurry { factor, origin }) = hurry else { return Clock::SYSTEM };
+        Clock { scale: TimeScale::new(origin.unwrap_or(start), factor).ok(), factor }
     }
 
     pub(crate) fn now(self) -> SystemTime {
         let world = SystemTime::now();
-        self.0.map_or(world, |scale| scale.at(world))
+        self.scale.map_or(world, |scale| scale.at(world))
+    }
+
+    /// How much of its time passes while `span` passes in the world.
+    pub(crate) fn passed(self, span: Duration) -> Duration {
+        span.saturating_mul(self.factor)
     }
 }
 
@@ -55,8 +67,6 @@ impl fmt::Debug for Clock {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -68,6 +78,7 @@ mod tests {
         let hurried = Clock::new(Some(Hurry::new(2_880, Some(origin)).unwrap()), start);
         let ahead = hurried.now().duration_since(start).unwrap();
         assert!(ahead >= DAY - Duration::from_secs(30), "{ahead:?}");
+        assert_eq!(hurried.passed(Duration::from_secs(30)), DAY);
     }
 
     #[test]

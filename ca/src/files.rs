@@ -87,11 +87,15 @@ fn finish(file: &File, mode: u32, owner: Option<Owner>) -> io::Result<()> {
 
 /// Makes a folder that holds exactly these private files, all of it or nothing: it is filled under a temporary name
 /// and renamed when every byte is on the disk.
-pub(crate) fn create_folder_atomic(path: &Path, files: &[(&str, &[u8])]) -> Result<(), FileError> {
-    fill_folder(path, files).map_err(FileError::new("create", path))
+pub(crate) fn create_folder_atomic(
+    path: &Path,
+    files: &[(&str, &[u8])],
+    owner: Option<Owner>,
+) -> Result<(), FileError> {
+    fill_folder(path, files, owner).map_err(FileError::new("create", path))
 }
 
-fn fill_folder(path: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
+fn fill_folder(path: &Path, files: &[(&str, &[u8])], owner: Option<Owner>) -> io::Result<()> {
     let parent = parent_of(path);
     let temporary = parent.join(format!(".{}.tmp", name_of(path)?));
     if temporary.exists() {
@@ -99,7 +103,10 @@ fn fill_folder(path: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
     }
     create_private(&temporary)?;
     for (name, contents) in files {
-        replace(&temporary.join(name), contents, PRIVATE_FILE, None)?;
+        replace(&temporary.join(name), contents, PRIVATE_FILE, owner)?;
+    }
+    if let Some(owner) = owner {
+        lchown(&temporary, Some(owner.uid), owner.gid)?;
     }
     fs::rename(&temporary, path)?;
     sync_folder(parent)
@@ -124,6 +131,14 @@ pub(crate) fn ensure_private_folder(path: &Path, owner: Option<Owner>) -> Result
 fn create_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(PRIVATE_FOLDER).create(path)?;
     fs::set_permissions(path, Permissions::from_mode(PRIVATE_FOLDER))
+}
+
+/// Gives a file or folder another name, and waits until both folders know.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+    fs::rename(from, to)
+        .and_then(|()| sync_folder(parent_of(to)))
+        .and_then(|()| sync_folder(parent_of(from)))
+        .map_err(FileError::new("rename", from))
 }
 
 /// Waits until the names in the folder are on the disk.
@@ -212,7 +227,8 @@ mod tests {
         fs::create_dir(&half).unwrap();
         fs::write(half.join("key.pem"), b"half").unwrap();
         let path = parent.path().join("pair");
-        create_folder_atomic(&path, &[("key.pem", b"key"), ("certificate.pem", b"certificate")]).unwrap();
+        create_folder_atomic(&path, &[("key.pem", b"key"), ("certificate.pem", b"certificate")], None)
+            .unwrap();
         assert_eq!(fs::read(path.join("key.pem")).unwrap(), b"key");
         assert_eq!(mode_of(&path.join("key.pem")), PRIVATE_FILE);
         assert_eq!(mode_of(&path), PRIVATE_FOLDER);

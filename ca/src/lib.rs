@@ -2,8 +2,9 @@
 //! publishes the trust bundle.
 //!
 //! The life of a request: `server` accepts it and bounds it, `attest` turns its evidence into a SPIFFE ID, `csr`
-//! takes the public key out of the request, `authority` signs with the current one of the `slots`, whose key
-//! `store` keeps on disk. What a SPIFFE ID and a valid SVID are is `pillion_mesh`'s business.
+//! takes the public key out of the request, `authority` signs with the current one of the `slots`, whose keys
+//! `store` has on disk and `keeper` rotates. What a SPIFFE ID and a valid SVID are, and when roots rotate, is
+//! `pillion_mesh`'s business.
 
 mod attest;
 mod authority;
@@ -12,6 +13,7 @@ mod cli;
 mod clock;
 mod csr;
 mod files;
+mod keeper;
 mod keys;
 mod metrics;
 mod server;

@@ -1,12 +1,14 @@
 //! The CA's counters under Istio's names, so that its dashboards and alerts work unchanged.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use prometheus_client::encoding::{EncodeMetric, MetricEncoder, text};
+use pillion_mesh::signers::Signers;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 /// What the monitoring port answers with.
@@ -24,13 +26,27 @@ pub(crate) struct Metrics {
     pub(crate) csr_sign_error: Count,
     /// Certificates issued.
     pub(crate) success: Count,
+    /// The end of the current root's validity, in seconds since 1970.
+    root_expiry: Gauge<f64, AtomicU64>,
+    /// The same for each published root.
+    roots: Family<RootLabels, Gauge<f64, AtomicU64>>,
     registry: Registry,
 }
 
+/// Tells published roots apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RootLabels {
+    /// Its name in the record of the signers.
+    root: String,
+    /// `current`, `next` or `old`.
+    stage: &'static str,
+}
+
 impl Metrics {
-    /// `root_not_after` is the end of the root's validity.
-    pub(crate) fn new(root_not_after: SystemTime) -> Self {
-        let mut registry = Registry::with_prefix("citadel_server");
+    /// All at zero; which roots there are, [`Self::show_roots`] tells.
+    pub(crate) fn new() -> Self {
+        let mut whole = Registry::default();
+        let registry = whole.sub_registry_with_prefix("citadel_server");
         let mut count = |name: &str, help: &str| {
             let count = Count::default();
             registry.register(name, help, count.clone());
@@ -42,12 +58,38 @@ impl Metrics {
         let csr_parsing_error = count("csr_parsing_err_count", "The number of errors in CSRs");
         let csr_sign_error = count("csr_sign_err_count", "The number of errors when signing CSRs");
         let success = count("success_cert_issuance_count", "The number of certificates issued");
+        let root_expiry = Gauge::<f64, AtomicU64>::default();
         registry.register(
             "root_cert_expiry_timestamp",
             "The end of the root certificate's validity in seconds since 1970",
-            ConstGauge::new(unix_seconds(root_not_after)),
+            root_expiry.clone(),
         );
-        Metrics { csr, authentication_failure, csr_parsing_error, csr_sign_error, success, registry }
+        let roots = Family::<RootLabels, Gauge<f64, AtomicU64>>::default();
+        whole.register(
+            "pillion_ca_root_expiry_timestamp_seconds",
+            "The end of the validity of each published root, in seconds since 1970",
+            roots.clone(),
+        );
+        Metrics {
+            csr,
+            authentication_failure,
+            csr_parsing_error,
+            csr_sign_error,
+            success,
+            root_expiry,
+            roots,
+            registry: whole,
+        }
+    }
+
+    /// Shows these roots and no others.
+    pub(crate) fn show_roots(&self, signers: &Signers) {
+        self.root_expiry.set(unix_seconds(signers.current().not_after));
+        self.roots.clear();
+        for signer in signers.published() {
+            let labels = RootLabels { root: signer.name.clone(), stage: signer.stage().as_str() };
+            self.roots.get_or_create(&labels).set(unix_seconds(signer.not_after));
+        }
     }
 
     /// OpenMetrics text.
@@ -88,11 +130,20 @@ impl EncodeMetric for Count {
 mod tests {
     use std::time::Duration;
 
+    use pillion_mesh::signers::Signer;
+
     use super::*;
 
     #[test]
     fn the_names_are_those_of_istio_without_a_suffix() {
-        let metrics = Metrics::new(SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000));
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let root =
+            |name: &str, end| Signer::new(name.repeat(16), (at(0), at(end)), at(1), Duration::from_secs(1));
+        let metrics = Metrics::new();
+        let mut signers = Signers::first(root("a", 2_000_000_000));
+        metrics.show_roots(&signers);
+        signers.prepare(root("b", 2_100_000_000)).unwrap();
+        metrics.show_roots(&signers);
         metrics.csr.increment();
         metrics.csr.increment();
         metrics.success.increment();
@@ -104,6 +155,8 @@ mod tests {
             "citadel_server_csr_sign_err_count 0",
             "citadel_server_success_cert_issuance_count 1",
             "citadel_server_root_cert_expiry_timestamp 2000000000.0",
+            "pillion_ca_root_expiry_timestamp_seconds{root=\"aaaaaaaaaaaaaaaa\",stage=\"current\"} 2000000000.0",
+            "pillion_ca_root_expiry_timestamp_seconds{root=\"bbbbbbbbbbbbbbbb\",stage=\"next\"} 2100000000.0",
             "# EOF",
         ] {
             assert!(text.lines().any(|seen| seen == line), "{line:?} is not in:\n{text}");

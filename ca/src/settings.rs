@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use pillion_mesh::duration;
+use pillion_mesh::signers::Policy;
 use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
 use pillion_mesh::wire::rfc3339;
 use pillion_mesh::yaml::{self, YamlError};
@@ -19,8 +20,9 @@ use serde::de::{self, IntoDeserializer};
 use serde::{Deserialize, Deserializer};
 
 use crate::authority::WorkloadTtl;
-use crate::clock::Hurry;
+use crate::clock::{Clock, Hurry};
 use crate::files::Owner;
+use crate::slots::{RootKey, RootPlan};
 use crate::store;
 
 const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
@@ -30,6 +32,13 @@ const DEFAULT_MONITORING: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4
 /// A file larger than this is no configuration.
 const MAX_BYTES: u64 = 1 << 20;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// How far the clocks of a mesh may be apart.
+const SKEW: Duration = Duration::from_secs(5 * 60);
+/// For how long the CA serves before a rotation counts on it that all have asked: several times the longest that a proxy
+/// waits between two tries.
+const SETTLE: Duration = Duration::from_secs(15 * 60);
+/// The same in hurried time, in which proxies wait for less.
+const LEAST_SETTLE: Duration = Duration::from_secs(10);
 
 /// What the CA runs by, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +57,7 @@ pub(crate) struct Settings {
     pub(crate) bundle_file: Option<PathBuf>,
     pub(crate) registrations: Vec<Registration>,
     pub(crate) limits: Limits,
+    pub(crate) rotation: Rotation,
     /// The time that certificates live in, where it is not the world's.
     pub(crate) hurry: Option<Hurry>,
 }
@@ -72,6 +82,27 @@ pub(crate) struct Limits {
     pub(crate) connections: usize,
     /// From accept to the last byte of the answer, TLS handshake included.
     pub(crate) request_timeout: Duration,
+}
+
+/// How roots are made and replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rotation {
+    /// Whether roots are replaced by age; else by `pillion-ca root` alone.
+    pub(crate) automatic: bool,
+    pub(crate) root: RootPlan,
+    /// The least time that a root is published before it signs.
+    pub(crate) publish_ahead: Duration,
+}
+
+impl Rotation {
+    /// The policy by a clock: the time that proxies need to ask is the network's, and never less than a few seconds of it.
+    pub(crate) fn policy(&self, clock: Clock) -> Policy {
+        Policy {
+            publish_ahead: self.publish_ahead,
+            skew: SKEW,
+            settle: SETTLE.max(clock.passed(LEAST_SETTLE)),
+        }
+    }
 }
 
 /// Settings that cannot be.
@@ -104,6 +135,7 @@ struct Document {
     bundle_file: Option<PathBuf>,
     registrations: Vec<Registration>,
     limits: LimitsDocument,
+    rotation: RotationDocument,
     time: TimeDocument,
     signer: Option<de::IgnoredAny>,
 }
@@ -123,6 +155,19 @@ struct LimitsDocument {
     connections: Option<usize>,
     #[serde(deserialize_with = "duration")]
     request_timeout: Option<Duration>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct RotationDocument {
+    automatic: Option<bool>,
+    root_key_type: Option<RootKey>,
+    #[serde(deserialize_with = "duration")]
+    root_life: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    intermediate_life: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    publish_ahead: Option<Duration>,
 }
 
 #[derive(Default, Deserialize)]
@@ -194,6 +239,21 @@ pub(crate) struct Overrides {
     /// limits.requestTimeout: from accept to the last byte of the answer [default: 10s]
     #[arg(long, env = "PILLION_CA_LIMITS_REQUEST_TIMEOUT", value_name = "DURATION", value_parser = duration::parse)]
     limits_request_timeout: Option<Duration>,
+    /// rotation.automatic: replace roots by age; else `pillion-ca root` alone does [default: true]
+    #[arg(long, env = "PILLION_CA_ROTATION_AUTOMATIC", value_name = "BOOL")]
+    rotation_automatic: Option<bool>,
+    /// rotation.rootKeyType: the key of a new root [default: ecdsa-p256]
+    #[arg(long, env = "PILLION_CA_ROTATION_ROOT_KEY_TYPE", value_name = "TYPE")]
+    rotation_root_key_type: Option<RootKey>,
+    /// rotation.rootLife: how long a new root is valid [default: 3650d]
+    #[arg(long, env = "PILLION_CA_ROTATION_ROOT_LIFE", value_name = "DURATION", value_parser = duration::parse)]
+    rotation_root_life: Option<Duration>,
+    /// rotation.intermediateLife: sign by an intermediate under the root that is valid for so long [default: none]
+    #[arg(long, env = "PILLION_CA_ROTATION_INTERMEDIATE_LIFE", value_name = "DURATION", value_parser = duration::parse)]
+    rotation_intermediate_life: Option<Duration>,
+    /// rotation.publishAhead: least time that a root is published before it signs [default: 24h]
+    #[arg(long, env = "PILLION_CA_ROTATION_PUBLISH_AHEAD", value_name = "DURATION", value_parser = duration::parse)]
+    rotation_publish_ahead: Option<Duration>,
     /// time.scale: how many times as fast as the world's the time runs that certificates live in, for lessons and tests
     #[arg(long, env = "PILLION_CA_TIME_SCALE", value_name = "FACTOR")]
     time_scale: Option<u32>,
@@ -236,16 +296,25 @@ impl Settings {
                 format_args!("{listen} is taken by listen; give it another port"),
             ));
         }
+        let workload_ttl = check_ttl(
+            overrides.workload_ttl_default.or(document.workload_ttl.default),
+            overrides.workload_ttl_max.or(document.workload_ttl.max),
+        )?;
+        let rotation = RotationDocument {
+            automatic: overrides.rotation_automatic.or(document.rotation.automatic),
+            root_key_type: overrides.rotation_root_key_type.or(document.rotation.root_key_type),
+            root_life: overrides.rotation_root_life.or(document.rotation.root_life),
+            intermediate_life: overrides.rotation_intermediate_life.or(document.rotation.intermediate_life),
+            publish_ahead: overrides.rotation_publish_ahead.or(document.rotation.publish_ahead),
+        };
         Ok(Settings {
             trust_domain,
             listen,
             dns_names: check_names(overrides.dns_names.or(document.dns_names))?,
             state,
             monitoring,
-            workload_ttl: check_ttl(
-                overrides.workload_ttl_default.or(document.workload_ttl.default),
-                overrides.workload_ttl_max.or(document.workload_ttl.max),
-            )?,
+            workload_ttl,
+            rotation: check_rotation(&rotation, workload_ttl)?,
             bundle_file,
             registrations: document.registrations,
             limits: check_limits(
@@ -292,6 +361,34 @@ fn check_ttl(default: Option<Duration>, max: Option<Duration>) -> Result<Workloa
         return Err(field("workloadTtl.default", "is longer than workloadTtl.max"));
     }
     Ok(WorkloadTtl { default, max })
+}
+
+fn check_rotation(document: &RotationDocument, ttl: WorkloadTtl) -> Result<Rotation, SettingsError> {
+    let life = document.root_life.unwrap_or(3650 * DAY);
+    let publish_ahead = document.publish_ahead.unwrap_or(DAY);
+    // Until it is known by all, until it is replaced, and until nothing of it is valid.
+    let least = 3 * (publish_ahead.max(ttl.max) + SKEW);
+    if life < least {
+        let least = duration::print(least);
+        return Err(field(
+            "rotation.rootLife",
+            format_args!(
+                "expected at least {least}, thrice the longest of workloadTtl.max and publishAhead; make those shorter or this longer"
+            ),
+        ));
+    }
+    let intermediate = document.intermediate_life;
+    if intermediate.is_some_and(|life| life < 2 * ttl.default) {
+        let least = duration::print(2 * ttl.default);
+        return Err(field(
+            "rotation.intermediateLife",
+            format_args!(
+                "expected at least {least}, twice workloadTtl.default; what an intermediate signs ends with it"
+            ),
+        ));
+    }
+    let root = RootPlan { key: document.root_key_type.unwrap_or_default(), life, intermediate };
+    Ok(Rotation { automatic: document.automatic.unwrap_or(true), root, publish_ahead })
 }
 
 fn check_limits(connections: Option<usize>, timeout: Option<Duration>) -> Result<Limits, SettingsError> {

@@ -1,15 +1,16 @@
-//! Who signs: one slot for now, the current signer, which is the CA's own self-signed root.
+//! Who signs: the signers of one moment, as `store` keeps them on the disk and `pillion_mesh::signers` orders them.
 //!
-//! Everything that needs a signer or the trust bundle asks [`Slots`], so that a next signer, published ahead of its
-//! use, can join without opening the callers.
+//! Everything that needs a signer or the trust bundle asks [`Slots`]. A change makes new ones; nothing changes within.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use pillion_mesh::signers::{self, Signers};
 use pillion_mesh::spiffe::TrustDomain;
 use pillion_mesh::svid::{self, SvidError};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PublicKeyData, SanType, SignatureAlgorithm, SigningKey,
+    PublicKeyData, RsaKeySize, SanType, SignatureAlgorithm, SigningKey,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -22,8 +23,6 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::keys::{self, KeyError, KeyKind};
 
-/// How long a new root is valid: ten years, as Istio's.
-const ROOT_VALIDITY: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 /// How far back every validity begins, for peers whose clocks are behind (istio/istio#32176).
 pub(crate) const BACKDATE: Duration = Duration::from_secs(2 * 60);
 /// Longest common name (RFC 5280, ub-common-name).
@@ -31,41 +30,123 @@ const LONGEST_COMMON_NAME: usize = 64;
 
 /// The signers of one trust domain.
 pub(crate) struct Slots {
+    signers: Signers,
     current: Signer,
+    /// The other published ones, by name.
+    others: BTreeMap<String, Signer>,
+    pem: String,
 }
 
 impl Slots {
-    pub(crate) fn new(current: Signer) -> Self {
-        Slots { current }
+    /// The signers that the record names, of which `loaded` has each by its name; none where one is missing.
+    pub(crate) fn new(signers: Signers, mut loaded: BTreeMap<String, Signer>) -> Option<Self> {
+        let mut pem = String::new();
+        for signer in signers.published() {
+            pem.push_str(loaded.get(&signer.name)?.pem.trim_end());
+            pem.push('\n');
+        }
+        let current = loaded.remove(&signers.current().name)?;
+        Some(Slots { signers, current, others: loaded, pem })
     }
 
-    /// The signer of everything that is issued now.
+    /// The signer of every workload's certificate that is issued now.
     pub(crate) fn current(&self) -> &Signer {
         &self.current
     }
 
-    /// The roots that a verifier of this trust domain shall trust.
+    /// The signer of the CA's own server certificate: the one that is published for the longest time, so that the CA
+    /// is known also to those who have not asked for a while.
+    pub(crate) fn longest_known(&self) -> &Signer {
+        self.others.get(&self.signers.longest_known().name).unwrap_or(&self.current)
+    }
+
+    /// Which signer is which.
+    pub(crate) fn signers(&self) -> &Signers {
+        &self.signers
+    }
+
+    /// The roots that a verifier of this trust domain shall trust, the current one first.
     pub(crate) fn roots(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
-        std::iter::once(&self.current.certificate)
+        let others = self.signers.published().filter_map(|signer| self.others.get(&signer.name));
+        std::iter::once(&self.current).chain(others).map(|signer| &signer.certificate)
     }
 
     /// The same roots as PEM.
     pub(crate) fn bundle_pem(&self) -> &str {
-        &self.current.pem
+        &self.pem
     }
 
     /// Counts the changes of the set of roots (SPIFFE bundle, `spiffe_sequence`).
     pub(crate) fn sequence(&self) -> u64 {
-        1
+        self.signers.sequence()
     }
+
+    /// The longest life that may be granted before a longer one is noted down.
+    pub(crate) fn longest(&self) -> Duration {
+        self.signers.current().longest
+    }
+}
+
+/// What kind of key a root is made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RootKey {
+    #[default]
+    EcdsaP256,
+    EcdsaP384,
+    #[serde(rename = "rsa-2048")]
+    #[value(name = "rsa-2048")]
+    Rsa2048,
+    #[serde(rename = "rsa-3072")]
+    #[value(name = "rsa-3072")]
+    Rsa3072,
+    #[serde(rename = "rsa-4096")]
+    #[value(name = "rsa-4096")]
+    Rsa4096,
+}
+
+impl RootKey {
+    fn make(self) -> Result<WipedKey, rcgen::Error> {
+        let rsa = |size| KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, size);
+        match self {
+            RootKey::EcdsaP256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
+            RootKey::EcdsaP384 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384),
+            RootKey::Rsa2048 => rsa(RsaKeySize::_2048),
+            RootKey::Rsa3072 => rsa(RsaKeySize::_3072),
+            RootKey::Rsa4096 => rsa(RsaKeySize::_4096),
+        }
+        .map(WipedKey)
+    }
+}
+
+/// How roots are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RootPlan {
+    pub(crate) key: RootKey,
+    /// How long a root is valid.
+    pub(crate) life: Duration,
+    /// How long an intermediate under it is valid; none: the root signs workloads itself.
+    pub(crate) intermediate: Option<Duration>,
 }
 
 /// A signing certificate with its key.
 pub(crate) struct Signer {
+    name: String,
+    certificate: CertificateDer<'static>,
+    pem: String,
+    issuer: Issuer<'static, WipedKey>,
+    not_before: SystemTime,
+    not_after: SystemTime,
+    below: Option<Intermediate>,
+}
+
+/// A signing certificate under a root, made by this process; its key is never written down.
+struct Intermediate {
     certificate: CertificateDer<'static>,
     pem: String,
     issuer: Issuer<'static, WipedKey>,
     not_after: SystemTime,
+    renew_at: SystemTime,
 }
 
 /// A root as it goes to the disk.
@@ -80,6 +161,8 @@ pub(crate) struct SignerSummary {
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
     pub(crate) sha256: String,
+    /// How the record of the signers names it.
+    pub(crate) name: String,
 }
 
 /// Why a stored signer cannot be used. Nothing is ever made anew in its place.
@@ -97,24 +180,23 @@ pub(crate) enum SignerError {
     Profile(#[from] SvidError),
     #[error("the certificate is of {seen}; the settings say trustDomain: {expected}")]
     OtherTrustDomain { expected: TrustDomain, seen: String },
+    #[error("the certificate is another one than the record of the signers tells of (its name would be {0})")]
+    NotRecorded(String),
 }
 
 impl Signer {
-    /// Makes a self-signed root for the trust domain: ECDSA P-256, ten years, no CA under it.
-    pub(crate) fn create(trust_domain: &TrustDomain, now: SystemTime) -> Result<NewRoot, rcgen::Error> {
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map(WipedKey)?;
-        let mut name = DistinguishedName::new();
-        name.push(DnType::OrganizationName, "pillion");
-        let common_name: String = trust_domain.as_str().chars().take(LONGEST_COMMON_NAME).collect();
-        name.push(DnType::CommonName, common_name);
-        let mut params = CertificateParams::default();
-        params.distinguished_name = name;
-        params.subject_alt_names = vec![SanType::URI(trust_domain.uri().try_into()?)];
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.not_before = OffsetDateTime::from(now - BACKDATE);
-        params.not_after = OffsetDateTime::from(now + ROOT_VALIDITY);
-        params.serial_number = Some(random_serial()?);
+    /// Makes a self-signed root for the trust domain, with room for an intermediate where there shall be one.
+    pub(crate) fn create(
+        trust_domain: &TrustDomain,
+        plan: &RootPlan,
+        now: SystemTime,
+    ) -> Result<NewRoot, rcgen::Error> {
+        let key = plan.key.make()?;
+        let params = signer_params(
+            trust_domain,
+            plan.intermediate.map_or(0, |_life| 1),
+            (now - BACKDATE, now + plan.life),
+        )?;
         let certificate_pem = params.self_signed(&key)?.pem();
         Ok(NewRoot { certificate_pem, key_pem: Zeroizing::new(key.0.serialize_pem()) })
     }
@@ -137,20 +219,100 @@ impl Signer {
         check_self_signature(&certificate)?;
         svid::check_signer(&der)?;
         check_trust_domain(&certificate, trust_domain)?;
-        let not_after = system_time(certificate.validity().not_after);
+        let validity = certificate.validity();
+        let (not_before, not_after) = (system_time(validity.not_before), system_time(validity.not_after));
         let issuer = Issuer::from_ca_cert_der(&der, key)
             .map_err(|error| SignerError::Certificate(error.to_string()))?;
-        Ok(Signer { certificate: der, pem: certificate_pem.to_owned(), issuer, not_after })
+        let (name, pem) = (name_of(&der), certificate_pem.to_owned());
+        Ok(Signer { name, certificate: der, pem, issuer, not_before, not_after, below: None })
+    }
+
+    /// Puts a new intermediate under the root, which signs from now on in its place.
+    pub(crate) fn with_intermediate(
+        self,
+        trust_domain: &TrustDomain,
+        life: Duration,
+        now: SystemTime,
+    ) -> Result<Self, rcgen::Error> {
+        let key = RootKey::EcdsaP256.make()?;
+        let not_after = now.checked_add(life).unwrap_or(self.not_after).min(self.not_after);
+        let mut params = signer_params(trust_domain, 0, (now - BACKDATE, not_after))?;
+        params.distinguished_name.push(DnType::OrganizationalUnitName, "intermediate");
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let below = Intermediate {
+            pem: certificate.pem(),
+            issuer: Issuer::from_ca_cert_der(certificate.der(), key)?,
+            certificate: certificate.der().clone(),
+            not_after,
+            renew_at: now + not_after.duration_since(now).unwrap_or_default() / 2,
+        };
+        Ok(Signer { below: Some(below), ..self })
+    }
+
+    /// Whether there is room for an intermediate under the root (RFC 5280 4.2.1.9, pathLen).
+    pub(crate) fn takes_intermediate(&self) -> bool {
+        let constraints = parse(&self.certificate).ok().and_then(|certificate| {
+            certificate.basic_constraints().ok().flatten().map(|found| found.value.path_len_constraint)
+        });
+        constraints.is_some_and(|path_length| path_length != Some(0))
+    }
+
+    /// When its intermediate is to be made anew; none where there is none.
+    pub(crate) fn renew_at(&self) -> Option<SystemTime> {
+        self.below.as_ref().map(|below| below.renew_at)
+    }
+
+    /// What is to be known of it over the years, published from `published` on.
+    pub(crate) fn record(&self, published: SystemTime, longest: Duration) -> signers::Signer {
+        signers::Signer::new(self.name.clone(), (self.not_before, self.not_after), published, longest)
+    }
+
+    /// How the record of the signers names it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn issuer(&self) -> &Issuer<'static, impl SigningKey + use<>> {
-        &self.issuer
+        self.below.as_ref().map_or(&self.issuer, |below| &below.issuer)
+    }
+
+    /// What stands between a leaf and the root.
+    pub(crate) fn chain(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        self.below.iter().map(|below| &below.certificate)
+    }
+
+    /// The same in PEM.
+    pub(crate) fn chain_pem(&self) -> &str {
+        self.below.as_ref().map_or("", |below| &below.pem)
     }
 
     /// The end of the signer's own validity: nothing it signs lasts longer.
     pub(crate) fn not_after(&self) -> SystemTime {
-        self.not_after
+        self.below.as_ref().map_or(self.not_after, |below| below.not_after)
     }
+}
+
+/// What every signing certificate of ours has: the trust domain's own SPIFFE ID (X509-SVID 3.2), cA TRUE with room for
+/// `path_length` more, keyCertSign and cRLSign.
+fn signer_params(
+    trust_domain: &TrustDomain,
+    path_length: u8,
+    (not_before, not_after): (SystemTime, SystemTime),
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::OrganizationName, "pillion");
+    let common_name: String = trust_domain.as_str().chars().take(LONGEST_COMMON_NAME).collect();
+    name.push(DnType::CommonName, common_name);
+    let mut params = CertificateParams::default();
+    params.distinguished_name = name;
+    params.subject_alt_names = vec![SanType::URI(trust_domain.uri().try_into()?)];
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = OffsetDateTime::from(not_before);
+    params.not_after = OffsetDateTime::from(not_after);
+    params.serial_number = Some(random_serial()?);
+    Ok(params)
 }
 
 /// Reads a signing certificate for a person.
@@ -164,6 +326,7 @@ pub(crate) fn summarize(certificate_pem: &str) -> Result<SignerSummary, SignerEr
         not_before: system_time(certificate.validity().not_before),
         not_after: system_time(certificate.validity().not_after),
         sha256: sha256.join(":"),
+        name: name_of(&der),
     })
 }
 
@@ -174,6 +337,12 @@ pub(crate) fn random_serial() -> Result<rcgen::SerialNumber, rcgen::Error> {
     let [first, ..] = &mut bytes;
     *first = (*first & 0x3f) | 0x40;
     Ok(rcgen::SerialNumber::from_slice(&bytes))
+}
+
+/// The first 16 hexadecimal digits of the certificate's SHA-256.
+fn name_of(certificate: &CertificateDer<'_>) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
+    digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn one_certificate(pem: &str) -> Result<CertificateDer<'static>, SignerError> {

@@ -1,13 +1,15 @@
 //! What several tests need: a signer, an authority, requests.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use pillion_mesh::signers::Signers;
 use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SignatureAlgorithm};
 
 use crate::authority::{Authority, WorkloadTtl};
 use crate::clock::Clock;
-use crate::slots::{NewRoot, Signer, Slots};
+use crate::slots::{NewRoot, RootKey, RootPlan, Signer, Slots};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(60 * 60);
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -21,15 +23,25 @@ pub(crate) fn id(service_account: &str) -> SpiffeId {
     SpiffeId::of_service_account(&trust_domain(), "default", service_account).unwrap()
 }
 
+/// A root of ten years that signs workloads itself.
+pub(crate) const ROOT: RootPlan =
+    RootPlan { key: RootKey::EcdsaP256, life: Duration::from_secs(3650 * 24 * 60 * 60), intermediate: None };
+
 pub(crate) fn new_root(now: SystemTime) -> NewRoot {
-    Signer::create(&trust_domain(), now).unwrap()
+    Signer::create(&trust_domain(), &ROOT, now).unwrap()
+}
+
+/// Of one signer, published at `now`.
+pub(crate) fn slots_of(signer: Signer, now: SystemTime) -> Slots {
+    let signers = Signers::first(signer.record(now, DAY));
+    Slots::new(signers, BTreeMap::from([(signer.name().to_owned(), signer)])).unwrap()
 }
 
 /// An authority whose root was made at `now`: 24 h by default, 90 d at most.
 pub(crate) fn authority(now: SystemTime) -> Authority {
     let root = new_root(now);
     let signer = Signer::load(&root.certificate_pem, &root.key_pem, &trust_domain()).unwrap();
-    Authority::new(Slots::new(signer), WorkloadTtl { default: DAY, max: 90 * DAY }, Clock::default())
+    Authority::fixed(slots_of(signer, now), WorkloadTtl { default: DAY, max: 90 * DAY }, Clock::SYSTEM)
 }
 
 /// A request that asks for nothing beside its key.

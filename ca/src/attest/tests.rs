@@ -57,7 +57,8 @@ fn the_cas_own_certificates_prove_nothing() {
     let now = SystemTime::now();
     let authority = authority(now);
     let server = authority.issue_server(&["ca".try_into().unwrap()], now).unwrap().chain.remove(0);
-    let root = authority.slots().roots().next().unwrap().clone();
+    let slots = authority.slots();
+    let root = slots.roots().next().unwrap().clone();
     for certificate in [server, root] {
         let refusal = attestor.identify(&Evidence::Certificate(&certificate), now).unwrap_err();
         assert!(matches!(refusal, Refusal::Certificate(_)), "{refusal}");

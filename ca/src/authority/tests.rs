@@ -87,7 +87,8 @@ fn the_leaf_names_the_key_of_its_issuer_and_verifies_with_it() {
     let csr = csr::read(&request()).unwrap();
     let der = leaf_of(&authority.issue(&id("backend"), &csr, HOUR, now).unwrap());
     let (_, leaf) = X509Certificate::from_der(&der).unwrap();
-    let root = authority.slots().roots().next().unwrap();
+    let slots = authority.slots();
+    let root = slots.roots().next().unwrap();
     let (_, issuer) = X509Certificate::from_der(root).unwrap();
     let identifier = |certificate: &X509Certificate<'_>, oid: &str| {
         let found = certificate.extensions().iter().find(|extension| extension.oid.to_id_string() == oid);

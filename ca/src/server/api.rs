@@ -98,6 +98,11 @@ impl Api {
         self.authority.clock()
     }
 
+    /// Brings the metrics of the published roots up to date.
+    pub(super) fn show_roots(&self) {
+        self.metrics.show_roots(self.authority.slots().signers());
+    }
+
     pub(super) fn can_sign(&self, now: SystemTime) -> bool {
         now < self.authority.slots().current().not_after()
     }

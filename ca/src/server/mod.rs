@@ -72,7 +72,7 @@ impl Server {
         attestor: Attestor,
     ) -> Result<Self, ServerError> {
         let authority = Arc::new(authority);
-        let metrics = Metrics::new(authority.slots().current().not_after());
+        let metrics = Metrics::new();
         let endpoint = Endpoint::new(Arc::clone(&authority), names, authority.clock().now())?;
         Ok(Server {
             api: bind(listen, "listen").await?,

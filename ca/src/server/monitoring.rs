@@ -35,6 +35,7 @@ fn respond(state: &Api, method: &Method, path: &str, now: SystemTime) -> Answer 
             http::method_not_allowed(method, "GET, HEAD")
         }
         "/metrics" | "/stats/prometheus" => {
+            state.show_roots();
             http::answer(StatusCode::OK, metrics::CONTENT_TYPE, state.metrics().encode())
         }
         "/healthz/ready" | "/ready" if state.can_sign(now) => {

@@ -14,6 +14,7 @@ use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::ServerName;
 
 use crate::authority::{Authority, IssueError, SERVER_VALIDITY};
+use crate::slots::Slots;
 
 /// Pause after a failed renewal of the server certificate.
 const RETRY: Duration = Duration::from_secs(60);
@@ -34,7 +35,8 @@ pub(super) struct Endpoint {
     authority: Arc<Authority>,
     names: Vec<ServerName<'static>>,
     provider: Arc<CryptoProvider>,
-    verifier: Arc<dyn ClientCertVerifier>,
+    /// What `config` was made of.
+    slots: Arc<Slots>,
     config: Arc<ServerConfig>,
     renew_at: SystemTime,
 }
@@ -47,22 +49,18 @@ impl Endpoint {
         now: SystemTime,
     ) -> Result<Self, EndpointError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let mut roots = RootCertStore::empty();
-        for root in authority.slots().roots() {
-            roots.add(root.clone())?;
-        }
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .allow_unauthenticated()
-            .build()?;
-        let config = configure(&authority, &names, &provider, &verifier, now)?;
+        let slots = authority.slots();
+        let config = configure(&authority, &slots, &names, &provider, now)?;
         let renew_at = now + SERVER_VALIDITY / 2;
-        Ok(Endpoint { authority, names, provider, verifier, config, renew_at })
+        Ok(Endpoint { authority, names, provider, slots, config, renew_at })
     }
 
-    /// The configuration for a connection accepted now. From half of its life on, the certificate is replaced first.
+    /// The configuration for a connection accepted now. From half of its life on, and when the signers have changed, the
+    /// certificate is replaced first.
     pub(super) fn config(&mut self, now: SystemTime) -> Arc<ServerConfig> {
-        if now >= self.renew_at {
-            match configure(&self.authority, &self.names, &self.provider, &self.verifier, now) {
+        let slots = self.authority.slots();
+        if now >= self.renew_at || !Arc::ptr_eq(&slots, &self.slots) {
+            match configure(&self.authority, &slots, &self.names, &self.provider, now) {
                 Ok(config) => {
                     tracing::info!("renewed the CA's own server certificate");
                     self.config = config;
@@ -73,6 +71,7 @@ impl Endpoint {
                     self.renew_at = now + RETRY;
                 }
             }
+            self.slots = slots;
         }
         Arc::clone(&self.config)
     }
@@ -80,9 +79,9 @@ impl Endpoint {
 
 fn configure(
     authority: &Authority,
+    slots: &Slots,
     names: &[ServerName<'static>],
     provider: &Arc<CryptoProvider>,
-    verifier: &Arc<dyn ClientCertVerifier>,
     now: SystemTime,
 ) -> Result<Arc<ServerConfig>, EndpointError> {
     let certificate = authority.issue_server(names, now)?;
@@ -90,13 +89,27 @@ fn configure(
     let certified = SingleCertAndKey::from(CertifiedKey::new(certificate.chain, key));
     let mut config = ServerConfig::builder_with_details(Arc::clone(provider), Arc::new(authority.clock()))
         .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(Arc::clone(verifier))
+        .with_client_cert_verifier(verifier(slots, provider)?)
         .with_cert_resolver(Arc::new(certified));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // No session outlives its handshake: a resumed one would carry an old proof of identity.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
+}
+
+/// Accepts client certificates of every published root, and clients without one.
+fn verifier(
+    slots: &Slots,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, EndpointError> {
+    let mut roots = RootCertStore::empty();
+    for root in slots.roots() {
+        roots.add(root.clone())?;
+    }
+    Ok(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+        .allow_unauthenticated()
+        .build()?)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ registrations:
 - {id: spiffe://example.org/ns/default/sa/frontend, tokenFile: /run/frontend/token, owner: 1337}
 - {id: spiffe://example.org/ns/default/sa/guest}
 limits: {connections: 10, requestTimeout: 500ms}
+rotation: {automatic: false, rootKeyType: rsa-3072, rootLife: 365d, intermediateLife: 60d, publishAhead: 48h}
 time: {scale: 2880, origin: '1970-01-02T00:00:00Z'}
 ";
 
@@ -50,6 +51,8 @@ fn every_setting_is_read() {
     assert_eq!(owners, [owner(Some(1338)), owner(None), None]);
     assert_eq!(settings.registrations[2].token_file, None);
     assert_eq!(settings.limits, Limits { connections: 10, request_timeout: Duration::from_millis(500) });
+    let root = RootPlan { key: RootKey::Rsa3072, life: 365 * DAY, intermediate: Some(60 * DAY) };
+    assert_eq!(settings.rotation, Rotation { automatic: false, root, publish_ahead: 2 * DAY });
     assert_eq!(settings.hurry, Some(Hurry::new(2_880, Some(SystemTime::UNIX_EPOCH + DAY)).unwrap()));
 }
 
@@ -106,6 +109,9 @@ fn a_longest_lifetime_under_a_day_shortens_the_default() {
 #[case("registrations: [{id: spiffe://cluster.local/a, owner: root}]", "a user ID")]
 #[case("registrations: [{id: spiffe://cluster.local/a, owner: 5000000000}]", "a user ID")]
 #[case("registrations: [{id: spiffe://cluster.local/a, token: x}]", "unknown")]
+#[case("rotation: {rootLife: 200d}", "expected at least")]
+#[case("rotation: {intermediateLife: 24h}", "twice workloadTtl.default")]
+#[case("rotation: {rootKeyType: ed25519}", "ecdsa-p256")]
 #[case("time: {scale: 0}", "expected a factor from 1 to 100000")]
 #[case("time: {scale: 2, origin: yesterday}", "`yesterday` is not a time; write it as 2026-11-26T00:00:00Z")]
 #[case("time: {origin: '2026-11-26T00:00:00Z'}", "hurries nothing without time.scale")]
@@ -141,6 +147,11 @@ fn a_flag_has_the_last_word() {
         "--bundle-file=/flag.pem",
         "--limits-connections=3",
         "--limits-request-timeout=4s",
+        "--rotation-automatic=true",
+        "--rotation-root-key-type=ecdsa-p384",
+        "--rotation-root-life=300d",
+        "--rotation-intermediate-life=3h",
+        "--rotation-publish-ahead=5h",
         "--time-scale=5",
         "--time-origin=1970-01-02T00:00:00Z",
     ];
@@ -158,6 +169,11 @@ fn a_flag_has_the_last_word() {
             bundle_file: Some("/flag.pem".into()),
             registrations: vec![],
             limits: Limits { connections: 3, request_timeout: Duration::from_secs(4) },
+            rotation: Rotation {
+                automatic: true,
+                root: RootPlan { key: RootKey::EcdsaP384, life: 300 * DAY, intermediate: Some(DAY / 8) },
+                publish_ahead: DAY * 5 / 24,
+            },
             hurry: Some(Hurry { factor: 5, origin: Some(SystemTime::UNIX_EPOCH + DAY) }),
         }
     );

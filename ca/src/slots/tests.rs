@@ -6,7 +6,7 @@ use pillion_mesh::svid::check_signer;
 use rstest::rstest;
 
 use super::*;
-use crate::testing::{new_root, trust_domain};
+use crate::testing::{ROOT, new_root, slots_of, trust_domain};
 
 fn load(certificate: &str, key: &str) -> Result<Signer, SignerError> {
     Signer::load(certificate, key, &trust_domain())
@@ -27,7 +27,7 @@ fn a_new_root_is_a_signer_of_its_trust_domain_for_ten_years() {
     check_signer(&signer.certificate).unwrap();
     let certificate = parse(&signer.certificate).unwrap();
     assert_eq!(system_time(certificate.validity().not_before), now - BACKDATE);
-    assert_eq!(signer.not_after(), now + ROOT_VALIDITY);
+    assert_eq!(signer.not_after(), now + ROOT.life);
     let constraints = certificate.basic_constraints().unwrap().unwrap();
     assert!(constraints.critical && constraints.value.ca);
     assert_eq!(constraints.value.path_len_constraint, Some(0));
@@ -40,8 +40,44 @@ fn a_new_root_is_a_signer_of_its_trust_domain_for_ten_years() {
 #[test]
 fn a_trust_domain_of_255_bytes_has_a_root_too() {
     let long: TrustDomain = "a".repeat(255).parse().unwrap();
-    let root = Signer::create(&long, SystemTime::now()).unwrap();
+    let root = Signer::create(&long, &ROOT, SystemTime::now()).unwrap();
     Signer::load(&root.certificate_pem, &root.key_pem, &long).unwrap();
+}
+
+#[rstest]
+#[case(RootKey::EcdsaP256, KeyKind::EcdsaP256)]
+#[case(RootKey::EcdsaP384, KeyKind::EcdsaP384)]
+#[case(RootKey::Rsa2048, KeyKind::Rsa)]
+#[case(RootKey::Rsa4096, KeyKind::Rsa)]
+fn a_root_of_every_key_type_signs(#[case] key: RootKey, #[case] kind: KeyKind) {
+    let now = SystemTime::now();
+    let root = Signer::create(&trust_domain(), &RootPlan { key, ..ROOT }, now).unwrap();
+    let signer = load(&root.certificate_pem, &root.key_pem).unwrap();
+    assert_eq!(keys::kind_of(parse(&signer.certificate).unwrap().public_key()).unwrap(), kind);
+}
+
+#[test]
+fn an_intermediate_signs_for_its_root_and_is_renewed_at_half_its_life() {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let day = Duration::from_secs(24 * 3_600);
+    let plan = RootPlan { intermediate: Some(30 * day), ..ROOT };
+    let root = Signer::create(&trust_domain(), &plan, now).unwrap();
+    let root = load(&root.certificate_pem, &root.key_pem).unwrap();
+    assert!(root.takes_intermediate());
+    let signer = root.with_intermediate(&trust_domain(), 30 * day, now).unwrap();
+    assert_eq!((signer.not_after(), signer.renew_at()), (now + 30 * day, Some(now + 15 * day)));
+    let below = signer.chain().next().unwrap();
+    check_signer(below).unwrap();
+    assert_eq!(one_certificate(signer.chain_pem()).unwrap(), *below);
+    let slots = slots_of(signer, now);
+    assert_eq!(slots.roots().count(), 1, "only the root is published");
+    assert!(!slots.bundle_pem().contains(slots.current().chain_pem()));
+}
+
+#[test]
+fn under_a_root_without_room_there_is_no_intermediate() {
+    let root = new_root(SystemTime::now());
+    assert!(!load(&root.certificate_pem, &root.key_pem).unwrap().takes_intermediate());
 }
 
 #[test]
@@ -107,7 +143,7 @@ fn req_35_a_key_of_another_root_is_refused() {
 
 #[test]
 fn a_root_of_another_trust_domain_is_refused() {
-    let other = Signer::create(&"other.example".parse().unwrap(), SystemTime::now()).unwrap();
+    let other = Signer::create(&"other.example".parse().unwrap(), &ROOT, SystemTime::now()).unwrap();
     let refusal = refusal(&other.certificate_pem, &other.key_pem);
     assert!(refusal.contains("of URI(spiffe://other.example)"), "{refusal}");
     assert!(refusal.contains("trustDomain: cluster.local"), "{refusal}");

@@ -14,7 +14,9 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use crate::support::{BACKEND, Ca, Client, Home, Identity, csr, get, plain_params, sign_request, wait_for};
+use crate::support::{
+    BACKEND, Ca, Client, Home, Identity, csr, current, get, plain_params, sign_request, wait_for,
+};
 
 fn new_key() -> KeyPair {
     KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap()
@@ -175,7 +177,8 @@ async fn req_33_no_token_and_no_key_is_ever_logged() {
     let wrong = token.replacen(|_: char| true, "~", 1);
     client.sign(Some(&wrong), csr(&new_key())).await.unwrap();
     ca.audit_line(2);
-    let key = std::fs::read_to_string(home.path("state/current/key.pem")).unwrap();
+    let key =
+        std::fs::read_to_string(home.path("state").join(current(&home).unwrap()).join("key.pem")).unwrap();
     let secrets = [&token, &token[1..], key.lines().nth(1).unwrap()];
     for line in ca.log() {
         let line = line.to_string();

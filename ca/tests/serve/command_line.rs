@@ -130,6 +130,11 @@ fn help_names_the_environment_variable_of_every_flag() {
         "BUNDLE_FILE",
         "LIMITS_CONNECTIONS",
         "LIMITS_REQUEST_TIMEOUT",
+        "ROTATION_AUTOMATIC",
+        "ROTATION_ROOT_KEY_TYPE",
+        "ROTATION_ROOT_LIFE",
+        "ROTATION_INTERMEDIATE_LIFE",
+        "ROTATION_PUBLISH_AHEAD",
         "TIME_SCALE",
         "TIME_ORIGIN",
         "LOG_FORMAT",
@@ -145,7 +150,7 @@ fn the_environment_stands_in_for_the_file() {
     let mut command = home.command(&["serve", "--log-format", "json"]);
     command.env("PILLION_CA_STATE", &elsewhere);
     let _ca = Ca::start(command);
-    assert!(elsewhere.join("current/key.pem").exists());
+    assert!(elsewhere.join("signers.json").exists());
     assert!(!home.path("state").exists());
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rstest::rstest;
 
-use crate::support::{Ca, Client, Home, PATIENCE, csr, files_below, stored_root};
+use crate::support::{Ca, Client, Home, PATIENCE, csr, current, files_below, stored_root};
 
 fn mode_of(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -21,11 +21,12 @@ fn req_36_secrets_are_closed_to_others_whatever_the_umask(#[case] umask: &str) {
     let home = Home::new();
     let _ca = Ca::start(home.command_behind(&format!("umask {umask}")));
     let state = home.path("state");
-    for folder in [&state, &state.join("current"), &state.join("tokens"), &home.path("run/backend")] {
+    let root = state.join(current(&home).unwrap());
+    for folder in [&state, &state.join("signers"), &root, &state.join("tokens"), &home.path("run/backend")] {
         assert_eq!(mode_of(folder), 0o700, "{}", folder.display());
     }
     let mut secrets = files_below(&state);
-    assert_eq!(secrets.len(), 4, "lock, certificate, key, one token record: {secrets:?}");
+    assert_eq!(secrets.len(), 6, "two locks, record, certificate, key, one token record: {secrets:?}");
     secrets.push(home.path("run/backend/token"));
     for file in secrets {
         assert_eq!(mode_of(&file), 0o600, "{}", file.display());
@@ -37,24 +38,39 @@ fn req_36_secrets_are_closed_to_others_whatever_the_umask(#[case] umask: &str) {
 fn start_and_kill_at(home: &Home, path: &str) {
     let mut command = home.command(&["serve"]);
     let mut child = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-    let (path, last) = (home.path(path), home.path("run/backend/token"));
+    let last = home.path("run/backend/token");
     let start = Instant::now();
-    while !path.exists() && !last.exists() {
+    while !appeared(home, path) && !last.exists() {
         assert!(start.elapsed() < PATIENCE, "the CA does not start");
     }
     child.kill().unwrap();
     child.wait().unwrap();
 }
 
+/// Whether the path is there. `*` stands for the name of a root, which nobody knows in advance.
+fn appeared(home: &Home, path: &str) -> bool {
+    let Some((folder, rest)) = path.split_once("signers/") else { return home.path(path).exists() };
+    let Ok(entries) = std::fs::read_dir(home.path(folder).join("signers")) else { return false };
+    entries.flatten().any(|entry| {
+        let name = entry.file_name().into_string().unwrap();
+        let rest = rest.replacen('*', name.trim_start_matches('.').trim_end_matches(".tmp"), 1);
+        home.path(folder).join("signers").join(rest).exists()
+    })
+}
+
 #[rstest]
 #[case("state")]
 #[case("state/lock")]
-#[case("state/.current.tmp")]
-#[case("state/.current.tmp/.certificate.pem.tmp")]
-#[case("state/.current.tmp/certificate.pem")]
-#[case("state/.current.tmp/.key.pem.tmp")]
-#[case("state/.current.tmp/key.pem")]
-#[case("state/current")]
+#[case("state/change")]
+#[case("state/signers")]
+#[case("state/signers/.*.tmp")]
+#[case("state/signers/.*.tmp/.certificate.pem.tmp")]
+#[case("state/signers/.*.tmp/certificate.pem")]
+#[case("state/signers/.*.tmp/.key.pem.tmp")]
+#[case("state/signers/.*.tmp/key.pem")]
+#[case("state/signers/*")]
+#[case("state/.signers.json.tmp")]
+#[case("state/signers.json")]
 #[case("state/tokens")]
 #[case("run/.bundle.pem.tmp")]
 #[case("run/bundle.pem")]
@@ -123,10 +139,11 @@ fn a_second_ca_on_the_same_ports_spoils_neither_bundle_nor_tokens_of_the_first()
 }
 
 #[rstest]
-#[case::key_cut("current/key.pem", true, "the key is damaged")]
-#[case::certificate_cut("current/certificate.pem", true, "the certificate is damaged")]
-#[case::key_gone("current/key.pem", false, "is missing, though this CA has served before")]
-#[case::certificate_gone("current/certificate.pem", false, "is missing, though this CA has served before")]
+#[case::key_cut("key.pem", true, "the key is damaged")]
+#[case::certificate_cut("certificate.pem", true, "the certificate is damaged")]
+#[case::key_gone("key.pem", false, "is missing, though this CA has served before")]
+#[case::certificate_gone("certificate.pem", false, "is missing, though this CA has served before")]
+#[case::record_cut("../../signers.json", true, "signers.json: it was cut")]
 fn req_35_damaged_state_stops_the_start_with_1_and_makes_no_new_root(
     #[case] file: &str,
     #[case] cut: bool,
@@ -134,17 +151,18 @@ fn req_35_damaged_state_stops_the_start_with_1_and_makes_no_new_root(
 ) {
     let home = Home::new();
     drop(home.start());
-    let path = home.path("state").join(file);
+    let path = home.path("state").join(current(&home).unwrap()).join(file);
     let whole = std::fs::read(&path).unwrap();
     if cut {
         std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     } else {
         std::fs::remove_file(&path).unwrap();
     }
-    let root = stored_root(&home);
+    let before = files_below(&home.path("state"));
     let output = home.command(&["serve"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(error.contains(expected) && error.contains(file), "{error}");
-    assert_eq!(stored_root(&home), root);
+    let name = path.file_name().unwrap().to_str().unwrap();
+    assert!(error.contains(expected) && error.contains(name), "{error}");
+    assert_eq!(files_below(&home.path("state")), before, "something was made in its place");
 }

@@ -317,7 +317,16 @@ where
 
 /// SHA-256 fingerprint of the stored root, if there is one.
 pub(crate) fn stored_root(home: &Home) -> Option<Vec<u8>> {
-    std::fs::read(home.path("state/current/certificate.pem")).ok()
+    std::fs::read(home.path("state").join(current(home)?).join("certificate.pem")).ok()
+}
+
+/// Where the files of the signing root are, below the state folder.
+pub(crate) fn current(home: &Home) -> Option<PathBuf> {
+    let record: Value = serde_json::from_slice(&std::fs::read(home.path("state/signers.json")).ok()?).ok()?;
+    let signers = record["signers"].as_array()?;
+    let current =
+        signers.iter().find(|signer| signer["activated"].is_string() && signer["replaced"].is_null())?;
+    Some(Path::new("signers").join(current["name"].as_str()?))
 }
 
 /// The files below a folder.

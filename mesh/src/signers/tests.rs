@@ -49,7 +49,7 @@ fn the_next_root_is_prepared_so_early_that_everybody_knows_it_when_a_fifth_of_th
     let prepare_at = at(80) - DAY - SKEW;
     match signers.step(&facts(at(1)), &POLICY) {
         Step::Wait { until, why } => {
-            assert_eq!((until, why.as_str()), (prepare_at, "the next root is prepared"))
+            assert_eq!((until, why.as_str()), (prepare_at, "the next root is prepared"));
         }
         step => panic!("{step:?}"),
     }

@@ -26,7 +26,7 @@ fn fixture() -> Fixture {
     let token = tokens.create(&id("backend"), None).unwrap().reveal().to_owned();
     let now = SystemTime::now();
     let authority = Arc::new(authority(now));
-    let metrics = Metrics::new(now);
+    let metrics = Metrics::new();
     let api = Api::new(authority, Attestor::new(trust_domain(), [id("backend")], tokens), metrics);
     Fixture { _folder: folder, api, token }
 }
