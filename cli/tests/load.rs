@@ -8,11 +8,11 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use pillion_cli::lab::{RunningSidecar, Service, Sidecar, wait_until};
 use pillion_mesh::reason::Reason;
-use pillion_mesh::wire::Direction;
+use pillion_mesh::wire::{Direction, rfc3339};
 use pillion_testkit::TestCa;
 use rstest::rstest;
 
@@ -61,6 +61,64 @@ fn certificates_of_ten_seconds_are_renewed_three_times_and_no_connection_fails()
         Ok((certificates_seen(&server).len() >= 4).then_some(()))
     })
     .unwrap();
+}
+
+/// The key identifiers of the roots that a sidecar trusts, and of the one that signed its certificate.
+fn roots(sidecar: &RunningSidecar) -> (BTreeSet<String>, String) {
+    let page = sidecar.admin_json("/certs").unwrap();
+    let trusted = page["bundles"]["cluster.local"].as_array().unwrap().iter();
+    let id = |id: &serde_json::Value| id.as_str().unwrap().to_owned();
+    (trusted.map(|root| id(&root["subjectKeyId"])).collect(), id(&page["chain"][0]["authorityKeyId"]))
+}
+
+/// Certificates live for an hour, which takes ten seconds.
+#[test]
+fn a_root_is_rotated_under_load_with_lives_of_ten_seconds_and_no_connection_fails() {
+    let origin = rfc3339::print(SystemTime::now());
+    let settings = format!(
+        "workloadTtl: {{default: 1h, max: 1h}}
+rotation: {{automatic: false, publishAhead: 1h}}
+time: {{scale: 360, origin: '{origin}'}}
+"
+    );
+    let Some(mut stage) = Stage::with_ca(&settings) else { return };
+    stage.mode("STRICT");
+    let _app = stage.app("echo", Family::V4.any());
+    let hurried = ["--time-scale", "360", "--time-origin", &origin];
+    let start = |name, node| Sidecar::new(name).args(&hurried).start(node, &stage.ca).unwrap();
+    let sidecars = [start("client", &stage.client), start("server", &stage.server)];
+    let all = |what: &str, condition: &dyn Fn(&BTreeSet<String>, &str) -> bool| {
+        let holds = |sidecar| {
+            let (trusted, signer) = roots(sidecar);
+            condition(&trusted, &signer)
+        };
+        wait_until(2 * SOON, what, || Ok(sidecars.iter().all(holds).then_some(()))).unwrap();
+    };
+    let allowed = |stage: &Stage, step: &str| {
+        let what = format!("root {step} to be allowed");
+        wait_until(3 * SOON, &what, || Ok(stage.ca.tool(&["root", step]).ok())).unwrap();
+    };
+    let (_, old) = roots(&sidecars[0]);
+
+    let load = Load::of_a_mesh_client(&stage.client, stage.service(Family::V4));
+    stage.ca.tool(&["root", "prepare"]).unwrap();
+    all("two roots everywhere", &|trusted, signer| trusted.len() == 2 && signer == old);
+    let refusal = stage.ca.tool(&["root", "activate"]).unwrap_err().to_string();
+    assert!(refusal.contains("the next root is published since"), "{refusal}");
+    stage.ca.kill();
+    load.wait_for_answers(20);
+    stage.ca.start_again().unwrap();
+    allowed(&stage, "activate");
+    all("certificates of the new root", &|trusted, signer| trusted.len() == 2 && signer != old);
+    load.wait_for_answers(20);
+    assert_unnoticed(&load.finish());
+
+    // What was opened by a certificate of the old root ends with that root; what is opened now stays.
+    let load = Load::of_a_mesh_client(&stage.client, stage.service(Family::V4));
+    allowed(&stage, "retire");
+    all("the new root alone", &|trusted, signer| trusted.len() == 1 && trusted.contains(signer));
+    load.wait_for_answers(20);
+    assert_unnoticed(&load.finish());
 }
 
 #[test]

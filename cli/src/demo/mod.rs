@@ -1,14 +1,16 @@
 //! `pillion demo`: builds a mesh of real processes, walks through what mutual TLS by sidecars means, and says at each step
 //! what is expected and what was seen.
 //!
-//! [`stage`] builds the mesh, [`story`] is the walk, [`page`] the look of it. How meshes are built in general is
-//! [`crate::lab`]'s.
+//! [`stage`] builds the mesh, [`story`] and [`certificates`] are walks, [`page`] is the look of them. How meshes are built
+//! in general is [`crate::lab`]'s.
 
+mod certificates;
 mod page;
 mod relay;
 mod stage;
 mod story;
 mod traffic;
+mod walk;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,6 +21,7 @@ use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::lab::{self, LabError, USER_NAMESPACE_FLAG, Way};
+use certificates::Hurry;
 use page::Page;
 use stage::Stage;
 
@@ -28,6 +31,9 @@ const INTERRUPTED: u8 = 130;
 /// How to run the demo.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
+    /// What to show
+    #[arg(value_enum, default_value_t = Story::Mesh)]
+    story: Story,
     /// Leave the mesh running afterwards, and say how to play with it
     #[arg(long)]
     keep: bool,
@@ -40,6 +46,14 @@ pub(crate) struct Options {
     /// This process is root of its own user namespace
     #[arg(long, hide = true)]
     inside_user_namespace: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Story {
+    /// Mutual TLS by sidecars, on the wire and beside the apps, and what PERMISSIVE, STRICT and DISABLE do
+    Mesh,
+    /// Renewal, a CA that is away, a crash of it and a change of roots under traffic, in hurried time
+    Certificates,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -86,9 +100,13 @@ fn tell(
 ) -> Result<bool, LabError> {
     let started = Instant::now();
     page.opening(way, why_not);
-    let stage = Stage::build(way, executable)?;
+    let hurry = (options.story == Story::Certificates).then(Hurry::now);
+    let mut stage = Stage::build(way, executable, hurry.as_ref())?;
     page.picture(&stage);
-    let (met, steps) = story::tell(page, &stage)?;
+    let (met, steps) = match options.story {
+        Story::Mesh => story::tell(page, &stage)?,
+        Story::Certificates => certificates::tell(page, &mut stage)?,
+    };
     page.summary(met, steps, started.elapsed(), options.keep);
     if options.keep {
         let published = stage.publish()?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::certificates::Hurry;
 use super::relay::Relay;
 use crate::lab::{Ca, Lab, LabError, Mesh, Node, Process, RunningSidecar, Service, Sidecar, Way, free_port};
 use crate::wiretap::{Segment, Tap};
@@ -29,7 +30,7 @@ pub(super) struct Stage {
     pub(super) frontend: RunningSidecar,
     pub(super) backend: RunningSidecar,
     legacy: Node,
-    _ca: Ca,
+    pub(super) ca: Ca,
     pub(super) lab: Lab,
     /// The frontend app, as it is called from inside its node.
     page: SocketAddr,
@@ -68,24 +69,33 @@ pub(super) struct Caller {
 }
 
 impl Stage {
-    pub(super) fn build(way: Way, executable: &Path) -> Result<Self, LabError> {
+    /// `hurry`: the time that its certificates live in, where it is not the world's.
+    pub(super) fn build(way: Way, executable: &Path, hurry: Option<&Hurry>) -> Result<Self, LabError> {
         let lab = Lab::new(way, executable)?;
         let frontend = lab.node("frontend")?;
         let backend = lab.node("backend")?;
         let legacy = lab.node("legacy")?;
-        let ca = lab.ca(&["frontend", "backend"], "")?;
+        let ca = lab.ca(&["frontend", "backend"], &hurry.map(Hurry::ca_settings).unwrap_or_default())?;
+        let sidecars = ["frontend", "backend"].map(|name| match hurry {
+            Some(hurry) => Sidecar::new(name).args(&hurry.proxy_args().each_ref().map(String::as_str)),
+            None => Sidecar::new(name),
+        });
         let marker = format!("backend-{:08x}", fastrand::u32(..));
+        let nodes = [frontend, backend, legacy];
         match way {
-            Way::Loopback => Self::on_loopback(lab, ca, [frontend, backend, legacy], marker),
-            Way::Root | Way::UserNamespace => {
-                Self::in_namespaces(lab, ca, [frontend, backend, legacy], marker)
-            }
+            Way::Loopback => Self::on_loopback(lab, ca, nodes, sidecars, marker),
+            Way::Root | Way::UserNamespace => Self::in_namespaces(lab, ca, nodes, sidecars, marker),
         }
     }
 
     /// Transparent: the apps call and listen as if there were no mesh.
-    fn in_namespaces(lab: Lab, ca: Ca, nodes: [Node; 3], marker: String) -> Result<Self, LabError> {
-        let [frontend, backend, legacy] = nodes;
+    fn in_namespaces(
+        lab: Lab,
+        ca: Ca,
+        [frontend, backend, legacy]: [Node; 3],
+        [frontend_sidecar, backend_sidecar]: [Sidecar; 2],
+        marker: String,
+    ) -> Result<Self, LabError> {
         lab.mesh().service(&Service {
             protocol: "HTTP".to_owned(),
             ..Service::of("backend", PORT, &[backend.v4()])
@@ -103,10 +113,10 @@ impl Stage {
             page: SocketAddr::from(([127, 0, 0, 1], PORT)),
             backend_url,
             backend_address: SocketAddr::new(backend.v4(), PORT),
-            frontend: Sidecar::new("frontend").start(&frontend, &ca)?,
-            backend: Sidecar::new("backend").start(&backend, &ca)?,
+            frontend: frontend_sidecar.start(&frontend, &ca)?,
+            backend: backend_sidecar.start(&backend, &ca)?,
             legacy,
-            _ca: ca,
+            ca,
             lab,
             policy_port: PORT,
             marker,
@@ -114,8 +124,13 @@ impl Stage {
     }
 
     /// Explicit: the frontend app is told to call its sidecar, and the backend's sidecar listens on a port of its own.
-    fn on_loopback(lab: Lab, ca: Ca, nodes: [Node; 3], marker: String) -> Result<Self, LabError> {
-        let [frontend, backend, legacy] = nodes;
+    fn on_loopback(
+        lab: Lab,
+        ca: Ca,
+        [frontend, backend, legacy]: [Node; 3],
+        [frontend_sidecar, backend_sidecar]: [Sidecar; 2],
+        marker: String,
+    ) -> Result<Self, LabError> {
         let port = || free_port().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let (app, entry, exit, page) = (port()?, port()?, port()?, port()?);
         let leg = |to: SocketAddr| {
@@ -132,9 +147,9 @@ impl Stage {
         let backend_url = format!("http://{exit}");
         let apps = [start_backend(&backend, app, &marker)?, start_frontend(&frontend, page, &backend_url)?];
         let destination = format!("backend:{PORT}");
-        let frontend_sidecar = Sidecar::new("frontend").without_capture().outbound(exit, &destination);
+        let frontend_sidecar = frontend_sidecar.without_capture().outbound(exit, &destination);
         let policy_port = app_leg.address().port();
-        let backend_sidecar = Sidecar::new("backend").without_capture().inbound(entry, app_leg.address());
+        let backend_sidecar = backend_sidecar.without_capture().inbound(entry, app_leg.address());
         Ok(Self {
             ears: Ears::Relays { wire, app: app_leg },
             _apps: apps,
@@ -144,7 +159,7 @@ impl Stage {
             frontend: frontend_sidecar.start(&frontend, &ca)?,
             backend: backend_sidecar.start(&backend, &ca)?,
             legacy,
-            _ca: ca,
+            ca,
             lab,
             policy_port,
             marker,

@@ -8,6 +8,7 @@ use pillion_mesh::wire::{ConnectionRecord, TlsRecord};
 use super::page::{Page, Seen};
 use super::stage::{Call, Stage};
 use super::traffic::Traffic;
+use super::walk::Walk;
 use crate::lab::{LabError, Mesh, wait_until};
 use crate::wiretap::{Segment, contains, hex_lines, payload};
 
@@ -25,7 +26,7 @@ pub(super) const POLICY: &str = "policy.yaml";
 
 /// Tells all steps. Returns how many were as expected, of how many.
 pub(super) fn tell(page: &Page, stage: &Stage) -> Result<(usize, usize), LabError> {
-    let mut walk = Walk { page, steps: 0, met: 0 };
+    let mut walk = Walk::new(page);
     walk.step(
         "The frontend calls the backend",
         &format!("The app calls {}; the sidecars do the rest.", stage.backend_url()),
@@ -68,37 +69,7 @@ pub(super) fn tell(page: &Page, stage: &Stage) -> Result<(usize, usize), LabErro
         "200 for both, the frontend by TLS again",
         || deleted(stage),
     )?;
-    Ok((walk.met, walk.steps))
-}
-
-struct Walk<'a> {
-    page: &'a Page,
-    steps: usize,
-    met: usize,
-}
-
-impl Walk<'_> {
-    /// A step that fails is one that was not as expected: the walk goes on. An interrupt ends it.
-    fn step(
-        &mut self,
-        title: &str,
-        how: &str,
-        expected: &str,
-        run: impl FnOnce() -> Result<Seen, LabError>,
-    ) -> Result<(), LabError> {
-        self.steps += 1;
-        self.page.step(self.steps, title, how, expected);
-        let seen = match run() {
-            Err(LabError::Interrupted) => return Err(LabError::Interrupted),
-            Err(error) => {
-                Seen { lines: error.to_string().lines().map(ToOwned::to_owned).collect(), met: false }
-            }
-            Ok(seen) => seen,
-        };
-        self.page.seen(&seen);
-        self.met += usize::from(seen.met);
-        Ok(())
-    }
+    Ok(walk.result())
 }
 
 fn mutual_tls(stage: &Stage) -> Result<Seen, LabError> {

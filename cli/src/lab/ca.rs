@@ -8,7 +8,7 @@ use std::time::Duration;
 use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
 
 use super::node::Node;
-use super::process::Process;
+use super::process::{Process, run};
 use super::{LabError, Way};
 
 /// How long the CA may take to become ready: a key is made and a file synced.
@@ -76,6 +76,16 @@ bundleFile: {bundle}
         })?;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// Runs `pillion-ca ARGS` beside it, with its configuration, and returns what that says.
+    ///
+    /// # Errors
+    /// With what it said, where it ended with another status than 0.
+    pub fn tool(&self, args: &[&str]) -> Result<String, LabError> {
+        let config = self.config.display().to_string();
+        let args = [&["ca"], args, &["--config", &config]].concat();
+        run(self.node.command_as_proxy(&args, false))
     }
 
     /// Kills it (SIGKILL), as a crash would.

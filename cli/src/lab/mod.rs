@@ -57,6 +57,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use ca::Ca;
+pub(crate) use ca::TRUST_DOMAIN;
 pub use mesh::{Mesh, Service};
 pub use node::Node;
 pub use process::{Process, run};
