@@ -9,6 +9,7 @@ pub mod ask;
 pub mod client_hello;
 pub mod describe;
 pub mod duration;
+pub mod exposition;
 pub mod finding;
 pub mod known;
 mod matching;

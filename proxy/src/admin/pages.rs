@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hyper::StatusCode;
+use hyper::header::ACCEPT;
 use hyper::http::request::Parts;
 use pillion_mesh::ask::{self, Question};
 use pillion_mesh::describe;
+use pillion_mesh::exposition::Format;
 use pillion_mesh::policy::dial::{DialPlan, DialTls};
 use pillion_mesh::policy::mode::PortDecision;
 use pillion_mesh::registry::Destination;
@@ -20,7 +22,7 @@ use x509_parser::prelude::FromDer;
 use super::AdminState;
 use super::readiness::{self, Readiness};
 use super::server::Answer;
-use crate::telemetry::{OPENMETRICS, Scraped};
+use crate::telemetry::Scraped;
 use crate::tls::Credentials;
 
 /// `/ready`.
@@ -82,7 +84,9 @@ pub(super) fn certs(state: &AdminState, _: &Parts) -> Answer {
                 .iter()
                 .map(|root| {
                     let mut page = certificate(&root.der);
-                    page["valid"] = root.is_valid_at(now).into();
+                    if let Some(fields) = page.as_object_mut() {
+                        fields.insert("valid".to_owned(), root.is_valid_at(now).into());
+                    }
                     page
                 })
                 .collect();
@@ -271,23 +275,22 @@ fn decoded(query: &str) -> Option<Vec<(String, String)>> {
 }
 
 /// `/stats/prometheus`.
-pub(super) fn metrics(state: &AdminState, _: &Parts) -> Answer {
+pub(super) fn metrics(state: &AdminState, request: &Parts) -> Answer {
+    let format = Format::of_accept(request.headers.get(ACCEPT).and_then(|value| value.to_str().ok()));
     let credentials = credentials(state);
     let status = state.identity.status();
     let root_not_after = credentials.as_ref().and_then(|credentials| {
         let roots = credentials.bundles().roots(&state.settings.workload.trust_domain)?;
         roots.iter().map(|root| root.not_after).min()
     });
-    Answer::page(
-        OPENMETRICS,
-        state.telemetry.encode(&Scraped {
-            leaf_not_after: credentials.as_ref().map(|credentials| credentials.svid.not_after),
-            root_not_after,
-            renewals_succeeded: status.succeeded,
-            renewals_failed: status.failed,
-            open: state.connections.list(),
-        }),
-    )
+    let openmetrics = state.telemetry.encode(&Scraped {
+        leaf_not_after: credentials.as_ref().map(|credentials| credentials.svid.not_after),
+        root_not_after,
+        renewals_succeeded: status.succeeded,
+        renewals_failed: status.failed,
+        open: state.connections.list(),
+    });
+    Answer::page(format.content_type(), format.render(openmetrics))
 }
 
 /// `POST /logging?level=`.

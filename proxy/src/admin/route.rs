@@ -42,7 +42,7 @@ pub(super) static ADMIN: [Route; 13] = [
         "who may call this workload; ?from=PRINCIPAL or plaintext&port=8080, with &method=GET&path=/ and so on: may they?",
         pages::authz,
     ),
-    get("/stats/prometheus", "metrics as OpenMetrics text", pages::metrics),
+    get("/stats/prometheus", "metrics as text, as OpenMetrics where the request accepts it", pages::metrics),
     post("/logging", "?level=debug, or by module ?level=warn,access=info", pages::logging),
     post("/drain", "take no new connections, end when the open ones have", pages::drain),
     post("/quitquitquit", "end now", pages::quit),
@@ -53,8 +53,11 @@ pub(super) static READINESS: [Route; 1] =
     [get("/healthz/ready", "200 when connections are served", pages::healthz)];
 
 /// The metrics port.
-pub(super) static METRICS: [Route; 1] =
-    [get("/stats/prometheus", "metrics as OpenMetrics text", pages::metrics)];
+pub(super) static METRICS: [Route; 1] = [get(
+    "/stats/prometheus",
+    "metrics as text, as OpenMetrics where the request accepts it",
+    pages::metrics,
+)];
 
 /// Finds the page and answers. A panic in it costs this answer and is counted.
 pub(super) fn answer(routes: &'static [Route], state: &AdminState, request: &Parts) -> Answer {

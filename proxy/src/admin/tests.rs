@@ -25,7 +25,6 @@ use super::*;
 use crate::connections::Connection;
 use crate::live::Publisher;
 use crate::settings::RawSettings;
-use crate::telemetry::OPENMETRICS;
 use crate::tls::origination::Originator;
 use crate::tls::{Bundles, Clock, Credentials, TlsSettings};
 use crate::{drain, identity};
@@ -450,8 +449,7 @@ async fn metrics_are_the_same_on_both_ports() {
     let connection = lab.connection();
     for address in [lab.admin(), lab.state.bound.metrics] {
         let reply = ask(address, "GET", "/stats/prometheus", "").await;
-        assert!(reply.head.contains(&format!("content-type: {OPENMETRICS}")), "{}", reply.head);
-        assert!(reply.body.ends_with("# EOF\n"));
+        assert!(reply.head.contains("content-type: text/plain; version=0.0.4"), "{}", reply.head);
         for wanted in [
             "pillion_connections_open{direction=\"inbound\"} 1\n",
             "pillion_certificate_expiry_timestamp_seconds{kind=\"leaf\"}",
@@ -461,6 +459,19 @@ async fn metrics_are_the_same_on_both_ports() {
         }
     }
     drop(connection);
+}
+
+#[tokio::test]
+async fn a_scraper_that_accepts_openmetrics_gets_it() {
+    let lab = Lab::ready().await;
+    let reply =
+        ask(lab.admin(), "GET", "/stats/prometheus", "Accept: application/openmetrics-text\r\n").await;
+    assert!(
+        reply.head.contains("content-type: application/openmetrics-text; version=1.0.0"),
+        "{}",
+        reply.head
+    );
+    assert!(reply.body.ends_with("# EOF\n"));
 }
 
 #[tokio::test]

@@ -28,9 +28,6 @@ use prometheus_client::registry::Registry;
 use edges::{Counts, Edges};
 use requests::Requests;
 
-/// The content type of [`Telemetry::encode`].
-pub(crate) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// Seconds that a handshake takes: a resumed one on loopback, a full one, one over an ocean, one that is stuck.
 const HANDSHAKE_BUCKETS: [f64; 14] =
     [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
@@ -204,7 +201,7 @@ impl Telemetry {
         self.accept_failures.inc();
     }
 
-    /// All metrics as OpenMetrics text, see [`OPENMETRICS`].
+    /// All metrics as OpenMetrics text.
     pub(crate) fn encode(&self, scraped: &Scraped) -> String {
         self.count_moved(&scraped.open);
         self.renewals
