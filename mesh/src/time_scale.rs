@@ -29,6 +29,24 @@ impl TimeScale {
         if (1..=Self::MAX).contains(&factor) { Ok(Self { origin, factor }) } else { Err(FactorError(factor)) }
     }
 
+    /// The same factor since another moment.
+    #[must_use]
+    pub fn since(self, origin: SystemTime) -> Self {
+        Self { origin, ..self }
+    }
+
+    /// How many times as fast as in the world time runs.
+    #[must_use]
+    pub fn factor(&self) -> u32 {
+        self.factor
+    }
+
+    /// Since when.
+    #[must_use]
+    pub fn origin(&self) -> SystemTime {
+        self.origin
+    }
+
     /// What the hurried clock shows at `real` of the world's. A time that no clock can show is the world's.
     #[must_use]
     pub fn at(&self, real: SystemTime) -> SystemTime {

@@ -272,6 +272,14 @@ pub mod rfc3339 {
             .unwrap_or_else(|_| "1970-01-01T00:00:00.000Z".to_owned())
     }
 
+    /// Reads `2026-11-20T12:00:00Z`, with or without a fraction, in any offset from UTC.
+    ///
+    /// # Errors
+    /// What the text lacks.
+    pub fn parse(text: &str) -> Result<SystemTime, time::error::Parse> {
+        OffsetDateTime::parse(text, &Rfc3339).map(SystemTime::from)
+    }
+
     fn since_epoch(at: SystemTime) -> Option<OffsetDateTime> {
         let since = Duration::try_from(at.duration_since(SystemTime::UNIX_EPOCH).ok()?).ok()?;
         OffsetDateTime::UNIX_EPOCH.checked_add(since)
@@ -291,7 +299,7 @@ pub mod rfc3339 {
     /// When the text is not an RFC 3339 time.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
         let text = String::deserialize(deserializer)?;
-        OffsetDateTime::parse(&text, &Rfc3339).map(SystemTime::from).map_err(de::Error::custom)
+        parse(&text).map_err(de::Error::custom)
     }
 }
 

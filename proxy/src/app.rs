@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use pillion_mesh::wire::rfc3339;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -24,7 +25,7 @@ use crate::listener::{self, Bound, Role};
 use crate::live::{LiveSnapshot, Publisher};
 use crate::net::dial::{DialOptions, OwnDials};
 use crate::resolver::Resolver;
-use crate::settings::Settings;
+use crate::settings::{Hurry, Settings};
 use crate::telemetry::Telemetry;
 use crate::tls::origination::Originator;
 use crate::tls::{Clock, LiveCredentials};
@@ -64,6 +65,8 @@ fn cure(fault: &io::Error) -> &'static str {
 pub(crate) struct Shared {
     pub(crate) settings: Arc<Settings>,
     pub(crate) snapshot: LiveSnapshot,
+    /// By which certificates are judged.
+    pub(crate) clock: Clock,
     pub(crate) credentials: LiveCredentials,
     pub(crate) originator: Arc<Originator>,
     pub(crate) connections: Arc<ConnectionTable>,
@@ -143,7 +146,15 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     let telemetry = Arc::new(Telemetry::new(&settings.workload));
     let mark = settings.interception.mark_outwards();
     let own = identity::Own { id, aliases: settings.mesh_config.trust_domain_aliases.as_slice().into() };
-    let identity = identity::spawn(own, settings.identity.clone(), settings.tls, mark, drain.quit_token());
+    let clock = clock(settings.hurry);
+    let identity = identity::spawn(
+        own,
+        settings.identity.clone(),
+        settings.tls,
+        clock.clone(),
+        mark,
+        drain.quit_token(),
+    );
     let identity = Arc::new(identity);
     let resolver = Resolver::new(publisher.clone(), Dns::system(), settings.dns_refresh);
     if timeout(FIRST_NAMES, resolver.refresh()).await.is_err() {
@@ -151,6 +162,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     }
     let shared = Arc::new(Shared {
         snapshot,
+        clock: clock.clone(),
         credentials: identity.credentials.clone(),
         originator: Arc::new(Originator::new(settings.tls, Clock::system())),
         connections: Arc::default(),
@@ -180,6 +192,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     tokio::spawn(reload::run(settings.clone(), applied, publisher.clone(), telemetry, drain.quit_token()));
     servers.spawn(AdminState {
         settings,
+        clock,
         snapshot: shared.snapshot.clone(),
         identity: identity.clone(),
         originator: shared.originator.clone(),
@@ -223,6 +236,26 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.shared.drain.quit();
     }
+}
+
+/// The system's clock, or one that a lesson hurries, which is told loudly.
+fn clock(hurry: Option<Hurry>) -> Clock {
+    let Some(hurry) = hurry else { return Clock::system() };
+    let scale = hurry.scale(SystemTime::now());
+    let (clock, origin) = (Clock::system().hurried(scale), rfc3339::print(scale.origin()));
+    warn!(
+        "TIME IS HURRIED (time.scale): certificates live {} times as fast as the world since {origin}, and it is {} for \
+         them; this is for lessons and tests, never for a mesh in use",
+        scale.factor(),
+        rfc3339::print(clock.now())
+    );
+    if hurry.origin.is_none() {
+        warn!(
+            "time.origin is not set, so it is the start of this process; give --time-origin {origin} to the CA and to every \
+             other proxy of the mesh, else their clocks differ"
+        );
+    }
+    clock
 }
 
 /// Waits for the first SIGTERM, SIGINT, `/drain` or `/quitquitquit`.
@@ -340,7 +373,7 @@ async fn announce_certificate(identity: Arc<Identity>) {
         info!(
             "ready as {} (certificate valid until {})",
             current.svid.id,
-            pillion_mesh::wire::rfc3339::print(current.svid.not_after)
+            rfc3339::print(current.svid.not_after)
         );
     }
 }

@@ -4,7 +4,6 @@ mod app;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use pillion_mesh::policy::Snapshot;
 use pillion_mesh::policy::admit::{Admission, Observed, admit, carries_requests, needs_sniff};
@@ -125,7 +124,7 @@ async fn terminate(
     shared: &Arc<Shared>,
 ) -> End {
     let credentials = shared.credentials.borrow().clone();
-    let Some(credentials) = credentials.filter(|current| current.is_valid_at(SystemTime::now())) else {
+    let Some(credentials) = credentials.filter(|current| current.is_valid_at(shared.clock.now())) else {
         return refuse(Reason::NoCertificate, "clients of the mesh cannot be served without one".to_owned());
     };
     stream.close_cleanly(); // lets the alert of a failed handshake out

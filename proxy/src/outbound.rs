@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use pillion_mesh::policy::dial::{DialPlan, DialTls};
 use pillion_mesh::reason::Reason;
@@ -284,7 +283,7 @@ pub(crate) async fn means<'p>(
         DialTls::Refuse(reason) => Err(refuse(*reason, plan.because.clone())),
         DialTls::IstioMutual { sni, identities } => {
             let current = shared.credentials.borrow().clone();
-            let valid = current.filter(|current| current.is_valid_at(SystemTime::now()));
+            let valid = current.filter(|current| current.is_valid_at(shared.clock.now()));
             let credentials = valid.ok_or_else(|| {
                 refuse(Reason::NoCertificate, format!("{address} is to be reached by mutual TLS"))
             })?;

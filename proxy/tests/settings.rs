@@ -65,6 +65,7 @@ limits:
   keepalive: {time: 60s, interval: 10s, retries: 3}
 dns: {refresh: 1m}
 log: {format: json}
+time: {scale: 2880, origin: \"2026-11-26T00:00:00Z\"}
 ";
 
 /// The longest that the program may run.
@@ -275,6 +276,9 @@ const WRONG: &[(&str, &str, &str, &[&str])] = &[
     ("a proxy for nobody", "limits:", "limits: {maxConnections: 0}", &[]),
     ("a keepalive that TCP cannot count", "limits:", "limits: {keepalive: {time: 500ms}}", &[]),
     ("too many keepalive probes", "limits:", "limits: {keepalive: {retries: 200}}", &[]),
+    ("time that stands still", "time:", "time: {scale: 0}", &[]),
+    ("an origin of time that nothing hurries", "time:", "time: {origin: 2026-11-26T00:00:00Z}", &[]),
+    ("an origin of time that is none", "time:", "time: {scale: 2880, origin: yesterday}", &[]),
     (
         "several faults at once",
         "workload:",

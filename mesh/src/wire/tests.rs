@@ -149,6 +149,15 @@ fn a_time_is_printed_with_milliseconds(#[case] time: SystemTime, #[case] text: &
     assert_eq!(rfc3339::print(time), text);
 }
 
+#[rstest]
+#[case("2026-11-20T12:00:00Z", Some("2026-11-20T12:00:00.000Z"))]
+#[case("2026-11-20T13:00:00.5+01:00", Some("2026-11-20T12:00:00.500Z"))]
+#[case("2026-11-20", None)]
+#[case("yesterday", None)]
+fn a_time_is_read_as_rfc_3339_has_it(#[case] text: &str, #[case] printed: Option<&str>) {
+    assert_eq!(rfc3339::parse(text).ok().map(rfc3339::print).as_deref(), printed);
+}
+
 proptest! {
     #[test]
     fn a_time_survives_the_wire_to_the_millisecond(seconds in 0u64..253_402_300_800, millis in 0u64..1_000) {

@@ -22,6 +22,7 @@ use crate::identity::Identity;
 use crate::live::LiveSnapshot;
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
+use crate::tls::Clock;
 use crate::tls::origination::Originator;
 use crate::{drain, gateway};
 
@@ -30,6 +31,7 @@ use crate::{drain, gateway};
 pub(crate) struct AdminState {
     pub(crate) settings: Arc<Settings>,
     pub(crate) snapshot: LiveSnapshot,
+    pub(crate) clock: Clock,
     pub(crate) identity: Arc<Identity>,
     pub(crate) originator: Arc<Originator>,
     pub(crate) connections: Arc<ConnectionTable>,

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use hyper::StatusCode;
 use hyper::http::request::Parts;
@@ -43,7 +42,7 @@ fn readiness_of(state: &AdminState) -> Readiness {
         last_error.as_deref(),
         state.gateway.missing().as_ref(),
         state.drain.is_draining(),
-        SystemTime::now(),
+        state.clock.now(),
     )
 }
 
@@ -73,7 +72,7 @@ pub(super) fn config_dump(state: &AdminState, _: &Parts) -> Answer {
 /// `/certs`.
 pub(super) fn certs(state: &AdminState, _: &Parts) -> Answer {
     let credentials = credentials(state);
-    let now = SystemTime::now();
+    let now = state.clock.now();
     let bundles: serde_json::Map<_, _> = credentials
         .iter()
         .flat_map(|credentials| credentials.bundles().iter())

@@ -100,6 +100,7 @@ impl Lab {
             identity::Own::from(ID.parse::<pillion_mesh::spiffe::SpiffeId>().unwrap()),
             settings.identity.clone(),
             settings.tls,
+            Clock::system(),
             None,
             stop.clone(),
         );
@@ -111,6 +112,7 @@ impl Lab {
         let [admin, readiness, metrics] = [listen().await, listen().await, listen().await];
         let state = Arc::new(AdminState {
             snapshot,
+            clock: Clock::system(),
             identity: Arc::new(identity),
             originator: Arc::new(Originator::new(settings.tls, Clock::system())),
             connections: Arc::default(),

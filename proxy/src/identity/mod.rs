@@ -132,11 +132,11 @@ pub(crate) fn spawn(
     own: Own,
     source: Source,
     tls: TlsSettings,
+    clock: Clock,
     mark: Option<u32>,
     cancel: CancellationToken,
 ) -> Identity {
     let (publisher, identity) = Publisher::new();
-    let clock = Clock::system();
     match source {
         Source::Ca(ca) => {
             let dial = https::dial(&ca.host, ca.port, mark);

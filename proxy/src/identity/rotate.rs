@@ -98,7 +98,8 @@ impl Rotation {
     /// Uses a new certificate; returns when to renew it.
     fn take(&mut self, credentials: Credentials, now: SystemTime) -> SystemTime {
         let svid = credentials.svid.clone();
-        let next = rotation::renew_at(now, svid.not_after, fastrand::f64() * 2.0 - 1.0).max(now + LEAST_WAIT);
+        let next = rotation::renew_at(now, svid.not_after, fastrand::f64() * 2.0 - 1.0)
+            .max(self.clock.after(LEAST_WAIT));
         info!(
             "certificate of {} (serial {}) from the CA at {}, valid until {}; renewal in {}",
             svid.id,
@@ -108,7 +109,7 @@ impl Rotation {
             Span(next.duration_since(now).unwrap_or_default())
         );
         self.publisher.publish(credentials);
-        self.next_bundle = Instant::now() + jittered(BUNDLE_REFRESH);
+        self.next_bundle = Instant::now() + self.bundle_refresh();
         self.bundle_fails = false;
         next
     }
@@ -117,8 +118,11 @@ impl Rotation {
     fn put_up_with(&self, error: &CaError, failures: u32, now: SystemTime) -> SystemTime {
         self.publisher.failed(error.to_string());
         let svid = self.publisher.current().map(|current| current.svid.clone());
-        let wait =
-            retry_after(failures, fastrand::f64(), svid.as_ref().map(|svid| left(svid.not_after, now)));
+        let wait = retry_after(
+            failures,
+            fastrand::f64(),
+            svid.as_ref().map(|svid| self.clock.wait(left(svid.not_after, now))),
+        );
         let again = Span(wait);
         match svid {
             None => warn!("no certificate yet: {error}; trying again in {again}"),
@@ -141,19 +145,19 @@ impl Rotation {
                 }
             }
         }
-        now + wait
+        self.clock.after(wait)
     }
 
     /// Waits, and keeps the bundle fresh meanwhile. Comes back early when the bundle no longer vouches for our own
     /// certificate. No single sleep is longer than [`BUNDLE_REFRESH`], so a clock that was set is soon noticed.
     async fn wait_until(&mut self, next: SystemTime) {
         loop {
-            let wait = left(next, self.clock.now());
+            let wait = self.clock.wait(left(next, self.clock.now()));
             if wait.is_zero() {
                 return;
             }
             let Some(current) = self.publisher.current() else {
-                sleep(wait.min(BUNDLE_REFRESH)).await;
+                sleep(wait.min(self.bundle_refresh())).await;
                 continue;
             };
             let until_bundle = self.next_bundle.saturating_duration_since(Instant::now());
@@ -162,11 +166,18 @@ impl Rotation {
                 continue;
             }
             sleep(until_bundle).await;
-            self.next_bundle = Instant::now() + jittered(BUNDLE_REFRESH);
+            self.next_bundle = Instant::now() + self.bundle_refresh();
             if !self.refresh_bundle(&current).await {
                 return;
             }
         }
+    }
+
+    /// As long as [`BUNDLE_REFRESH`] of the clock's time takes, up to a tenth less, so that proxies that started together
+    /// do not ask together.
+    fn bundle_refresh(&self) -> Duration {
+        let interval = self.clock.wait(BUNDLE_REFRESH).max(LEAST_WAIT);
+        interval.mul_f64(1.0 - fastrand::f64() / 10.0)
     }
 
     /// Whether our own certificate is still good.
@@ -225,11 +236,6 @@ fn retry_after(failures: u32, jitter: f64, left: Option<Duration>) -> Duration {
 
 fn left(until: SystemTime, now: SystemTime) -> Duration {
     until.duration_since(now).unwrap_or_default()
-}
-
-/// Up to a tenth less, so that proxies that started together do not ask together.
-fn jittered(interval: Duration) -> Duration {
-    interval.mul_f64(1.0 - fastrand::f64() / 10.0)
 }
 
 /// A span of time in at most two units, such as `11h 30m`.

@@ -11,11 +11,11 @@ use pillion_mesh::workload::{MeshConfig, Workload};
 
 use super::raw::{
     CaSection, FilesSection, GatewaySection, IdentitySection, InboundSection, InterceptionSection,
-    KeepaliveSection, KeyTypeWord, LimitsSection, OutboundSection, RawSettings, WorkloadSection,
+    KeepaliveSection, KeyTypeWord, LimitsSection, OutboundSection, RawSettings, TimeSection, WorkloadSection,
 };
 use super::value::Period;
 use super::{
-    Gateway, Inbound, InboundListener, Interception, InterceptionMode, Limits, LogFormat, Outbound,
+    Gateway, Hurry, Inbound, InboundListener, Interception, InterceptionMode, Limits, LogFormat, Outbound,
     OutboundListener, OutboundTrafficPolicy, PolicyChange, Settings, TrafficPolicy,
 };
 use crate::identity::{CaSource, FileSource, KeyType, Source};
@@ -80,12 +80,15 @@ impl TryFrom<RawSettings> for Settings {
         let gateway = kept(gateway(raw.gateway), &mut faults);
         let interception = kept(interception(&raw.interception), &mut faults);
         let limits = kept(limits(&raw.limits), &mut faults);
+        let hurry = kept(hurry(&raw.time), &mut faults);
         let (Some(workload), Some(root_namespace), Some(identity), Some(mesh), Some(inbound)) =
             (workload, root_namespace, identity, mesh, inbound)
         else {
             return Err(Faults(faults));
         };
-        let (Some(gateway), Some(interception), Some(limits)) = (gateway, interception, limits) else {
+        let (Some(gateway), Some(interception), Some(limits), Some(hurry)) =
+            (gateway, interception, limits, hurry)
+        else {
             return Err(Faults(faults));
         };
 
@@ -116,6 +119,7 @@ impl TryFrom<RawSettings> for Settings {
             dns_refresh: or_seconds(raw.dns.refresh, 5),
             policy_change: raw.policy_change.unwrap_or(PolicyChange::Close),
             log_format: raw.log.format.unwrap_or(LogFormat::Text),
+            hurry,
         };
         faults.extend(between_sections(&settings));
         if faults.is_empty() { Ok(settings) } else { Err(Faults(faults)) }
@@ -369,6 +373,20 @@ fn keepalive(raw: &KeepaliveSection) -> Result<Keepalive, Fault> {
         ));
     }
     Ok(Keepalive { time: period("time", raw.time)?, interval: period("interval", raw.interval)?, retries })
+}
+
+fn hurry(raw: &TimeSection) -> Result<Option<Hurry>, Fault> {
+    let origin = raw.origin.map(|moment| moment.0);
+    match raw.scale {
+        Some(factor) => Hurry::new(factor, origin)
+            .map(Some)
+            .map_err(|fault| Fault::new("time.scale", format!("is out of range: {fault}"))),
+        None if origin.is_some() => Err(Fault::new(
+            "time.origin",
+            "hurries nothing without time.scale; add a factor, such as 2880, or leave it out",
+        )),
+        None => Ok(None),
+    }
 }
 
 /// What only shows when all sections are known.

@@ -2,6 +2,7 @@
 //! them; of tokens and keys only the paths are known here.
 
 use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
+use pillion_mesh::wire::rfc3339;
 use serde_json::{Map, Value, json};
 
 use super::value::{HttpsOrigin, MinVersion, Period};
@@ -83,6 +84,10 @@ impl Settings {
             },
             "dns": { "refresh": duration(self.dns_refresh) },
             "log": { "format": match self.log_format { LogFormat::Text => "text", LogFormat::Json => "json" } },
+            "time": self.hurry.map(|hurry| json!({
+                "scale": hurry.scale.factor(),
+                "origin": hurry.origin.map(rfc3339::print),
+            })),
         })
     }
 

@@ -14,10 +14,11 @@ mod value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
 use pillion_mesh::spiffe::SpiffeId;
+use pillion_mesh::time_scale::{FactorError, TimeScale};
 use pillion_mesh::workload::{MeshConfig, Workload};
 use serde::Deserialize;
 
@@ -68,6 +69,8 @@ pub(crate) struct Settings {
     pub(crate) policy_change: PolicyChange,
     /// The form of log lines.
     pub(crate) log_format: LogFormat,
+    /// The time that certificates live in, where it is not the world's.
+    pub(crate) hurry: Option<Hurry>,
 }
 
 /// What is taken in for the app.
@@ -197,6 +200,28 @@ pub(crate) enum PolicyChange {
     Close,
     /// They stay; only new ones are judged by the new policy (as Envoy does).
     Keep,
+}
+
+/// How the time that certificates live in runs, for lessons and tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hurry {
+    /// With an origin that counts only where one was given.
+    scale: TimeScale,
+    /// Since when; none is the start of the process.
+    pub(crate) origin: Option<SystemTime>,
+}
+
+impl Hurry {
+    /// # Errors
+    /// Where the factor is out of range.
+    fn new(factor: u32, origin: Option<SystemTime>) -> Result<Self, FactorError> {
+        Ok(Self { scale: TimeScale::new(SystemTime::UNIX_EPOCH, factor)?, origin })
+    }
+
+    /// For a process that started at `start`.
+    pub(crate) fn scale(self, start: SystemTime) -> TimeScale {
+        self.scale.since(self.origin.unwrap_or(start))
+    }
 }
 
 /// The form of log lines.

@@ -12,7 +12,7 @@ use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::value::{Address, Destination, HttpsOrigin, Label, MinVersion, Period, PortPair};
+use super::value::{Address, Destination, HttpsOrigin, Label, MinVersion, Moment, Period, PortPair};
 use super::{InterceptionMode, LogFormat, OutboundTrafficPolicy, PolicyChange, TrafficPolicy};
 
 /// All settings as typed, in one layer: the file's, or those of flags and environment.
@@ -70,6 +70,8 @@ pub(crate) struct RawSettings {
     pub(super) dns: DnsSection,
     #[command(flatten, next_help_heading = "Logs")]
     pub(super) log: LogSection,
+    #[command(flatten, next_help_heading = "Hurried time, for lessons and tests")]
+    pub(super) time: TimeSection,
 }
 
 impl RawSettings {
@@ -551,6 +553,19 @@ pub(super) struct LogSection {
     pub(super) format: Option<LogFormat>,
 }
 
+#[derive(Debug, Clone, Default, Deserialize, Args)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[group(skip)]
+pub(super) struct TimeSection {
+    /// How many times as fast as the world's the time is that certificates live in; without it they live in the world's
+    #[arg(id = "time.scale", long = "time-scale", value_name = "FACTOR", env = "PILLION_TIME_SCALE")]
+    pub(super) scale: Option<u32>,
+    /// Since when; all proxies of a mesh and its CA need the same factor and origin to have the same time. Without it
+    /// since the start of the process
+    #[arg(id = "time.origin", long = "time-origin", value_name = "TIME", env = "PILLION_TIME_ORIGIN")]
+    pub(super) origin: Option<Moment>,
+}
+
 /// One layer of settings over another.
 trait Layer: Sized {
     /// What `self` says wins; what it leaves out, `under` says.
@@ -590,7 +605,7 @@ macro_rules! layer {
 layer! {
     RawSettings {
         workload, root_namespace, trust_domain_aliases, identity, mesh, policy_change, inbound, outbound, gateway, interception, admin,
-        readiness, metrics, tls, detection, drain, limits, dns, log
+        readiness, metrics, tls, detection, drain, limits, dns, log, time
     }
     WorkloadSection { name, trust_domain, namespace, service_account, labels, label_flags }
     IdentitySection { ca, files, workload_api }
@@ -613,4 +628,5 @@ layer! {
     KeepaliveSection { time, interval, retries }
     DnsSection { refresh }
     LogSection { format }
+    TimeSection { scale, origin }
 }

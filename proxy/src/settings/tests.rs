@@ -145,7 +145,8 @@ fn scalars(settings: &Settings) -> BTreeMap<String, String> {
 
 #[test]
 fn every_scalar_has_a_flag_and_a_variable_named_by_its_path() {
-    let ca = settings(&format!("{EXAMPLE}interception: {{mark: 1}}\n")).unwrap();
+    let rest = "interception: {mark: 1}\ntime: {scale: 2880, origin: 2026-11-26T00:00:00Z}\n";
+    let ca = settings(&format!("{EXAMPLE}{rest}")).unwrap();
     let files = minimal_with("inbound: {capture: 0.0.0.0:15006}").unwrap();
     let command = Arguments::command();
     for path in scalars(&ca).into_keys().chain(scalars(&files).into_keys()) {
@@ -193,7 +194,8 @@ fn the_default_that_help_names_is_the_one_in_force() {
 
 #[test]
 fn the_settings_shown_read_back_as_themselves() {
-    let shown = settings(EXAMPLE).unwrap().to_json();
+    let hurried = format!("{EXAMPLE}time: {{scale: 2880, origin: 2026-11-26T00:00:00Z}}\n");
+    let shown = settings(&hurried).unwrap().to_json();
     let mut raw = shown.clone();
     remove_nulls(&mut raw);
     assert_eq!(settings(&raw.to_string()).unwrap().to_json(), shown);

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pillion_mesh::duration::{self, DurationError};
+use pillion_mesh::wire::rfc3339;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::tls::TlsVersion;
@@ -46,6 +47,20 @@ impl FromStr for Period {
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&duration::print(self.0))
+    }
+}
+
+/// A moment, `2026-11-26T00:00:00Z`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Moment(pub(super) SystemTime);
+
+impl FromStr for Moment {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        rfc3339::parse(text).map(Self).map_err(|_syntax| {
+            ValueError(format!("`{text}` is not a time; write it as 2026-11-26T00:00:00Z (RFC 3339)"))
+        })
     }
 }
 
@@ -201,7 +216,7 @@ macro_rules! deserialize_from_text {
     };
 }
 
-deserialize_from_text!(Address, Period, Destination, HttpsOrigin, MinVersion);
+deserialize_from_text!(Address, Period, Moment, Destination, HttpsOrigin, MinVersion);
 
 #[cfg(test)]
 mod tests {

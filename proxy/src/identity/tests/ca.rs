@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use pillion_mesh::time_scale::TimeScale;
 use pillion_testkit::TestCa;
 use rstest::rstest;
 use rustls::pki_types::CertificateDer;
@@ -30,7 +31,16 @@ fn mesh(behaviour: Behaviour) -> Mesh {
 }
 
 fn mesh_with(behaviour: Behaviour, key_type: KeyType, prepare: impl FnOnce(&TempDir)) -> Mesh {
-    let clock = virtual_clock();
+    mesh_by(virtual_clock(), behaviour, key_type, prepare)
+}
+
+/// A mesh whose hour passes in half a minute.
+fn hurried_mesh(behaviour: Behaviour) -> Mesh {
+    let scale = TimeScale::new(SystemTime::now(), 120).unwrap();
+    mesh_by(virtual_clock().hurried(scale), behaviour, KeyType::EcdsaP256, |_folder| {})
+}
+
+fn mesh_by(clock: Clock, behaviour: Behaviour, key_type: KeyType, prepare: impl FnOnce(&TempDir)) -> Mesh {
     let ca = FakeCa::new(clock.clone(), HOUR);
     ca.behave(behaviour);
     let folder = TempDir::new().unwrap();
@@ -90,6 +100,25 @@ async fn a_certificate_is_renewed_at_half_its_life_by_itself_and_with_a_new_key(
     assert_eq!(seen[1].token, None, "the token was sent again");
     assert_eq!(seen[1].shown.as_ref(), first.chain.first());
     assert_ne!(seen[0].key, seen[1].key, "the key was used again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn hurried_time_renews_at_half_the_hurried_life() {
+    let mesh = hurried_mesh(Behaviour::Good);
+    credentials_until(&mesh.identity, 1).await;
+    let begin = Instant::now();
+    credentials_until(&mesh.identity, 2).await;
+    let after = begin.elapsed();
+    assert!((Duration::from_secs(13)..Duration::from_secs(17)).contains(&after), "renewed after {after:?}");
+}
+
+/// What the network takes is not hurried.
+#[tokio::test(start_paused = true)]
+async fn hurried_time_asks_a_ca_that_is_down_no_more_often() {
+    let (hurried, unhurried) = (hurried_mesh(Behaviour::Down), mesh(Behaviour::Down));
+    sleep(Duration::from_secs(60)).await;
+    let (hurried, dialled) = (hurried.ca.dialled(), unhurried.ca.dialled());
+    assert!(hurried.abs_diff(dialled) <= 2, "{hurried} times, and {dialled} times in the world's time");
 }
 
 #[rstest]
