@@ -194,7 +194,7 @@ impl Requester {
     pub fn failed(&mut self, now: Moment, held: Option<&Held>, jitter: f64) -> Setback {
         self.failures = self.failures.saturating_add(1);
         let left = held.map_or(Duration::ZERO, |held| held.left_at(now.wall));
-        let useful = held.is_some_and(|held| held.vouched) && !left.is_zero();
+        let useful = held.is_some_and(|held| held.vouched && held.is_valid_at(now.wall)) && !left.is_zero();
         let wait = self.retry_after(jitter, useful.then(|| self.world(left)));
         let steady = now.steady.saturating_add(wait);
         self.due = Due { wall: None, steady, least: steady };

@@ -165,6 +165,12 @@ fn while_renewals_fail_a_clock_that_was_set_brings_the_next_try_at_once() {
     assert_eq!(requester.next(set, Some(&held())), Act::Sleep(LEAST_WAIT));
 }
 
+#[test]
+fn a_certificate_that_is_not_valid_yet_by_our_clock_is_an_outage() {
+    let before = Moment { wall: held().not_before - HOUR, ..moment(60) };
+    assert_eq!(settled().failed(before, Some(&held()), 0.0).urgency, Urgency::Outage);
+}
+
 #[rstest]
 #[case::half_left(1_800, Urgency::Calm)]
 #[case::a_fifth_left(2_880, Urgency::Calm)]
