@@ -38,7 +38,7 @@ const SKEW: Duration = Duration::from_secs(5 * 60);
 /// waits between two tries.
 const SETTLE: Duration = Duration::from_secs(15 * 60);
 /// The same in hurried time, in which proxies wait for less.
-const LEAST_SETTLE: Duration = Duration::from_secs(10);
+const LEAST_SETTLE: Duration = Duration::from_secs(5);
 
 /// What the CA runs by, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,5 +6,6 @@
 mod api;
 mod bounds;
 mod command_line;
+mod rotation;
 mod state;
 mod support;

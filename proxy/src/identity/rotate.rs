@@ -1,11 +1,12 @@
 //! Keeps a certificate of the CA valid: obtains it, renews it at half of its life, and keeps the bundle fresh between.
 //!
-//! A CA that cannot be reached costs nothing while the certificate lasts. What was obtained last stays in use.
+//! A CA that cannot be reached costs nothing while the certificate lasts. What was obtained last stays in use. What is done
+//! when, `pillion_mesh::rotation` decides.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use pillion_mesh::rotation;
+use pillion_mesh::rotation::{self, Act, Held, Jump, Moment, Requester, Urgency};
 use pillion_mesh::wire::rfc3339;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
@@ -14,23 +15,21 @@ use super::authority::{Authority, CaError, Evidence};
 use super::https::Dial;
 use super::publish::Publisher;
 use super::{CaSource, Own};
-use crate::tls::{Clock, Credentials, TlsSettings};
+use crate::tls::{Bundles, Clock, Credentials, TlsSettings};
 
 /// The longest that one attempt may wait for the CA; making the key does not count.
 const ATTEMPT: Duration = Duration::from_secs(10);
-/// How often the bundle is asked for, so that a new root is known, and a withdrawn one refused, without a renewal.
-const BUNDLE_REFRESH: Duration = Duration::from_secs(60);
-/// The shortest wait between two attempts, whatever the certificate's life.
-const LEAST_WAIT: Duration = Duration::from_millis(500);
 
 /// The task that rotates.
 pub(super) struct Rotation {
     ca: Authority,
     clock: Clock,
     publisher: Publisher,
-    next_bundle: Instant,
-    /// Whether the last refresh of the bundle failed, so that a CA that is down is reported once.
-    bundle_fails: bool,
+    /// Decides what is done when.
+    requester: Requester,
+    begun: Instant,
+    /// Whether the bundle in use leads to our own certificate.
+    vouched: bool,
 }
 
 impl Rotation {
@@ -42,41 +41,78 @@ impl Rotation {
         clock: Clock,
         publisher: Publisher,
     ) -> Rotation {
+        let requester = Requester::new(clock.factor());
         let ca = Authority::new(own, source, dial, tls, clock.clone());
-        Rotation { ca, clock, publisher, next_bundle: Instant::now(), bundle_fails: false }
+        Rotation { ca, clock, publisher, requester, begun: Instant::now(), vouched: true }
     }
 
     /// Never ends.
     pub(super) async fn run(mut self) {
-        let mut failures = 0_u32;
         loop {
-            let outcome = self.renew().await;
-            let now = self.clock.now();
-            let next = match outcome {
-                Ok(credentials) => {
-                    failures = 0;
-                    self.take(credentials, now)
+            let now = self.moment();
+            if let Some(jump) = self.requester.notice(now) {
+                self.report_jump(jump, now.wall);
+            }
+            match self.requester.next(now, self.held().as_ref()) {
+                Act::Sleep(wait) => sleep(wait).await,
+                Act::RefreshBundle => self.refresh_bundle().await,
+                Act::Renew(evidence) => {
+                    let outcome = self.renew(evidence).await;
+                    let now = self.moment();
+                    let next = match outcome {
+                        Ok(credentials) => self.take(credentials, now),
+                        Err(error) => self.put_up_with(&error, now),
+                    };
+                    self.publisher.scheduled(next);
                 }
-                Err(error) => {
-                    failures = failures.saturating_add(1);
-                    self.put_up_with(&error, failures, now)
-                }
-            };
-            self.publisher.scheduled(next);
-            self.wait_until(next).await;
+            }
         }
     }
 
-    /// One attempt: a new key, certified by the present certificate while it is valid, else by the token.
-    async fn renew(&self) -> Result<Credentials, CaError> {
+    fn moment(&self) -> Moment {
+        Moment { wall: self.clock.now(), steady: self.begun.elapsed() }
+    }
+
+    /// The certificate in use.
+    fn held(&self) -> Option<Held> {
+        let current = self.publisher.current()?;
+        let (not_before, not_after) = (current.svid.not_before, current.svid.not_after);
+        Some(Held { not_before, not_after, vouched: self.vouched })
+    }
+
+    fn report_jump(&self, jump: Jump, now: SystemTime) {
+        let now = rfc3339::print(now);
+        let certificate = match self.publisher.current() {
+            Some(current) => {
+                let (from, until) = (current.svid.not_before, current.svid.not_after);
+                format!(
+                    "the certificate is valid from {} until {}",
+                    rfc3339::print(from),
+                    rfc3339::print(until)
+                )
+            }
+            None => "there is no certificate yet".to_owned(),
+        };
+        match jump {
+            Jump::Forward(by) => warn!(
+                "the clock went {} ahead of the time that passed (it was set, or the machine slept) and says {now}; {certificate}",
+                Span(by)
+            ),
+            Jump::Back(by) => {
+                warn!("the clock was set back by {} and says {now}; {certificate}", Span(by));
+            }
+        }
+    }
+
+    /// One attempt: a new key, certified by this evidence.
+    async fn renew(&self, evidence: rotation::Evidence) -> Result<Credentials, CaError> {
         let current = self.publisher.current();
         let trusted = match &current {
             Some(current) => current.bundles().clone(),
             None => self.ca.first_trust().await?,
         };
-        let now = self.clock.now();
-        let evidence = match current {
-            Some(current) if current.is_valid_at(now) => Evidence::Certificate(current),
+        let evidence = match (evidence, current) {
+            (rotation::Evidence::Certificate, Some(current)) => Evidence::Certificate(current),
             _ => Evidence::Token,
         };
         let key = self.ca.new_key().await?;
@@ -90,117 +126,81 @@ impl Rotation {
                 outcome => outcome,
             }
         };
-        timeout(ATTEMPT, attempt).await.unwrap_or_else(|_elapsed| {
-            Err(CaError::TooSlow { address: self.ca.address(), seconds: ATTEMPT.as_secs() })
-        })
+        timeout(ATTEMPT, attempt).await.unwrap_or_else(|_elapsed| Err(self.too_slow()))
     }
 
     /// Uses a new certificate; returns when to renew it.
-    fn take(&mut self, credentials: Credentials, now: SystemTime) -> SystemTime {
+    fn take(&mut self, credentials: Credentials, now: Moment) -> SystemTime {
         let svid = credentials.svid.clone();
-        let next = rotation::renew_at(now, svid.not_after, fastrand::f64() * 2.0 - 1.0)
-            .max(self.clock.after(LEAST_WAIT));
+        let jitter = fastrand::f64() * 2.0 - 1.0;
+        let next = self.requester.renewed(now, svid.not_after, jitter, fastrand::f64());
         info!(
             "certificate of {} (serial {}) from the CA at {}, valid until {}; renewal in {}",
             svid.id,
             svid.serial,
             self.ca.address(),
             rfc3339::print(svid.not_after),
-            Span(next.duration_since(now).unwrap_or_default())
+            Span(next.duration_since(now.wall).unwrap_or_default())
         );
         self.publisher.publish(credentials);
-        self.next_bundle = Instant::now() + self.bundle_refresh();
-        self.bundle_fails = false;
+        self.vouched = true;
         next
     }
 
     /// Reports a failed attempt; returns when to try again.
-    fn put_up_with(&self, error: &CaError, failures: u32, now: SystemTime) -> SystemTime {
+    fn put_up_with(&mut self, error: &CaError, now: Moment) -> SystemTime {
         self.publisher.failed(error.to_string());
-        let svid = self.publisher.current().map(|current| current.svid.clone());
-        let wait = retry_after(
-            failures,
-            fastrand::f64(),
-            svid.as_ref().map(|svid| self.clock.wait(left(svid.not_after, now))),
-        );
-        let again = Span(wait);
-        match svid {
-            None => warn!("no certificate yet: {error}; trying again in {again}"),
-            Some(svid) => {
-                let (until, remaining) = (rfc3339::print(svid.not_after), left(svid.not_after, now));
-                if remaining.is_zero() {
-                    error!(
-                        "the certificate EXPIRED at {until} and mesh connections are refused: {error}; trying again in {again}"
-                    );
-                } else if remaining < left(svid.not_after, svid.not_before) / 5 {
-                    error!(
-                        "renewal failed and the certificate lasts only until {until} (in {}): {error}; trying again in {again}",
-                        Span(remaining)
-                    );
-                } else {
-                    warn!(
-                        "renewal failed: {error}; the certificate lasts until {until} (in {}); trying again in {again}",
-                        Span(remaining)
-                    );
-                }
-            }
+        let held = self.held();
+        let setback = self.requester.failed(now, held.as_ref(), fastrand::f64());
+        let (again, left) = (Span(setback.wait), Span(setback.left));
+        let until = held.map(|held| rfc3339::print(held.not_after)).unwrap_or_default();
+        match (setback.urgency, held) {
+            (_, None) => warn!("no certificate yet: {error}; trying again in {again}"),
+            (Urgency::Calm, _) => warn!(
+                "renewal failed: {error}; the certificate lasts until {until} (in {left}); trying again in {again}"
+            ),
+            (Urgency::Near, _) => error!(
+                "renewal failed and the certificate lasts only until {until} (in {left}): {error}; trying again in {again}"
+            ),
+            (Urgency::Outage, Some(held)) if now.wall < held.not_before => error!(
+                "the certificate is valid from {} only and our clock says {}: is it right? Mesh connections are refused: {error}; trying again in {again}",
+                rfc3339::print(held.not_before),
+                rfc3339::print(now.wall)
+            ),
+            (Urgency::Outage, Some(held)) if !held.vouched && !setback.left.is_zero() => error!(
+                "the trust bundle does not vouch for our certificate and mesh connections are refused: {error}; trying again in {again}"
+            ),
+            (Urgency::Outage, Some(_)) => error!(
+                "the certificate EXPIRED at {until} and mesh connections are refused: {error}; trying again in {again}"
+            ),
         }
-        self.clock.after(wait)
+        setback.next
     }
 
-    /// Waits, and keeps the bundle fresh meanwhile. Comes back early when the bundle no longer vouches for our own
-    /// certificate. No single sleep is longer than [`BUNDLE_REFRESH`], so a clock that was set is soon noticed.
-    async fn wait_until(&mut self, next: SystemTime) {
-        loop {
-            let wait = self.clock.wait(left(next, self.clock.now()));
-            if wait.is_zero() {
-                return;
-            }
-            let Some(current) = self.publisher.current() else {
-                sleep(wait.min(self.bundle_refresh())).await;
-                continue;
-            };
-            let until_bundle = self.next_bundle.saturating_duration_since(Instant::now());
-            if wait < until_bundle {
-                sleep(wait).await;
-                continue;
-            }
-            sleep(until_bundle).await;
-            self.next_bundle = Instant::now() + self.bundle_refresh();
-            if !self.refresh_bundle(&current).await {
-                return;
-            }
-        }
-    }
-
-    /// As long as [`BUNDLE_REFRESH`] of the clock's time takes, up to a tenth less, so that proxies that started together
-    /// do not ask together.
-    fn bundle_refresh(&self) -> Duration {
-        let interval = self.clock.wait(BUNDLE_REFRESH).max(LEAST_WAIT);
-        interval.mul_f64(1.0 - fastrand::f64() / 10.0)
-    }
-
-    /// Whether our own certificate is still good.
-    async fn refresh_bundle(&mut self, current: &Credentials) -> bool {
-        let fetched = match timeout(ATTEMPT, self.ca.bundle(current.bundles())).await {
-            Ok(fetched) => fetched,
-            Err(_elapsed) => Err(CaError::TooSlow { address: self.ca.address(), seconds: ATTEMPT.as_secs() }),
-        };
-        let bundles = match fetched {
+    /// Asks for the bundle; what cannot be used changes nothing.
+    async fn refresh_bundle(&mut self) {
+        let Some(current) = self.publisher.current() else { return };
+        let fetched = timeout(ATTEMPT, self.ca.bundle(current.bundles())).await;
+        let bundles = fetched.unwrap_or_else(|_elapsed| Err(self.too_slow()));
+        let now = self.moment();
+        let bundles = match bundles {
             Ok(bundles) => bundles,
             Err(error) => {
-                if !std::mem::replace(&mut self.bundle_fails, true) {
+                if self.requester.refresh_failed(now, fastrand::f64()) {
                     warn!("the trust bundle could not be refreshed: {error}; the one in use stays");
                 }
-                return true;
+                return;
             }
         };
-        if std::mem::take(&mut self.bundle_fails) {
+        if bundles != *current.bundles() {
+            self.use_bundles(&current, bundles);
+        }
+        if self.requester.refreshed(now, self.vouched, fastrand::f64()) {
             info!("the trust bundle is refreshed again");
         }
-        if bundles == *current.bundles() {
-            return true;
-        }
+    }
+
+    fn use_bundles(&mut self, current: &Credentials, bundles: Bundles) {
         match current.with_bundles(bundles, self.publisher.next_generation()) {
             Ok(credentials) => {
                 let own_chain = credentials.check_own_chain();
@@ -212,30 +212,15 @@ impl Rotation {
                         error.detail
                     );
                 }
-                own_chain.is_ok()
+                self.vouched = own_chain.is_ok();
             }
-            Err(error) => {
-                error!("the CA's new trust bundle cannot be used: {error}");
-                true
-            }
+            Err(error) => error!("the CA's new trust bundle cannot be used: {error}"),
         }
     }
-}
 
-/// How long to wait after a failure. `left` is what the certificate still has, none before the first one.
-///
-/// The usual back-off, but never more than a quarter of what is left, so that a short-lived certificate is not slept
-/// away; and with nothing left, when every second without a certificate is an outage, at most 16 s.
-fn retry_after(failures: u32, jitter: f64, left: Option<Duration>) -> Duration {
-    const FAILURES_TO_16_S: u32 = 6;
-    match left {
-        Some(left) if !left.is_zero() => rotation::backoff(failures, jitter).min((left / 4).max(LEAST_WAIT)),
-        _ => rotation::backoff(failures.min(FAILURES_TO_16_S), jitter),
+    fn too_slow(&self) -> CaError {
+        CaError::TooSlow { address: self.ca.address(), seconds: ATTEMPT.as_secs() }
     }
-}
-
-fn left(until: SystemTime, now: SystemTime) -> Duration {
-    until.duration_since(now).unwrap_or_default()
 }
 
 /// A span of time in at most two units, such as `11h 30m`.
@@ -269,22 +254,5 @@ mod tests {
     #[case(180_000_000, "2d 2h")]
     fn spans_are_short(#[case] millis: u64, #[case] text: &str) {
         assert_eq!(Span(Duration::from_millis(millis)).to_string(), text);
-    }
-
-    #[test]
-    fn a_short_lived_certificate_is_not_slept_away() {
-        let seconds = Duration::from_secs;
-        assert_eq!(retry_after(9, 0.0, Some(seconds(8))), seconds(2));
-        assert_eq!(retry_after(9, 0.0, Some(seconds(1))), LEAST_WAIT);
-        assert_eq!(retry_after(1, 0.0, Some(seconds(3600))), rotation::backoff(1, 0.0));
-        assert_eq!(retry_after(99, 0.0, Some(seconds(3600))), seconds(150));
-    }
-
-    #[test]
-    fn without_a_valid_certificate_the_ca_is_asked_at_least_every_16_seconds() {
-        for left in [None, Some(Duration::ZERO)] {
-            assert_eq!(retry_after(1, 0.0, left), rotation::backoff(1, 0.0));
-            assert_eq!(retry_after(99, 0.0, left), Duration::from_secs(16));
-        }
     }
 }

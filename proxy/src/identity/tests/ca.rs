@@ -1,6 +1,7 @@
 //! Obtaining and renewing from a CA.
 
 use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pillion_mesh::time_scale::TimeScale;
 use pillion_testkit::TestCa;
@@ -42,6 +43,16 @@ fn hurried_mesh(behaviour: Behaviour) -> Mesh {
 
 fn mesh_by(clock: Clock, behaviour: Behaviour, key_type: KeyType, prepare: impl FnOnce(&TempDir)) -> Mesh {
     let ca = FakeCa::new(clock.clone(), HOUR);
+    mesh_of(ca, clock, behaviour, key_type, prepare)
+}
+
+fn mesh_of(
+    ca: Arc<FakeCa>,
+    clock: Clock,
+    behaviour: Behaviour,
+    key_type: KeyType,
+    prepare: impl FnOnce(&TempDir),
+) -> Mesh {
     ca.behave(behaviour);
     let folder = TempDir::new().unwrap();
     fs::write(folder.path().join("token"), format!("{TOKEN}\n")).unwrap();
@@ -110,6 +121,30 @@ async fn hurried_time_renews_at_half_the_hurried_life() {
     credentials_until(&mesh.identity, 2).await;
     let after = begin.elapsed();
     assert!((Duration::from_secs(13)..Duration::from_secs(17)).contains(&after), "renewed after {after:?}");
+}
+
+/// The CA's clock stays right. A proxy whose clock is behind cannot verify the CA, and says so; when the clock is right
+/// again it does not wait for the end of its back-off.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_was_set_back_and_right_again_costs_no_more_than_it_has_to() {
+    let behind = Arc::new(AtomicU64::new(0));
+    let (right, set) = (virtual_clock(), Arc::clone(&behind));
+    let proxys = right.clone();
+    let proxys = Clock::of(move || proxys.now() - Duration::from_secs(set.load(Ordering::Relaxed)));
+    let ca = FakeCa::new(right, HOUR);
+    let mesh = mesh_of(ca, proxys, Behaviour::Good, KeyType::EcdsaP256, |_folder| {});
+    credentials_until(&mesh.identity, 1).await;
+    sleep(HOUR / 4).await;
+    behind.store(3_600, Ordering::Relaxed);
+    sleep(HOUR / 2).await;
+    let status = mesh.identity.status();
+    assert!(status.failed > 3 && status.last_error.is_some(), "{status:?}");
+    assert_eq!(mesh.ca.seen().len(), 1, "it got past a CA that is not valid by its clock");
+    behind.store(0, Ordering::Relaxed);
+    let begin = Instant::now();
+    credentials_until(&mesh.identity, 2).await;
+    assert!(begin.elapsed() < Duration::from_secs(61), "renewed after {:?}", begin.elapsed());
+    assert!(mesh.is_valid());
 }
 
 /// What the network takes is not hurried.
