@@ -13,6 +13,7 @@ pub mod finding;
 pub mod known;
 mod matching;
 pub mod policy;
+pub mod rate;
 pub mod reason;
 pub mod registry;
 pub mod resource;
