@@ -19,8 +19,9 @@ use tracing_subscriber::EnvFilter;
 use crate::attest::Attestor;
 use crate::attest::token::TokenStore;
 use crate::authority::Authority;
+use crate::fault::{self, Fault};
 use crate::files::{self, PUBLIC_FILE};
-use crate::server::Server;
+use crate::server::{Faults, Server};
 use crate::settings::{Overrides, Settings};
 use crate::slots::Slots;
 use crate::store::{self, State};
@@ -45,6 +46,8 @@ enum Command {
         /// How log lines look on stderr; what is logged is chosen by RUST_LOG [default level: info]
         #[arg(long, env = "PILLION_CA_LOG_FORMAT", default_value = "text")]
         log_format: LogFormat,
+        #[arg(long = "fault", value_name = "NAME", value_parser = Fault::parse, help = fault::help())]
+        faults: Vec<Fault>,
     },
     /// Tokens, by which a workload proves its identity the first time
     #[command(subcommand)]
@@ -66,6 +69,9 @@ enum TokenCommand {
         /// How long the token counts
         #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration::parse)]
         ttl: Duration,
+        /// Let it count for one certificate only, as for a person who hands it to a machine's first start
+        #[arg(long)]
+        once: bool,
     },
 }
 
@@ -124,9 +130,9 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let done = match cli.command {
         Command::Serve { configuration, check: true, .. } => check(configuration),
-        Command::Serve { configuration, log_format, .. } => serve(configuration, log_format),
-        Command::Token(TokenCommand::Create { configuration, id, ttl }) => {
-            create_token(configuration, &id, ttl)
+        Command::Serve { configuration, log_format, faults, .. } => serve(configuration, log_format, &faults),
+        Command::Token(TokenCommand::Create { configuration, id, ttl, once }) => {
+            create_token(configuration, &id, ttl, once)
         }
         Command::Root(RootCommand::Status { configuration }) => root_status(configuration),
     };
@@ -158,7 +164,7 @@ fn check(configuration: Configuration) -> Result<(), Failure> {
     print(&format!("{file}: ok"))
 }
 
-fn serve(configuration: Configuration, log_format: LogFormat) -> Result<(), Failure> {
+fn serve(configuration: Configuration, log_format: LogFormat, faults: &[Fault]) -> Result<(), Failure> {
     let settings = configuration.load()?;
     start_logging(log_format)?;
     tracing::info!(
@@ -185,7 +191,8 @@ fn serve(configuration: Configuration, log_format: LogFormat) -> Result<(), Fail
         let stop = stop_on_signals()?;
         let Settings { listen, monitoring, limits, .. } = settings;
         let names = settings.dns_names.clone();
-        let server = Server::bind(listen, monitoring, names, limits, authority, attestor).await?;
+        let faults = Faults::new(faults, &settings.trust_domain, now)?;
+        let server = Server::bind(listen, monitoring, names, limits, authority, attestor, faults).await?;
         // Only now that the ports are ours: a second CA started by mistake spoils nothing that the first has delivered.
         deliver(&settings, &bundle, &state.tokens()?, now)?;
         server.run(stop).await;
@@ -208,14 +215,20 @@ fn deliver(
     Ok(tokens.deliver(&settings.registrations, now)?)
 }
 
-fn create_token(configuration: Configuration, id: &SpiffeId, ttl: Duration) -> Result<(), Failure> {
+fn create_token(
+    configuration: Configuration,
+    id: &SpiffeId,
+    ttl: Duration,
+    once: bool,
+) -> Result<(), Failure> {
     let settings = configuration.load()?;
     if !settings.registrations.iter().any(|registration| registration.id == *id) {
         let fault = anyhow::anyhow!("{id} is not in registrations; add it there and restart the CA");
         return Err(Failure::Configuration(fault));
     }
     let not_after = SystemTime::now().checked_add(ttl).context("--ttl is too long")?;
-    let token = store::tokens_beside(&settings.state)?.create(id, Some(not_after))?;
+    let tokens = store::tokens_beside(&settings.state)?;
+    let token = if once { tokens.create_once(id, not_after) } else { tokens.create(id, Some(not_after)) }?;
     print(token.reveal())
 }
 

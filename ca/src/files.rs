@@ -127,7 +127,7 @@ fn create_private(path: &Path) -> io::Result<()> {
 }
 
 /// Waits until the names in the folder are on the disk.
-fn sync_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 

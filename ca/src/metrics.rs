@@ -1,12 +1,15 @@
-//! The CA's counters under Istio's names, so that its dashboards and alerts work unchanged.
+//! The CA's counters under Istio's names, so that its dashboards and alerts work unchanged, and under our own what those
+//! cannot tell: why a request was refused, and by which door it came.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::SystemTime;
 
-use prometheus_client::encoding::{EncodeMetric, MetricEncoder, text};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 /// What the monitoring port answers with.
@@ -24,16 +27,33 @@ pub(crate) struct Metrics {
     pub(crate) csr_sign_error: Count,
     /// Certificates issued.
     pub(crate) success: Count,
+    requests: Family<RequestLabels, Counter>,
+    faults: Family<FaultLabels, Gauge>,
     registry: Registry,
+}
+
+/// What became of a CSR. Every value is one of a fixed list, so their number is bounded.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    door: &'static str,
+    evidence: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FaultLabels {
+    fault: &'static str,
 }
 
 impl Metrics {
     /// `root_not_after` is the end of the root's validity.
     pub(crate) fn new(root_not_after: SystemTime) -> Self {
-        let mut registry = Registry::with_prefix("citadel_server");
+        let mut registry = Registry::default();
+        let (requests, faults) = register_own(registry.sub_registry_with_prefix("pillion_ca"));
+        let istio = registry.sub_registry_with_prefix("citadel_server");
         let mut count = |name: &str, help: &str| {
             let count = Count::default();
-            registry.register(name, help, count.clone());
+            istio.register(name, help, count.clone());
             count
         };
         let csr = count("csr_count", "The number of CSRs received by the CA");
@@ -42,12 +62,31 @@ impl Metrics {
         let csr_parsing_error = count("csr_parsing_err_count", "The number of errors in CSRs");
         let csr_sign_error = count("csr_sign_err_count", "The number of errors when signing CSRs");
         let success = count("success_cert_issuance_count", "The number of certificates issued");
-        registry.register(
+        istio.register(
             "root_cert_expiry_timestamp",
             "The end of the root certificate's validity in seconds since 1970",
             ConstGauge::new(unix_seconds(root_not_after)),
         );
-        Metrics { csr, authentication_failure, csr_parsing_error, csr_sign_error, success, registry }
+        Metrics {
+            csr,
+            authentication_failure,
+            csr_parsing_error,
+            csr_sign_error,
+            success,
+            requests,
+            faults,
+            registry,
+        }
+    }
+
+    /// Counts a request that is over. `result` is `issued` or the id of a refusal.
+    pub(crate) fn request(&self, door: &'static str, evidence: &'static str, result: &'static str) {
+        self.requests.get_or_create(&RequestLabels { door, evidence, result }).inc();
+    }
+
+    /// Shows that this fault is on.
+    pub(crate) fn fault(&self, fault: &'static str) {
+        self.faults.get_or_create(&FaultLabels { fault }).set(1);
     }
 
     /// OpenMetrics text.
@@ -58,6 +97,13 @@ impl Metrics {
             Err(std::fmt::Error) => String::new(), // a String takes every write
         }
     }
+}
+
+fn register_own(own: &mut Registry) -> (Family<RequestLabels, Counter>, Family<FaultLabels, Gauge>) {
+    let (requests, faults) = (Family::default(), Family::default());
+    own.register("requests", "The number of CSRs by door, evidence and result", Family::clone(&requests));
+    own.register("fault", "The faults that are on by --fault", Family::clone(&faults));
+    (requests, faults)
 }
 
 fn unix_seconds(at: SystemTime) -> f64 {
@@ -91,11 +137,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_names_are_those_of_istio_without_a_suffix() {
+    fn the_names_are_those_of_istio_without_a_suffix_and_our_own_with_a_prefix() {
         let metrics = Metrics::new(SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000));
         metrics.csr.increment();
         metrics.csr.increment();
         metrics.success.increment();
+        metrics.request("https", "token", "issued");
+        metrics.fault("slow");
         let text = metrics.encode();
         for line in [
             "citadel_server_csr_count 2",
@@ -104,6 +152,8 @@ mod tests {
             "citadel_server_csr_sign_err_count 0",
             "citadel_server_success_cert_issuance_count 1",
             "citadel_server_root_cert_expiry_timestamp 2000000000.0",
+            "pillion_ca_requests_total{door=\"https\",evidence=\"token\",result=\"issued\"} 1",
+            "pillion_ca_fault{fault=\"slow\"} 1",
             "# EOF",
         ] {
             assert!(text.lines().any(|seen| seen == line), "{line:?} is not in:\n{text}");

@@ -67,7 +67,16 @@ pub(crate) struct Limits {
     pub(crate) connections: usize,
     /// From accept to the last byte of the answer, TLS handshake included.
     pub(crate) request_timeout: Duration,
+    /// CSRs from one address in a minute, and as many at once; 0 for any number.
+    pub(crate) address_per_minute: u32,
+    /// CSRs for one identity in a minute, and as many at once; 0 for any number.
+    pub(crate) identity_per_minute: u32,
 }
+
+/// A mesh on one machine, or behind one address, can start all of its workloads at once.
+pub(crate) const DEFAULT_ADDRESS_PER_MINUTE: u32 = 1200;
+/// A service can start all of its copies at once.
+pub(crate) const DEFAULT_IDENTITY_PER_MINUTE: u32 = 600;
 
 /// Settings that cannot be.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +126,8 @@ struct LimitsDocument {
     connections: Option<usize>,
     #[serde(deserialize_with = "duration")]
     request_timeout: Option<Duration>,
+    address_per_minute: Option<u32>,
+    identity_per_minute: Option<u32>,
 }
 
 /// Serde's `deserialize_with` for an optional duration.
@@ -169,6 +180,12 @@ pub(crate) struct Overrides {
     /// limits.requestTimeout: from accept to the last byte of the answer [default: 10s]
     #[arg(long, env = "PILLION_CA_LIMITS_REQUEST_TIMEOUT", value_name = "DURATION", value_parser = duration::parse)]
     limits_request_timeout: Option<Duration>,
+    /// limits.addressPerMinute: CSRs from one address, 0 for any number [default: 1200]
+    #[arg(long, env = "PILLION_CA_LIMITS_ADDRESS_PER_MINUTE", value_name = "NUMBER")]
+    limits_address_per_minute: Option<u32>,
+    /// limits.identityPerMinute: CSRs for one identity, 0 for any number [default: 600]
+    #[arg(long, env = "PILLION_CA_LIMITS_IDENTITY_PER_MINUTE", value_name = "NUMBER")]
+    limits_identity_per_minute: Option<u32>,
 }
 
 impl Settings {
@@ -187,6 +204,7 @@ impl Settings {
         if document.signer.is_some() {
             return Err(SettingsError::ExternalSigner);
         }
+        let limits = check_limits(&overrides, &document.limits)?;
         let trust_domain = match overrides.trust_domain.or(document.trust_domain) {
             Some(trust_domain) => trust_domain,
             None => DEFAULT_TRUST_DOMAIN.parse().map_err(|error| field("trustDomain", error))?,
@@ -217,10 +235,7 @@ impl Settings {
             )?,
             bundle_file,
             registrations: document.registrations,
-            limits: check_limits(
-                overrides.limits_connections.or(document.limits.connections),
-                overrides.limits_request_timeout.or(document.limits.request_timeout),
-            )?,
+            limits,
         })
     }
 }
@@ -259,16 +274,24 @@ fn check_ttl(default: Option<Duration>, max: Option<Duration>) -> Result<Workloa
     Ok(WorkloadTtl { default, max })
 }
 
-fn check_limits(connections: Option<usize>, timeout: Option<Duration>) -> Result<Limits, SettingsError> {
-    let connections = connections.unwrap_or(512);
+fn check_limits(overrides: &Overrides, document: &LimitsDocument) -> Result<Limits, SettingsError> {
+    let connections = overrides.limits_connections.or(document.connections).unwrap_or(512);
+    let timeout = overrides.limits_request_timeout.or(document.request_timeout);
     let request_timeout = timeout.unwrap_or(Duration::from_secs(10));
+    let address = overrides.limits_address_per_minute.or(document.address_per_minute);
+    let identity = overrides.limits_identity_per_minute.or(document.identity_per_minute);
     if !(1..=100_000).contains(&connections) {
         return Err(field("limits.connections", "expected 1 to 100000"));
     }
     if request_timeout < Duration::from_millis(10) || request_timeout > Duration::from_secs(300) {
         return Err(field("limits.requestTimeout", "expected 10ms to 5m"));
     }
-    Ok(Limits { connections, request_timeout })
+    Ok(Limits {
+        connections,
+        request_timeout,
+        address_per_minute: address.unwrap_or(DEFAULT_ADDRESS_PER_MINUTE),
+        identity_per_minute: identity.unwrap_or(DEFAULT_IDENTITY_PER_MINUTE),
+    })
 }
 
 fn check_registrations(

@@ -72,7 +72,7 @@ mod tests {
         match (check(bytes), expected) {
             (Ok(()), Ok(())) => {}
             (Err(seen), Err(expected)) => {
-                assert!(seen.contains(expected), "expected {expected}; seen {seen}")
+                assert!(seen.contains(expected), "expected {expected}; seen {seen}");
             }
             (seen, expected) => panic!("expected {expected:?}; seen {seen:?}"),
         }

@@ -35,9 +35,9 @@ fn respond(state: &Api, method: &Method, path: &str, now: SystemTime) -> Answer 
             http::method_not_allowed(method, "GET, HEAD")
         }
         "/metrics" | "/stats/prometheus" => {
-            http::answer(StatusCode::OK, metrics::CONTENT_TYPE, state.metrics().encode())
+            http::answer(StatusCode::OK, metrics::CONTENT_TYPE, state.desk().metrics().encode())
         }
-        "/healthz/ready" | "/ready" if state.can_sign(now) => {
+        "/healthz/ready" | "/ready" if state.desk().can_sign(now) => {
             http::answer(StatusCode::OK, "text/plain", "ready\n")
         }
         "/healthz/ready" | "/ready" => {

@@ -92,7 +92,11 @@ fn configure(
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(Arc::clone(verifier))
         .with_cert_resolver(Arc::new(certified));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![
+        #[cfg(feature = "grpc")]
+        super::http2::ALPN.to_vec(),
+        b"http/1.1".to_vec(),
+    ];
     // No session outlives its handshake: a resumed one would carry an old proof of identity.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

@@ -18,7 +18,7 @@ registrations:
 - {id: spiffe://example.org/ns/default/sa/backend, tokenFile: /run/backend/token, owner: '1337:1338'}
 - {id: spiffe://example.org/ns/default/sa/frontend, tokenFile: /run/frontend/token, owner: 1337}
 - {id: spiffe://example.org/ns/default/sa/guest}
-limits: {connections: 10, requestTimeout: 500ms}
+limits: {connections: 10, requestTimeout: 500ms, addressPerMinute: 7, identityPerMinute: 0}
 ";
 
 #[derive(clap::Parser)]
@@ -48,7 +48,15 @@ fn every_setting_is_read() {
     let owner = |gid| Some(Owner { uid: 1337, gid });
     assert_eq!(owners, [owner(Some(1338)), owner(None), None]);
     assert_eq!(settings.registrations[2].token_file, None);
-    assert_eq!(settings.limits, Limits { connections: 10, request_timeout: Duration::from_millis(500) });
+    assert_eq!(
+        settings.limits,
+        Limits {
+            connections: 10,
+            request_timeout: Duration::from_millis(500),
+            address_per_minute: 7,
+            identity_per_minute: 0
+        }
+    );
 }
 
 #[test]
@@ -61,7 +69,15 @@ fn what_is_left_out_has_the_documented_value() {
     assert_eq!(settings.workload_ttl, WorkloadTtl { default: DAY, max: 90 * DAY });
     assert_eq!(settings.bundle_file, None);
     assert_eq!(settings.registrations, []);
-    assert_eq!(settings.limits, Limits { connections: 512, request_timeout: Duration::from_secs(10) });
+    assert_eq!(
+        settings.limits,
+        Limits {
+            connections: 512,
+            request_timeout: Duration::from_secs(10),
+            address_per_minute: 1200,
+            identity_per_minute: 600
+        }
+    );
 }
 
 #[test]
@@ -136,6 +152,8 @@ fn a_flag_has_the_last_word() {
         "--bundle-file=/flag.pem",
         "--limits-connections=3",
         "--limits-request-timeout=4s",
+        "--limits-address-per-minute=5",
+        "--limits-identity-per-minute=6",
     ];
     let text = WHOLE.split("registrations:").next().unwrap();
     let settings = Settings::parse("ca.yaml", text, overrides(&flags)).unwrap();
@@ -150,7 +168,12 @@ fn a_flag_has_the_last_word() {
             workload_ttl: WorkloadTtl { default: DAY / 24, max: DAY / 12 },
             bundle_file: Some("/flag.pem".into()),
             registrations: vec![],
-            limits: Limits { connections: 3, request_timeout: Duration::from_secs(4) },
+            limits: Limits {
+                connections: 3,
+                request_timeout: Duration::from_secs(4),
+                address_per_minute: 5,
+                identity_per_minute: 6,
+            },
         }
     );
 }

@@ -6,5 +6,8 @@
 mod api;
 mod bounds;
 mod command_line;
+mod faults;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod state;
 mod support;
