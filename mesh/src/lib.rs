@@ -10,6 +10,7 @@ pub mod client_hello;
 pub mod describe;
 pub mod duration;
 pub mod finding;
+pub mod jwt;
 pub mod known;
 mod matching;
 pub mod policy;
