@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::attest::Attestor;
+use crate::attest::jwt::Issuers;
 use crate::attest::token::TokenStore;
 use crate::authority::Authority;
 use crate::fault::{self, Fault};
@@ -184,7 +186,9 @@ fn serve(configuration: Configuration, log_format: LogFormat, faults: &[Fault]) 
     let slots = Slots::new(state.signer(&settings.trust_domain, now)?);
     let bundle = slots.bundle_pem().to_owned();
     let ids = settings.registrations.iter().map(|registration| registration.id.clone());
+    let issuers = Arc::new(Issuers::new(&settings.issuers));
     let attestor = Attestor::new(settings.trust_domain.clone(), ids, state.tokens()?);
+    let attestor = attestor.with_issuers(Arc::clone(&issuers));
     let authority = Authority::new(slots, settings.workload_ttl);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -195,6 +199,7 @@ fn serve(configuration: Configuration, log_format: LogFormat, faults: &[Fault]) 
         let server = Server::bind(listen, monitoring, names, limits, authority, attestor, faults).await?;
         // Only now that the ports are ours: a second CA started by mistake spoils nothing that the first has delivered.
         deliver(&settings, &bundle, &state.tokens()?, now)?;
+        issuers.watch(&stop);
         server.run(stop).await;
         tracing::info!("stopped");
         Ok(())

@@ -57,6 +57,27 @@ refusals! {
     CertificateRefused = "certificate_refused", 0,
         "The client certificate does not verify, or is no SVID.",
         "Let the workload ask with its token; look at its clock and at the root that its certificate is of.";
+    JwtUnknownIssuer = "jwt_unknown_issuer", 401,
+        "The JSON Web Token is of an issuer that the settings do not name.",
+        "Compare its claim iss with attestation.jwt, letter for letter.";
+    JwtNoKey = "jwt_no_key", 401,
+        "None of the issuer's keys is the one that the JSON Web Token names, or there are no keys yet.",
+        "Look at the issuer's jwks: the log says what was read of it last; new keys are fetched within seconds.";
+    JwtInvalid = "jwt_invalid", 401,
+        "The JSON Web Token is malformed, of an algorithm that is not accepted, or its signature does not verify.",
+        "Look at who made it: an attack, or another issuer under the same name.";
+    JwtExpired = "jwt_expired", 401,
+        "The JSON Web Token has expired, or does not say when it will.",
+        "Let the workload read its token anew before each use; compare both clocks.";
+    JwtNotYetValid = "jwt_not_yet_valid", 401,
+        "The JSON Web Token is not valid yet.",
+        "Compare the issuer's clock with that of the CA.";
+    JwtAudience = "jwt_audience", 401,
+        "The JSON Web Token is for another audience.",
+        "Ask the issuer for a token with the audience of attestation.jwt.";
+    JwtSubject = "jwt_subject", 401,
+        "The subject of the JSON Web Token is no service account.",
+        "Use the token of a service account: system:serviceaccount:NAMESPACE:NAME.";
     ForeignTrustDomain = "foreign_trust_domain", 401,
         "The evidence is of another trust domain.",
         "Ask the CA of that trust domain.";

@@ -16,6 +16,7 @@ use pillion_mesh::yaml::{self, YamlError};
 use rustls_pki_types::ServerName;
 use serde::{Deserialize, Deserializer, de};
 
+use crate::attest::jwt;
 use crate::authority::WorkloadTtl;
 use crate::files::Owner;
 use crate::store;
@@ -44,6 +45,8 @@ pub(crate) struct Settings {
     /// Where the trust bundle is written for others to mount.
     pub(crate) bundle_file: Option<PathBuf>,
     pub(crate) registrations: Vec<Registration>,
+    /// Whose JSON Web Tokens count.
+    pub(crate) issuers: Vec<jwt::Issuer>,
     pub(crate) limits: Limits,
 }
 
@@ -107,6 +110,7 @@ struct Document {
     workload_ttl: TtlDocument,
     bundle_file: Option<PathBuf>,
     registrations: Vec<Registration>,
+    attestation: AttestationDocument,
     limits: LimitsDocument,
     signer: Option<de::IgnoredAny>,
 }
@@ -118,6 +122,12 @@ struct TtlDocument {
     default: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     max: Option<Duration>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct AttestationDocument {
+    jwt: Vec<jwt::Issuer>,
 }
 
 #[derive(Default, Deserialize)]
@@ -211,6 +221,7 @@ impl Settings {
         };
         let bundle_file = overrides.bundle_file.or(document.bundle_file);
         check_registrations(&document.registrations, &trust_domain, bundle_file.as_deref())?;
+        check_issuers(&document.attestation.jwt)?;
         let state = overrides.state.or(document.state).unwrap_or_else(|| DEFAULT_STATE.into());
         let tokens =
             document.registrations.iter().filter_map(|registration| registration.token_file.as_deref());
@@ -235,6 +246,7 @@ impl Settings {
             )?,
             bundle_file,
             registrations: document.registrations,
+            issuers: document.attestation.jwt,
             limits,
         })
     }
@@ -317,6 +329,22 @@ fn check_registrations(
             let path = path.display();
             return Err(field("registrations", format_args!("two files would be written to {path}")));
         }
+    }
+    Ok(())
+}
+
+fn check_issuers(issuers: &[jwt::Issuer]) -> Result<(), SettingsError> {
+    const NAME: &str = "attestation.jwt";
+    let mut names = BTreeSet::new();
+    for issuer in issuers {
+        let name = &issuer.issuer;
+        if name.is_empty() || issuer.audience.is_empty() {
+            return Err(field(NAME, "expected an issuer and an audience that are not empty"));
+        }
+        if !names.insert(name) {
+            return Err(field(NAME, format_args!("the issuer {name:?} stands there twice")));
+        }
+        issuer.jwks.check().map_err(|fault| field(NAME, format_args!("jwks of {name:?}: {fault}")))?;
     }
     Ok(())
 }

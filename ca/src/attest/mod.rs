@@ -4,14 +4,17 @@
 //! in the registrations, or the caller is refused; a registration that is taken away ends renewals too.
 
 pub(crate) mod certificate;
+pub(crate) mod jwt;
 pub(crate) mod token;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
 use rustls_pki_types::CertificateDer;
 
+use self::jwt::{Issuers, JwtError};
 use self::token::{OneTime, SpendError, TokenError, TokenStore};
 use crate::refusal::RefusalId;
 
@@ -29,6 +32,7 @@ impl Evidence<'_> {
     /// The kind, as the audit log names it before more is known.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
+            Evidence::Authorization(header) if jwt::is_one(header) => "jwt",
             Evidence::Authorization(_) => "token",
             Evidence::Certificate(_) => "certificate",
             Evidence::Nothing => "none",
@@ -62,6 +66,8 @@ pub(crate) enum Refusal {
     Nothing,
     #[error(transparent)]
     Token(#[from] TokenError),
+    #[error(transparent)]
+    Jwt(#[from] JwtError),
     #[error("the client certificate is no SVID: {0}")]
     Certificate(#[from] pillion_mesh::svid::SvidError),
     #[error(transparent)]
@@ -81,6 +87,7 @@ impl Refusal {
             Refusal::Token(TokenError::Expired { .. }) => RefusalId::TokenExpired,
             Refusal::Token(TokenError::Spent { .. }) => RefusalId::TokenReplayed,
             Refusal::Token(TokenError::Damaged(_)) => RefusalId::TokenDamaged,
+            Refusal::Jwt(error) => error.id(),
             Refusal::NotSpent(_) => RefusalId::TokenNotSpent,
             Refusal::Certificate(_) => RefusalId::CertificateRefused,
             Refusal::OtherTrustDomain { .. } => RefusalId::ForeignTrustDomain,
@@ -94,6 +101,7 @@ pub(crate) struct Attestor {
     trust_domain: TrustDomain,
     registered: BTreeSet<SpiffeId>,
     tokens: TokenStore,
+    issuers: Arc<Issuers>,
 }
 
 impl Attestor {
@@ -102,12 +110,21 @@ impl Attestor {
         registered: impl IntoIterator<Item = SpiffeId>,
         tokens: TokenStore,
     ) -> Self {
-        Attestor { trust_domain, registered: registered.into_iter().collect(), tokens }
+        let registered = registered.into_iter().collect();
+        Attestor { trust_domain, registered, tokens, issuers: Arc::default() }
+    }
+
+    /// Takes the tokens of these issuers too.
+    pub(crate) fn with_issuers(self, issuers: Arc<Issuers>) -> Self {
+        Attestor { issuers, ..self }
     }
 
     /// The identity that the evidence proves.
     pub(crate) fn identify(&self, evidence: &Evidence<'_>, now: SystemTime) -> Result<Identified, Refusal> {
         let (id, once) = match evidence {
+            Evidence::Authorization(header) if jwt::is_one(header) => {
+                (self.issuers.identify(token::bearer(header)?, &self.trust_domain, now)?, None)
+            }
             Evidence::Authorization(header) => {
                 let shown = self.tokens.identify(header, now)?;
                 (shown.id, shown.once)

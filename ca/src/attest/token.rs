@@ -115,14 +115,8 @@ impl Token {
         }
     }
 
-    /// Takes the token out of an `Authorization` header (RFC 6750 2.1).
     fn from_header(header: &[u8]) -> Result<Self, TokenError> {
-        let header = std::str::from_utf8(header).map_err(|_| TokenError::NotBearer)?;
-        let (scheme, token) = header.split_once(' ').ok_or(TokenError::NotBearer)?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(TokenError::NotBearer);
-        }
-        Token::parse(token)
+        Token::parse(bearer(header)?)
     }
 
     /// The text, to be handed to its bearer and to nobody else.
@@ -134,6 +128,13 @@ impl Token {
         let digest = digest::digest(&digest::SHA256, self.0.as_bytes());
         digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
+}
+
+/// The text of a bearer token in an `Authorization` header (RFC 6750 2.1).
+pub(crate) fn bearer(header: &[u8]) -> Result<&str, TokenError> {
+    let header = std::str::from_utf8(header).map_err(|_| TokenError::NotBearer)?;
+    let (scheme, token) = header.split_once(' ').ok_or(TokenError::NotBearer)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(token) } else { Err(TokenError::NotBearer) }
 }
 
 /// The folder of token records.

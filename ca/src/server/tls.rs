@@ -1,6 +1,6 @@
 //! The TLS of the API: the CA's own certificate, renewed in good time, and the verifier of client certificates.
 //!
-//! The only room here that knows rustls. A client certificate is optional; one that is shown must have a valid chain
+//! The only room here that knows rustls as a server. A client certificate is optional; one that is shown must have a valid chain
 //! to our root and be fit for clients, else the handshake fails. Whose it is, `attest` says.
 
 use std::sync::Arc;

@@ -18,6 +18,10 @@ registrations:
 - {id: spiffe://example.org/ns/default/sa/backend, tokenFile: /run/backend/token, owner: '1337:1338'}
 - {id: spiffe://example.org/ns/default/sa/frontend, tokenFile: /run/frontend/token, owner: 1337}
 - {id: spiffe://example.org/ns/default/sa/guest}
+attestation:
+  jwt:
+  - {issuer: https://one.example, audience: ca, jwks: {file: /run/jwks.json}}
+  - {issuer: two, audience: ca, jwks: {url: 'https://two.example:6443/openid/v1/jwks', caFile: /run/ca.pem}}
 limits: {connections: 10, requestTimeout: 500ms, addressPerMinute: 7, identityPerMinute: 0}
 ";
 
@@ -48,6 +52,9 @@ fn every_setting_is_read() {
     let owner = |gid| Some(Owner { uid: 1337, gid });
     assert_eq!(owners, [owner(Some(1338)), owner(None), None]);
     assert_eq!(settings.registrations[2].token_file, None);
+    let issuers: Vec<_> = settings.issuers.iter().map(|issuer| issuer.issuer.as_str()).collect();
+    assert_eq!(issuers, ["https://one.example", "two"]);
+    assert_eq!(settings.issuers[1].jwks.ca_file.as_deref(), Some(Path::new("/run/ca.pem")));
     assert_eq!(
         settings.limits,
         Limits {
@@ -69,6 +76,7 @@ fn what_is_left_out_has_the_documented_value() {
     assert_eq!(settings.workload_ttl, WorkloadTtl { default: DAY, max: 90 * DAY });
     assert_eq!(settings.bundle_file, None);
     assert_eq!(settings.registrations, []);
+    assert_eq!(settings.issuers, []);
     assert_eq!(
         settings.limits,
         Limits {
@@ -120,6 +128,27 @@ fn a_longest_lifetime_under_a_day_shortens_the_default() {
 #[case("registrations: [{id: spiffe://cluster.local/a, owner: root}]", "a user ID")]
 #[case("registrations: [{id: spiffe://cluster.local/a, owner: 5000000000}]", "a user ID")]
 #[case("registrations: [{id: spiffe://cluster.local/a, token: x}]", "unknown")]
+#[case("attestation: {jwt: [{issuer: a, audience: b, jwks: {}}]}", "expected exactly one of file and url")]
+#[case(
+    "attestation: {jwt: [{issuer: a, audience: b, jwks: {file: f, url: 'https://c/'}}]}",
+    "exactly one of file and url"
+)]
+#[case(
+    "attestation: {jwt: [{issuer: a, audience: b, jwks: {url: 'http://c/'}}]}",
+    "expected a url such as https://"
+)]
+#[case(
+    "attestation: {jwt: [{issuer: a, audience: b, jwks: {url: 'https://u:p@c/'}}]}",
+    "expected a url such as https://"
+)]
+#[case("attestation: {jwt: [{issuer: a, audience: b, jwks: {file: f, caFile: c}}]}", "caFile is for a url")]
+#[case("attestation: {jwt: [{issuer: a, audience: '', jwks: {file: f}}]}", "not empty")]
+#[case("attestation: {jwt: [{issuer: a, jwks: {file: f}}]}", "audience")]
+#[case(
+    "attestation: {jwt: [{issuer: a, audience: b, jwks: {file: f}}, {issuer: a, audience: c, jwks: {file: f}}]}",
+    "stands there twice"
+)]
+#[case("attestation: {jwks: []}", "unknown")]
 #[case("signer: {certificate: a, key: b}", "not supported yet")]
 fn a_wrong_setting_is_refused_with_its_name(#[case] text: &str, #[case] expected: &str) {
     let error = parse(text).unwrap_err().to_string();
@@ -168,6 +197,7 @@ fn a_flag_has_the_last_word() {
             workload_ttl: WorkloadTtl { default: DAY / 24, max: DAY / 12 },
             bundle_file: Some("/flag.pem".into()),
             registrations: vec![],
+            issuers: vec![],
             limits: Limits {
                 connections: 3,
                 request_timeout: Duration::from_secs(4),

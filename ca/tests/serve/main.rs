@@ -9,5 +9,6 @@ mod command_line;
 mod faults;
 #[cfg(feature = "grpc")]
 mod grpc;
+mod jwt;
 mod state;
 mod support;
