@@ -45,7 +45,7 @@ impl WorkloadTtl {
 /// Signs for one trust domain.
 pub(crate) struct Authority {
     live: Arc<Live>,
-    /// Notes down what is granted; none where nothing outlives the process, as in tests.
+    /// Notes down what is granted; none where nothing outlives the process.
     keeper: Option<Arc<Keeper>>,
     ttl: WorkloadTtl,
     clock: Clock,
@@ -90,7 +90,6 @@ impl Authority {
     }
 
     /// Signs with these signers for ever.
-    #[cfg(test)]
     pub(crate) fn fixed(slots: Slots, ttl: WorkloadTtl, clock: Clock) -> Self {
         Authority { live: Live::new(slots), keeper: None, ttl, clock }
     }

@@ -20,10 +20,12 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::attest::Attestor;
+use crate::attest::jwt::Issuers;
 use crate::authority::Authority;
 use crate::clock::Clock;
+use crate::fault::{self, Fault};
 use crate::keeper::{Keeper, Plan};
-use crate::server::Server;
+use crate::server::{Faults, Server};
 use crate::settings::{Overrides, Settings};
 use crate::store::{self, State};
 
@@ -47,6 +49,8 @@ enum Command {
         /// How log lines look on stderr; what is logged is chosen by RUST_LOG [default level: info]
         #[arg(long, env = "PILLION_CA_LOG_FORMAT", default_value = "text")]
         log_format: LogFormat,
+        #[arg(long = "fault", value_name = "NAME", value_parser = Fault::parse, help = fault::help())]
+        faults: Vec<Fault>,
     },
     /// Tokens, by which a workload proves its identity the first time
     #[command(subcommand)]
@@ -68,6 +72,9 @@ enum TokenCommand {
         /// How long the token counts
         #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration::parse)]
         ttl: Duration,
+        /// Let it count for one certificate only, as for a person who hands it to a machine's first start
+        #[arg(long)]
+        once: bool,
     },
 }
 
@@ -150,9 +157,9 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let done = match cli.command {
         Command::Serve { configuration, check: true, .. } => check(configuration),
-        Command::Serve { configuration, log_format, .. } => serve(configuration, log_format),
-        Command::Token(TokenCommand::Create { configuration, id, ttl }) => {
-            create_token(configuration, &id, ttl)
+        Command::Serve { configuration, log_format, faults, .. } => serve(configuration, log_format, &faults),
+        Command::Token(TokenCommand::Create { configuration, id, ttl, once }) => {
+            create_token(configuration, &id, ttl, once)
         }
         Command::Root(command) => roots::run(command),
     };
@@ -184,7 +191,7 @@ fn check(configuration: Configuration) -> Result<(), Failure> {
     print(&format!("{file}: ok"))
 }
 
-fn serve(configuration: Configuration, log_format: LogFormat) -> Result<(), Failure> {
+fn serve(configuration: Configuration, log_format: LogFormat, faults: &[Fault]) -> Result<(), Failure> {
     let settings = configuration.load()?;
     start_logging(log_format)?;
     tracing::info!(
@@ -213,17 +220,21 @@ fn serve(configuration: Configuration, log_format: LogFormat) -> Result<(), Fail
     };
     let keeper = Arc::new(Keeper::new(signers, plan, clock)?);
     let ids = settings.registrations.iter().map(|registration| registration.id.clone());
+    let issuers = Arc::new(Issuers::new(&settings.issuers));
     let attestor = Attestor::new(settings.trust_domain.clone(), ids, state.tokens()?);
+    let attestor = attestor.with_issuers(Arc::clone(&issuers));
     let authority = Authority::new(Arc::clone(&keeper), settings.workload_ttl, clock);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = stop_on_signals()?;
         let Settings { listen, monitoring, limits, .. } = settings;
         let names = settings.dns_names.clone();
-        let server = Server::bind(listen, monitoring, names, limits, authority, attestor).await?;
+        let faults = Faults::new(faults, &settings.trust_domain, clock)?;
+        let server = Server::bind(listen, monitoring, names, limits, authority, attestor, faults).await?;
         // Only now that the ports are ours: a second CA started by mistake spoils nothing that the first has delivered.
         keeper.deliver()?;
         state.tokens()?.deliver(&settings.registrations, now)?;
+        issuers.watch(&stop);
         state.serving_since(clock.now());
         let keeping = tokio::spawn(Arc::clone(&keeper).run(stop.clone()));
         server.run(stop).await;
@@ -256,7 +267,12 @@ fn clock_beside(settings: &Settings) -> Result<Clock, Failure> {
     Ok(Clock::new(settings.hurry, SystemTime::now()))
 }
 
-fn create_token(configuration: Configuration, id: &SpiffeId, ttl: Duration) -> Result<(), Failure> {
+fn create_token(
+    configuration: Configuration,
+    id: &SpiffeId,
+    ttl: Duration,
+    once: bool,
+) -> Result<(), Failure> {
     let settings = configuration.load()?;
     if !settings.registrations.iter().any(|registration| registration.id == *id) {
         let fault = anyhow::anyhow!("{id} is not in registrations; add it there and restart the CA");
@@ -264,7 +280,8 @@ fn create_token(configuration: Configuration, id: &SpiffeId, ttl: Duration) -> R
     }
     let now = clock_beside(&settings)?.now();
     let not_after = now.checked_add(ttl).context("--ttl is too long")?;
-    let token = store::tokens_beside(&settings.state)?.create(id, Some(not_after))?;
+    let tokens = store::tokens_beside(&settings.state)?;
+    let token = if once { tokens.create_once(id, not_after) } else { tokens.create(id, Some(not_after)) }?;
     print(token.reveal())
 }
 

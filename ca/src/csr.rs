@@ -1,18 +1,21 @@
 //! What is taken from a certificate signing request (PKCS#10, RFC 2986): the public key, once the request's own
-//! signature has proved that the caller holds the private one. Everything else it asks for is named and ignored.
+//! signature has proved that the caller holds the private one.
+//!
+//! Everything else it asks for is named and ignored, but what no workload's certificate can be: to be an authority, to
+//! have two names, to have something marked critical that would be missing. Such a request is refused by name
+//! ([`wishes`]), as is what is not DER to the letter ([`der`]).
 
+mod der;
+mod wishes;
+
+use aws_lc_rs::digest;
 use rcgen::SubjectPublicKeyInfo;
 use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::cri_attributes::ParsedCriAttribute;
-use x509_parser::extensions::{ParsedExtension, X509Extension};
 use x509_parser::prelude::FromDer;
 
 use crate::keys::{self, KeyError, KeyKind};
-
-/// Longest list of ignored wishes that goes into a log line, in characters.
-const LONGEST_WISHES: usize = 512;
 
 /// A request whose signature verified.
 pub(crate) struct Csr {
@@ -20,6 +23,8 @@ pub(crate) struct Csr {
     pub(crate) key: SubjectPublicKeyInfo,
     /// The kind of that key.
     pub(crate) kind: KeyKind,
+    /// SHA-256 of that key (its SubjectPublicKeyInfo) in lower-case hexadecimal, by which it is known in logs.
+    pub(crate) sha256: String,
     /// What the request asked for beside it, for the log; empty where it asked for nothing.
     pub(crate) ignored: String,
 }
@@ -31,6 +36,8 @@ pub(crate) enum CsrError {
     NotARequest(&'static str),
     #[error("the request is not well-formed PKCS#10: {0}")]
     Malformed(String),
+    #[error("the request asks for {0}, which this CA never grants; leave it out")]
+    Wish(String),
     #[error(transparent)]
     Key(#[from] KeyError),
 }
@@ -38,18 +45,25 @@ pub(crate) enum CsrError {
 /// Reads a request in PEM or DER and checks its signature.
 pub(crate) fn read(body: &[u8]) -> Result<Csr, CsrError> {
     let der = unwrap_pem(body)?;
+    der::check(&der).map_err(|fault| CsrError::Malformed(fault.to_owned()))?;
     let (rest, request) =
         X509CertificationRequest::from_der(&der).map_err(|error| CsrError::Malformed(error.to_string()))?;
     if !rest.is_empty() {
         return Err(CsrError::Malformed(format!("{} bytes follow the request", rest.len())));
     }
     let info = &request.certification_request_info;
+    if info.version.0 != 0 {
+        return Err(CsrError::Malformed(format!("its version is {}, expected 0 (v1)", info.version.0)));
+    }
     let kind = keys::kind_of(&info.subject_pki)?;
     let signature = &request.signature_value;
     keys::verify(kind, &info.subject_pki, &request.signature_algorithm.algorithm, info.raw, &signature.data)?;
     let key = SubjectPublicKeyInfo::from_der(info.subject_pki.raw)
         .map_err(|error| KeyError::MalformedKey(error.to_string()))?;
-    Ok(Csr { key, kind, ignored: wishes(&request) })
+    let ignored = wishes::judge(info)?;
+    let sha256 = digest::digest(&digest::SHA256, info.subject_pki.raw);
+    let sha256 = sha256.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Csr { key, kind, sha256, ignored })
 }
 
 fn unwrap_pem(body: &[u8]) -> Result<CertificateSigningRequestDer<'_>, CsrError> {
@@ -65,41 +79,6 @@ fn unwrap_pem(body: &[u8]) -> Result<CertificateSigningRequestDer<'_>, CsrError>
                 (None, _) => Err(CsrError::NotARequest("neither of them")),
             }
         }
-    }
-}
-
-/// What the request asks for beside its key, in words.
-fn wishes(request: &X509CertificationRequest<'_>) -> String {
-    let info = &request.certification_request_info;
-    let mut wishes = Vec::new();
-    if info.subject.iter().next().is_some() {
-        wishes.push(format!("subject {}", info.subject));
-    }
-    for attribute in info.iter_attributes() {
-        if let ParsedCriAttribute::ExtensionRequest(request) = attribute.parsed_attribute() {
-            wishes.extend(request.extensions.iter().map(extension_wish));
-        } else {
-            // Its value may be a password, which is no business of the log.
-            wishes.push(format!("attribute {}", attribute.oid.to_id_string()));
-        }
-    }
-    let wishes = wishes.join("; ");
-    if wishes.len() <= LONGEST_WISHES {
-        return wishes;
-    }
-    wishes.chars().take(LONGEST_WISHES).chain(['…']).collect()
-}
-
-fn extension_wish(extension: &X509Extension<'_>) -> String {
-    match extension.parsed_extension() {
-        ParsedExtension::SubjectAlternativeName(names) => {
-            let names: Vec<_> = names.general_names.iter().map(ToString::to_string).collect();
-            format!("SAN {}", names.join(" "))
-        }
-        ParsedExtension::BasicConstraints(constraints) => format!("basicConstraints CA:{}", constraints.ca),
-        ParsedExtension::KeyUsage(usage) => format!("keyUsage {usage}"),
-        ParsedExtension::ExtendedKeyUsage(_) => "extendedKeyUsage".to_owned(),
-        _ => format!("extension {}", extension.oid.to_id_string()),
     }
 }
 

@@ -142,7 +142,7 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
 }
 
 /// Waits until the names in the folder are on the disk.
-fn sync_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 

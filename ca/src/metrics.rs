@@ -1,4 +1,5 @@
-//! The CA's counters under Istio's names, so that its dashboards and alerts work unchanged.
+//! The CA's counters under Istio's names, so that its dashboards and alerts work unchanged, and under our own what those
+//! cannot tell: why a request was refused, and by which door it came.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -7,6 +8,7 @@ use std::time::SystemTime;
 use pillion_mesh::signers::Signers;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -28,9 +30,30 @@ pub(crate) struct Metrics {
     pub(crate) success: Count,
     /// The end of the current root's validity, in seconds since 1970.
     root_expiry: Gauge<f64, AtomicU64>,
-    /// The same for each published root.
-    roots: Family<RootLabels, Gauge<f64, AtomicU64>>,
+    own: Own,
     registry: Registry,
+}
+
+/// The metrics under our own prefix.
+#[derive(Default)]
+struct Own {
+    requests: Family<RequestLabels, Counter>,
+    faults: Family<FaultLabels, Gauge>,
+    /// The end of the validity of each published root.
+    roots: Family<RootLabels, Gauge<f64, AtomicU64>>,
+}
+
+/// What became of a CSR. Every value is one of a fixed list, so their number is bounded.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    door: &'static str,
+    evidence: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FaultLabels {
+    fault: &'static str,
 }
 
 /// Tells published roots apart.
@@ -45,11 +68,12 @@ struct RootLabels {
 impl Metrics {
     /// All at zero; which roots there are, [`Self::show_roots`] tells.
     pub(crate) fn new() -> Self {
-        let mut whole = Registry::default();
-        let registry = whole.sub_registry_with_prefix("citadel_server");
+        let mut registry = Registry::default();
+        let own = Own::registered(registry.sub_registry_with_prefix("pillion_ca"));
+        let istio = registry.sub_registry_with_prefix("citadel_server");
         let mut count = |name: &str, help: &str| {
             let count = Count::default();
-            registry.register(name, help, count.clone());
+            istio.register(name, help, count.clone());
             count
         };
         let csr = count("csr_count", "The number of CSRs received by the CA");
@@ -59,16 +83,10 @@ impl Metrics {
         let csr_sign_error = count("csr_sign_err_count", "The number of errors when signing CSRs");
         let success = count("success_cert_issuance_count", "The number of certificates issued");
         let root_expiry = Gauge::<f64, AtomicU64>::default();
-        registry.register(
+        istio.register(
             "root_cert_expiry_timestamp",
             "The end of the root certificate's validity in seconds since 1970",
             root_expiry.clone(),
-        );
-        let roots = Family::<RootLabels, Gauge<f64, AtomicU64>>::default();
-        whole.register(
-            "pillion_ca_root_expiry_timestamp_seconds",
-            "The end of the validity of each published root, in seconds since 1970",
-            roots.clone(),
         );
         Metrics {
             csr,
@@ -77,19 +95,29 @@ impl Metrics {
             csr_sign_error,
             success,
             root_expiry,
-            roots,
-            registry: whole,
+            own,
+            registry,
         }
     }
 
     /// Shows these roots and no others.
     pub(crate) fn show_roots(&self, signers: &Signers) {
         self.root_expiry.set(unix_seconds(signers.current().not_after));
-        self.roots.clear();
+        self.own.roots.clear();
         for signer in signers.published() {
             let labels = RootLabels { root: signer.name.clone(), stage: signer.stage().as_str() };
-            self.roots.get_or_create(&labels).set(unix_seconds(signer.not_after));
+            self.own.roots.get_or_create(&labels).set(unix_seconds(signer.not_after));
         }
+    }
+
+    /// Counts a request that is over. `result` is `issued` or the id of a refusal.
+    pub(crate) fn request(&self, door: &'static str, evidence: &'static str, result: &'static str) {
+        self.own.requests.get_or_create(&RequestLabels { door, evidence, result }).inc();
+    }
+
+    /// Shows that this fault is on.
+    pub(crate) fn fault(&self, fault: &'static str) {
+        self.own.faults.get_or_create(&FaultLabels { fault }).set(1);
     }
 
     /// OpenMetrics text.
@@ -99,6 +127,24 @@ impl Metrics {
             Ok(()) => text,
             Err(std::fmt::Error) => String::new(), // a String takes every write
         }
+    }
+}
+
+impl Own {
+    fn registered(registry: &mut Registry) -> Self {
+        let own = Own::default();
+        registry.register(
+            "requests",
+            "The number of CSRs by door, evidence and result",
+            own.requests.clone(),
+        );
+        registry.register("fault", "The faults that are on by --fault", own.faults.clone());
+        registry.register(
+            "root_expiry_timestamp_seconds",
+            "The end of the validity of each published root, in seconds since 1970",
+            own.roots.clone(),
+        );
+        own
     }
 }
 
@@ -135,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_names_are_those_of_istio_without_a_suffix() {
+    fn the_names_are_those_of_istio_without_a_suffix_and_our_own_with_a_prefix() {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let root =
             |name: &str, end| Signer::new(name.repeat(16), (at(0), at(end)), at(1), Duration::from_secs(1));
@@ -147,6 +193,8 @@ mod tests {
         metrics.csr.increment();
         metrics.csr.increment();
         metrics.success.increment();
+        metrics.request("https", "token", "issued");
+        metrics.fault("slow");
         let text = metrics.encode();
         for line in [
             "citadel_server_csr_count 2",
@@ -157,6 +205,8 @@ mod tests {
             "citadel_server_root_cert_expiry_timestamp 2000000000.0",
             "pillion_ca_root_expiry_timestamp_seconds{root=\"aaaaaaaaaaaaaaaa\",stage=\"current\"} 2000000000.0",
             "pillion_ca_root_expiry_timestamp_seconds{root=\"bbbbbbbbbbbbbbbb\",stage=\"next\"} 2100000000.0",
+            "pillion_ca_requests_total{door=\"https\",evidence=\"token\",result=\"issued\"} 1",
+            "pillion_ca_fault{fault=\"slow\"} 1",
             "# EOF",
         ] {
             assert!(text.lines().any(|seen| seen == line), "{line:?} is not in:\n{text}");

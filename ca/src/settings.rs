@@ -19,6 +19,7 @@ use rustls_pki_types::ServerName;
 use serde::de::{self, IntoDeserializer};
 use serde::{Deserialize, Deserializer};
 
+use crate::attest::jwt;
 use crate::authority::WorkloadTtl;
 use crate::clock::{Clock, Hurry};
 use crate::files::Owner;
@@ -56,6 +57,8 @@ pub(crate) struct Settings {
     /// Where the trust bundle is written for others to mount.
     pub(crate) bundle_file: Option<PathBuf>,
     pub(crate) registrations: Vec<Registration>,
+    /// Whose JSON Web Tokens count.
+    pub(crate) issuers: Vec<jwt::Issuer>,
     pub(crate) limits: Limits,
     pub(crate) rotation: Rotation,
     /// The time that certificates live in, where it is not the world's.
@@ -82,6 +85,10 @@ pub(crate) struct Limits {
     pub(crate) connections: usize,
     /// From accept to the last byte of the answer, TLS handshake included.
     pub(crate) request_timeout: Duration,
+    /// CSRs from one address in a minute, and as many at once; 0 for any number.
+    pub(crate) address_per_minute: u32,
+    /// CSRs for one identity in a minute, and as many at once; 0 for any number.
+    pub(crate) identity_per_minute: u32,
 }
 
 /// How roots are made and replaced.
@@ -104,6 +111,10 @@ impl Rotation {
         }
     }
 }
+/// A mesh on one machine, or behind one address, can start all of its workloads at once.
+pub(crate) const DEFAULT_ADDRESS_PER_MINUTE: u32 = 1200;
+/// A service can start all of its copies at once.
+pub(crate) const DEFAULT_IDENTITY_PER_MINUTE: u32 = 600;
 
 /// Settings that cannot be.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +145,7 @@ struct Document {
     workload_ttl: TtlDocument,
     bundle_file: Option<PathBuf>,
     registrations: Vec<Registration>,
+    attestation: AttestationDocument,
     limits: LimitsDocument,
     rotation: RotationDocument,
     time: TimeDocument,
@@ -151,10 +163,18 @@ struct TtlDocument {
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct AttestationDocument {
+    jwt: Vec<jwt::Issuer>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct LimitsDocument {
     connections: Option<usize>,
     #[serde(deserialize_with = "duration")]
     request_timeout: Option<Duration>,
+    address_per_minute: Option<u32>,
+    identity_per_minute: Option<u32>,
 }
 
 #[derive(Default, Deserialize)]
@@ -260,6 +280,12 @@ pub(crate) struct Overrides {
     /// time.origin: since when it does; the same for the CA and its proxies [default: the start of the process]
     #[arg(long, env = "PILLION_CA_TIME_ORIGIN", value_name = "TIME", value_parser = parse_moment)]
     time_origin: Option<SystemTime>,
+    /// limits.addressPerMinute: CSRs from one address, 0 for any number [default: 1200]
+    #[arg(long, env = "PILLION_CA_LIMITS_ADDRESS_PER_MINUTE", value_name = "NUMBER")]
+    limits_address_per_minute: Option<u32>,
+    /// limits.identityPerMinute: CSRs for one identity, 0 for any number [default: 600]
+    #[arg(long, env = "PILLION_CA_LIMITS_IDENTITY_PER_MINUTE", value_name = "NUMBER")]
+    limits_identity_per_minute: Option<u32>,
 }
 
 impl Settings {
@@ -278,12 +304,14 @@ impl Settings {
         if document.signer.is_some() {
             return Err(SettingsError::ExternalSigner);
         }
+        let limits = check_limits(&overrides, &document.limits)?;
         let trust_domain = match overrides.trust_domain.or(document.trust_domain) {
             Some(trust_domain) => trust_domain,
             None => DEFAULT_TRUST_DOMAIN.parse().map_err(|error| field("trustDomain", error))?,
         };
         let bundle_file = overrides.bundle_file.or(document.bundle_file);
         check_registrations(&document.registrations, &trust_domain, bundle_file.as_deref())?;
+        check_issuers(&document.attestation.jwt)?;
         let state = overrides.state.or(document.state).unwrap_or_else(|| DEFAULT_STATE.into());
         let tokens =
             document.registrations.iter().filter_map(|registration| registration.token_file.as_deref());
@@ -317,10 +345,8 @@ impl Settings {
             rotation: check_rotation(&rotation, workload_ttl)?,
             bundle_file,
             registrations: document.registrations,
-            limits: check_limits(
-                overrides.limits_connections.or(document.limits.connections),
-                overrides.limits_request_timeout.or(document.limits.request_timeout),
-            )?,
+            issuers: document.attestation.jwt,
+            limits,
             hurry: check_time(
                 overrides.time_scale.or(document.time.scale),
                 overrides.time_origin.or(document.time.origin),
@@ -391,16 +417,24 @@ fn check_rotation(document: &RotationDocument, ttl: WorkloadTtl) -> Result<Rotat
     Ok(Rotation { automatic: document.automatic.unwrap_or(true), root, publish_ahead })
 }
 
-fn check_limits(connections: Option<usize>, timeout: Option<Duration>) -> Result<Limits, SettingsError> {
-    let connections = connections.unwrap_or(512);
+fn check_limits(overrides: &Overrides, document: &LimitsDocument) -> Result<Limits, SettingsError> {
+    let connections = overrides.limits_connections.or(document.connections).unwrap_or(512);
+    let timeout = overrides.limits_request_timeout.or(document.request_timeout);
     let request_timeout = timeout.unwrap_or(Duration::from_secs(10));
+    let address = overrides.limits_address_per_minute.or(document.address_per_minute);
+    let identity = overrides.limits_identity_per_minute.or(document.identity_per_minute);
     if !(1..=100_000).contains(&connections) {
         return Err(field("limits.connections", "expected 1 to 100000"));
     }
     if request_timeout < Duration::from_millis(10) || request_timeout > Duration::from_secs(300) {
         return Err(field("limits.requestTimeout", "expected 10ms to 5m"));
     }
-    Ok(Limits { connections, request_timeout })
+    Ok(Limits {
+        connections,
+        request_timeout,
+        address_per_minute: address.unwrap_or(DEFAULT_ADDRESS_PER_MINUTE),
+        identity_per_minute: identity.unwrap_or(DEFAULT_IDENTITY_PER_MINUTE),
+    })
 }
 
 fn check_time(scale: Option<u32>, origin: Option<SystemTime>) -> Result<Option<Hurry>, SettingsError> {
@@ -437,6 +471,22 @@ fn check_registrations(
             let path = path.display();
             return Err(field("registrations", format_args!("two files would be written to {path}")));
         }
+    }
+    Ok(())
+}
+
+fn check_issuers(issuers: &[jwt::Issuer]) -> Result<(), SettingsError> {
+    const NAME: &str = "attestation.jwt";
+    let mut names = BTreeSet::new();
+    for issuer in issuers {
+        let name = &issuer.issuer;
+        if name.is_empty() || issuer.audience.is_empty() {
+            return Err(field(NAME, "expected an issuer and an audience that are not empty"));
+        }
+        if !names.insert(name) {
+            return Err(field(NAME, format_args!("the issuer {name:?} stands there twice")));
+        }
+        issuer.jwks.check().map_err(|fault| field(NAME, format_args!("jwks of {name:?}: {fault}")))?;
     }
     Ok(())
 }

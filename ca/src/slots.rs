@@ -49,6 +49,13 @@ impl Slots {
         Some(Slots { signers, current, others: loaded, pem })
     }
 
+    /// The first signer of a trust domain, published at `now`.
+    pub(crate) fn only(signer: Signer, now: SystemTime) -> Self {
+        let signers = Signers::first(signer.record(now, Duration::ZERO));
+        let pem = format!("{}\n", signer.pem.trim_end());
+        Slots { signers, current: signer, others: BTreeMap::new(), pem }
+    }
+
     /// The signer of every workload's certificate that is issued now.
     pub(crate) fn current(&self) -> &Signer {
         &self.current

@@ -1,9 +1,7 @@
 //! What several tests need: a signer, an authority, requests.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use pillion_mesh::signers::Signers;
 use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SignatureAlgorithm};
 
@@ -31,17 +29,11 @@ pub(crate) fn new_root(now: SystemTime) -> NewRoot {
     Signer::create(&trust_domain(), &ROOT, now).unwrap()
 }
 
-/// Of one signer, published at `now`.
-pub(crate) fn slots_of(signer: Signer, now: SystemTime) -> Slots {
-    let signers = Signers::first(signer.record(now, DAY));
-    Slots::new(signers, BTreeMap::from([(signer.name().to_owned(), signer)])).unwrap()
-}
-
 /// An authority whose root was made at `now`: 24 h by default, 90 d at most.
 pub(crate) fn authority(now: SystemTime) -> Authority {
     let root = new_root(now);
     let signer = Signer::load(&root.certificate_pem, &root.key_pem, &trust_domain()).unwrap();
-    Authority::fixed(slots_of(signer, now), WorkloadTtl { default: DAY, max: 90 * DAY }, Clock::SYSTEM)
+    Authority::fixed(Slots::only(signer, now), WorkloadTtl { default: DAY, max: 90 * DAY }, Clock::SYSTEM)
 }
 
 /// A request that asks for nothing beside its key.

@@ -3,6 +3,9 @@
 //! The CA keeps a record of each token, not the token: `tokens/<first 16 hex digits of its SHA-256>.json` with the
 //! whole digest, the identity and, for a handed-out one, its end. The records are read when a token is shown, so one
 //! that was made or deleted while the CA runs counts at once. Tokens of registrations last as long as their files.
+//! One-time tokens are spent in [`once`].
+
+mod once;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,6 +24,8 @@ use zeroize::Zeroizing;
 
 use crate::files::{self, FileError, Owner, PRIVATE_FILE};
 use crate::settings::Registration;
+
+pub(crate) use self::once::{OneTime, SpendError};
 
 /// Bits of randomness in a token, over 8.
 const TOKEN_BYTES: usize = 32;
@@ -45,8 +50,20 @@ pub(crate) enum TokenError {
     Unknown,
     #[error("the token for {id} expired at {}", rfc3339::print(*.at))]
     Expired { id: SpiffeId, at: SystemTime },
+    #[error(
+        "the one-time token for {id} was used before: a replay; if its owner did not ask twice, somebody else has read it"
+    )]
+    Spent { id: SpiffeId },
     #[error("the record of the token is damaged: {0}")]
     Damaged(String),
+}
+
+/// What a token proves.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) id: SpiffeId,
+    /// Present where it proves it only once.
+    pub(crate) once: Option<OneTime>,
 }
 
 /// Why a token could not be made or delivered.
@@ -70,6 +87,9 @@ struct Record {
     /// Absent for the token of a registration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     not_after: Option<End>,
+    /// Whether it counts for one certificate only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    once: bool,
 }
 
 /// A time as the record shows it.
@@ -95,14 +115,8 @@ impl Token {
         }
     }
 
-    /// Takes the token out of an `Authorization` header (RFC 6750 2.1).
     fn from_header(header: &[u8]) -> Result<Self, TokenError> {
-        let header = std::str::from_utf8(header).map_err(|_| TokenError::NotBearer)?;
-        let (scheme, token) = header.split_once(' ').ok_or(TokenError::NotBearer)?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(TokenError::NotBearer);
-        }
-        Token::parse(token)
+        Token::parse(bearer(header)?)
     }
 
     /// The text, to be handed to its bearer and to nobody else.
@@ -116,6 +130,13 @@ impl Token {
     }
 }
 
+/// The text of a bearer token in an `Authorization` header (RFC 6750 2.1).
+pub(crate) fn bearer(header: &[u8]) -> Result<&str, TokenError> {
+    let header = std::str::from_utf8(header).map_err(|_| TokenError::NotBearer)?;
+    let (scheme, token) = header.split_once(' ').ok_or(TokenError::NotBearer)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(token) } else { Err(TokenError::NotBearer) }
+}
+
 /// The folder of token records.
 pub(crate) struct TokenStore {
     folder: PathBuf,
@@ -127,11 +148,15 @@ impl TokenStore {
     }
 
     /// The identity that the token in this `Authorization` header stands for.
-    pub(crate) fn identify(&self, header: &[u8], now: SystemTime) -> Result<SpiffeId, TokenError> {
-        let record = self.find(&Token::from_header(header)?)?;
+    pub(crate) fn identify(&self, header: &[u8], now: SystemTime) -> Result<Shown, TokenError> {
+        let token = Token::from_header(header)?;
+        let record = match self.find(&token) {
+            Err(TokenError::Unknown) => return Err(self.spent(&token).unwrap_or(TokenError::Unknown)),
+            found => found?,
+        };
         match record.not_after {
             Some(End(at)) if at <= now => Err(TokenError::Expired { id: record.id, at }),
-            _ => Ok(record.id),
+            _ => Ok(Shown { once: record.once.then(|| self.one_time(&token, &record.id)), id: record.id }),
         }
     }
 
@@ -141,10 +166,19 @@ impl TokenStore {
         id: &SpiffeId,
         not_after: Option<SystemTime>,
     ) -> Result<Token, DeliveryError> {
+        self.create_record(id, not_after, false)
+    }
+
+    fn create_record(
+        &self,
+        id: &SpiffeId,
+        not_after: Option<SystemTime>,
+        once: bool,
+    ) -> Result<Token, DeliveryError> {
         let token = Token::random()?;
         let sha256 = token.sha256();
         let path = self.path_of(&sha256);
-        let record = Record { sha256, id: id.clone(), not_after: not_after.map(End) };
+        let record = Record { sha256, id: id.clone(), not_after: not_after.map(End), once };
         files::write_atomic(&path, &serde_json::to_vec(&record)?, PRIVATE_FILE, None)?;
         Ok(token)
     }
@@ -201,16 +235,7 @@ impl TokenStore {
     /// Looks the record up by a part of the digest and compares the whole of it in constant time.
     fn find(&self, token: &Token) -> Result<Record, TokenError> {
         let sha256 = token.sha256();
-        let bytes = match fs::read(self.path_of(&sha256)) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(TokenError::Unknown),
-            Err(error) => return Err(TokenError::Damaged(error.to_string())),
-        };
-        let record: Record =
-            serde_json::from_slice(&bytes).map_err(|error| TokenError::Damaged(error.to_string()))?;
-        constant_time::verify_slices_are_equal(record.sha256.as_bytes(), sha256.as_bytes())
-            .map_err(|_| TokenError::Unknown)?;
-        Ok(record)
+        read_record(&self.path_of(&sha256), &sha256)
     }
 
     fn path_of(&self, sha256: &str) -> PathBuf {
@@ -231,10 +256,26 @@ impl TokenStore {
     }
 }
 
+fn read_record(path: &Path, sha256: &str) -> Result<Record, TokenError> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(TokenError::Unknown),
+        Err(error) => return Err(TokenError::Damaged(error.to_string())),
+    };
+    let record: Record = parse_record(&bytes)?;
+    constant_time::verify_slices_are_equal(record.sha256.as_bytes(), sha256.as_bytes())
+        .map_err(|_| TokenError::Unknown)?;
+    Ok(record)
+}
+
+fn parse_record(bytes: &[u8]) -> Result<Record, TokenError> {
+    serde_json::from_slice(bytes).map_err(|error| TokenError::Damaged(error.to_string()))
+}
+
 /// Whether a record that belongs to no delivered token can go.
 fn counts_no_more(path: &Path, now: SystemTime) -> bool {
     match path.extension().and_then(|extension| extension.to_str()) {
-        Some("json") => {}
+        Some("json" | once::SPENT) => {}
         // `token create` may be writing beside us.
         Some("tmp") => {
             let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
@@ -242,7 +283,7 @@ fn counts_no_more(path: &Path, now: SystemTime) -> bool {
         }
         _ => return false,
     }
-    let record = fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+    let record = fs::read(path).ok().and_then(|bytes| parse_record(&bytes).ok());
     match record {
         Some(Record { not_after: Some(End(at)), .. }) => at <= now,
         Some(Record { not_after: None, .. }) => true,

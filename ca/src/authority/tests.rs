@@ -1,7 +1,7 @@
 //! The profile of what is issued, whatever the request asked for.
 
 use pillion_mesh::svid::check_leaf;
-use rcgen::{BasicConstraints, CustomExtension, DnType};
+use rcgen::{CustomExtension, DnType};
 use rstest::rstest;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::certificate::X509Certificate;
@@ -25,7 +25,7 @@ fn leaf_of(issued: &Issued) -> CertificateDer<'static> {
     leaf
 }
 
-/// A request that asks for all that it must not get.
+/// A request that asks for all that it must not get, and that can be ignored.
 fn forged() -> CertificateParams {
     let mut params = plain_params();
     params.distinguished_name.push(DnType::CommonName, "admin");
@@ -34,8 +34,8 @@ fn forged() -> CertificateParams {
         SanType::DnsName("admin.example".try_into().unwrap()),
         SanType::IpAddress([127, 0, 0, 1].into()),
     ];
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyAgreement];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning, ExtendedKeyUsagePurpose::Any];
     params.custom_extensions = vec![CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 1], vec![5, 0])];
     params

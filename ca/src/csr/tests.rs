@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 use rcgen::{
-    BasicConstraints, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, PublicKeyData, SanType,
 };
 use rstest::rstest;
 
@@ -117,19 +118,129 @@ fn what_a_request_asks_for_beside_its_key_is_named() {
         SanType::URI("spiffe://cluster.local/ns/default/sa/admin".try_into().unwrap()),
         SanType::DnsName("admin.example".try_into().unwrap()),
     ];
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning];
     let csr = read(&request_with(&params, &rcgen::PKCS_ECDSA_P256_SHA256)).unwrap();
     for wish in [
         "subject CN=admin",
         "SAN URI(spiffe://cluster.local/ns/default/sa/admin) DNSName(admin.example)",
-        "basicConstraints CA:true",
-        "keyUsage Key Cert Sign",
+        "keyUsage Digital Signature",
         "extendedKeyUsage",
     ] {
         assert!(csr.ignored.contains(wish), "{wish:?} is not in {:?}", csr.ignored);
     }
+}
+
+fn uri(name: &str) -> SanType {
+    SanType::URI(format!("spiffe://cluster.local/ns/default/sa/{name}").try_into().unwrap())
+}
+
+/// An extension with this OID and content.
+fn custom(oid: &[u64], critical: bool, content: &[u8]) -> CustomExtension {
+    let mut extension = CustomExtension::from_oid_content(oid, content.to_vec());
+    extension.set_criticality(critical);
+    extension
+}
+
+const KEY_USAGE: &[u64] = &[2, 5, 29, 15];
+const SUBJECT_ALT_NAME: &[u64] = &[2, 5, 29, 17];
+const BASIC_CONSTRAINTS: &[u64] = &[2, 5, 29, 19];
+const NAME_CONSTRAINTS: &[u64] = &[2, 5, 29, 30];
+const EXTENDED_KEY_USAGE: &[u64] = &[2, 5, 29, 37];
+const PRIVATE: &[u64] = &[1, 3, 6, 1, 4, 1, 55555, 1];
+
+#[rstest]
+#[case::authority(|params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
+    "to be a certificate authority")]
+#[case::authority_not_critical(|params: &mut CertificateParams| {
+    params.custom_extensions = vec![custom(BASIC_CONSTRAINTS, false, b"\x30\x03\x01\x01\xff")];
+}, "to be a certificate authority")]
+#[case::signer(|params: &mut CertificateParams| params.key_usages = vec![KeyUsagePurpose::KeyCertSign],
+    "to sign certificates")]
+#[case::revoker(|params: &mut CertificateParams| {
+    params.custom_extensions = vec![custom(KEY_USAGE, false, b"\x03\x02\x01\x02")];
+}, "to sign certificates or revocation lists")]
+#[case::two_identities(|params: &mut CertificateParams| {
+    params.subject_alt_names = vec![uri("backend"), uri("admin")];
+}, "2 URI names")]
+#[case::one_identity_twice(|params: &mut CertificateParams| {
+    params.subject_alt_names = vec![uri("backend"), uri("backend")];
+}, "2 URI names")]
+#[case::critical_name_constraints(|params: &mut CertificateParams| {
+    params.custom_extensions = vec![custom(NAME_CONSTRAINTS, true, b"\x30\x00")];
+}, "the critical extension 2.5.29.30")]
+#[case::critical_unknown(|params: &mut CertificateParams| {
+    params.custom_extensions = vec![custom(PRIVATE, true, b"\x05\x00")];
+}, "the critical extension 1.3.6.1.4.1.55555.1")]
+#[case::critical_key_usage(|params: &mut CertificateParams| {
+    params.custom_extensions = vec![custom(KEY_USAGE, true, b"\x03\x02\x06\xc0")];
+}, "a critical keyUsage of Digital Signature, Non Repudiation")]
+#[case::critical_purpose(|params: &mut CertificateParams| {
+    let code_signing = b"\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x03";
+    params.custom_extensions = vec![custom(EXTENDED_KEY_USAGE, true, code_signing)];
+}, "a critical extendedKeyUsage")]
+#[case::extension_twice(|params: &mut CertificateParams| {
+    params.subject_alt_names = vec![uri("backend")];
+    params.custom_extensions = vec![custom(SUBJECT_ALT_NAME, false, b"\x30\x00")];
+}, "the extension 2.5.29.17 stands in it twice")]
+#[case::unreadable_extension(|params: &mut CertificateParams| {
+    params.custom_extensions = vec![custom(SUBJECT_ALT_NAME, false, b"hello")];
+}, "cannot be read")]
+#[case::unreadable_name(|params: &mut CertificateParams| {
+    params.custom_extensions = vec![custom(SUBJECT_ALT_NAME, false, b"\x30\x03\x86\x01\xff")];
+}, "cannot be read")]
+fn req_32_a_request_for_what_no_workload_can_have_is_refused_by_name(
+    #[case] ask: fn(&mut CertificateParams),
+    #[case] expected: &str,
+) {
+    let mut params = plain_params();
+    ask(&mut params);
+    let refusal = refusal(&request_with(&params, &rcgen::PKCS_ECDSA_P256_SHA256));
+    assert!(refusal.contains(expected), "expected {expected:?}; seen {refusal:?}");
+}
+
+#[rstest]
+#[case::what_it_gets(|params: &mut CertificateParams| {
+    params.subject_alt_names = vec![uri("backend")];
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+})]
+#[case::somebody_elses_name(|params: &mut CertificateParams| params.subject_alt_names = vec![uri("admin")])]
+#[case::a_private_extension(|params: &mut CertificateParams| {
+    params.custom_extensions = vec![custom(PRIVATE, false, b"\x05\x00")];
+})]
+#[case::non_repudiation(|params: &mut CertificateParams| {
+    params.custom_extensions = vec![custom(KEY_USAGE, false, b"\x03\x02\x06\xc0")];
+})]
+fn req_31_a_wish_that_a_caller_can_do_without_is_ignored(#[case] ask: fn(&mut CertificateParams)) {
+    let mut params = plain_params();
+    ask(&mut params);
+    let csr = read(&request_with(&params, &rcgen::PKCS_ECDSA_P256_SHA256)).unwrap();
+    assert!(!csr.ignored.is_empty());
+}
+
+#[test]
+fn the_fingerprint_is_that_of_the_public_key() {
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let csr = read(plain_params().serialize_request(&key).unwrap().der()).unwrap();
+    let digest = digest::digest(&digest::SHA256, &key.subject_public_key_info());
+    let expected: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(csr.sha256, expected);
+}
+
+#[test]
+fn req_12_a_request_that_is_not_der_is_refused() {
+    // The outermost length, in a longer form than it needs.
+    let good = request();
+    let mut long = vec![0x30, 0x83, 0x00];
+    assert_eq!(good[1], 0x81, "the request is shorter than 256 bytes");
+    long.extend_from_slice(&good[2..]);
+    assert!(refusal(&long).contains("shortest form"), "{}", refusal(&long));
+    // Without a told length, closed by an end mark.
+    let endless = [&[0x30, 0x80][..], &good[3..], &[0, 0]].concat();
+    assert!(refusal(&endless).contains("indefinite"), "{}", refusal(&endless));
 }
 
 #[test]
@@ -138,7 +249,7 @@ fn a_long_list_of_wishes_is_cut() {
     let name = |i: usize| SanType::DnsName(format!("name-{i}.example").try_into().unwrap());
     params.subject_alt_names = (0..1000).map(name).collect();
     let csr = read(&request_with(&params, &rcgen::PKCS_ECDSA_P256_SHA256)).unwrap();
-    assert_eq!(csr.ignored.chars().count(), LONGEST_WISHES + 1);
+    assert_eq!(csr.ignored.chars().count(), wishes::LONGEST + 1);
 }
 
 proptest! {

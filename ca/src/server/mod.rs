@@ -1,10 +1,17 @@
 //! The CA on the network: two listeners, their bounds, and an orderly end.
 //!
-//! [`accept`] takes connections in, [`tls`] and [`http`] carry them, [`api`] and [`monitoring`] answer.
+//! [`accept`] takes connections in, [`tls`] and [`http`] carry them, [`api`] and [`monitoring`] answer. What becomes of a
+//! CSR is decided at the [`desk`], also if it came over Istio's gRPC (`http2`, `grpc`); [`faults`] is how the CA misbehaves when it is told to.
 
 mod accept;
 mod api;
+mod desk;
+mod faults;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod http;
+#[cfg(feature = "grpc")]
+mod http2;
 mod monitoring;
 mod tls;
 
@@ -14,16 +21,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::ServerName;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::api::Api;
+use self::desk::Desk;
 use self::tls::{Endpoint, EndpointError};
 use crate::attest::Attestor;
 use crate::authority::Authority;
 use crate::metrics::Metrics;
 use crate::settings::Limits;
+
+pub(crate) use self::faults::Faults;
 
 /// How long requests in flight may still take after the signal to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,7 +64,7 @@ fn cure(fault: &io::Error) -> &'static str {
 
 /// Both listeners, bound and ready to be served.
 pub(crate) struct Server {
-    api: TcpListener,
+    api: ApiSocket,
     monitoring: TcpListener,
     endpoint: Endpoint,
     state: Arc<Api>,
@@ -70,15 +80,17 @@ impl Server {
         limits: Limits,
         authority: Authority,
         attestor: Attestor,
+        faults: Faults,
     ) -> Result<Self, ServerError> {
+        faults.tell();
         let authority = Arc::new(authority);
         let metrics = Metrics::new();
         let endpoint = Endpoint::new(Arc::clone(&authority), names, authority.clock().now())?;
         Ok(Server {
-            api: bind(listen, "listen").await?,
+            api: ApiSocket::bind(listen, faults.down()).await?,
             monitoring: bind(monitoring, "monitoring").await?,
             endpoint,
-            state: Arc::new(Api::new(authority, attestor, metrics)),
+            state: Arc::new(Api::new(Desk::new(authority, attestor, metrics, limits, faults))),
             limits,
         })
     }
@@ -87,12 +99,18 @@ impl Server {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let connections = TaskTracker::new();
         let Server { api, monitoring, mut endpoint, state, limits } = self;
-        let clock = state.clock();
-        tracing::info!(api = %address_of(&api), monitoring = %address_of(&monitoring), "listening");
-        let serve_api = accept::accept(api, limits.connections, &stop, &connections, |stream, peer| {
-            let config = endpoint.config(clock.now());
-            api::serve(Arc::clone(&state), stream, peer, config, limits.request_timeout, stop.clone())
-        });
+        let clock = state.desk().clock();
+        let monitoring_address = shown(monitoring.local_addr());
+        tracing::info!(api = api.address(), monitoring = monitoring_address, "listening");
+        let serve_api = async {
+            // A socket that does not listen keeps its port until the end, and refuses whoever dials it.
+            let ApiSocket::Listening(api) = api else { return stop.cancelled().await };
+            let serve = |stream, peer| {
+                let config = endpoint.config(clock.now());
+                api::serve(Arc::clone(&state), stream, peer, config, limits.request_timeout, stop.clone())
+            };
+            accept::accept(api, limits.connections, &stop, &connections, serve).await;
+        };
         let serve_monitoring =
             accept::accept(monitoring, MONITORING_CONNECTIONS, &stop, &connections, |stream, _| {
                 monitoring::serve(Arc::clone(&state), stream, MONITORING_TIMEOUT, stop.clone())
@@ -105,10 +123,39 @@ impl Server {
     }
 }
 
+/// Where the API listens, or would.
+enum ApiSocket {
+    Listening(TcpListener),
+    /// The CA is down on purpose.
+    Down(TcpSocket),
+}
+
+impl ApiSocket {
+    async fn bind(address: SocketAddr, down: bool) -> Result<Self, ServerError> {
+        if !down {
+            return bind(address, "listen").await.map(ApiSocket::Listening);
+        }
+        let bound = || -> io::Result<TcpSocket> {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            Ok(socket)
+        };
+        bound().map(ApiSocket::Down).map_err(|source| ServerError::Listen { what: "listen", address, source })
+    }
+
+    fn address(&self) -> String {
+        shown(match self {
+            ApiSocket::Listening(listener) => listener.local_addr(),
+            ApiSocket::Down(socket) => socket.local_addr(),
+        })
+    }
+}
+
 async fn bind(address: SocketAddr, what: &'static str) -> Result<TcpListener, ServerError> {
     TcpListener::bind(address).await.map_err(|source| ServerError::Listen { what, address, source })
 }
 
-fn address_of(listener: &TcpListener) -> String {
-    listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
+fn shown(address: io::Result<SocketAddr>) -> String {
+    address.map_or_else(|error| error.to_string(), |address| address.to_string())
 }

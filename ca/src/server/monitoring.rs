@@ -19,7 +19,7 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) {
     let answering = http::serve_one(&mut stream, &stop, |request| {
-        let answer = respond(&state, request.method(), request.uri().path(), state.clock().now());
+        let answer = respond(&state, request.method(), request.uri().path(), state.desk().clock().now());
         std::future::ready(answer)
     });
     match tokio::time::timeout(timeout, answering).await {
@@ -35,10 +35,9 @@ fn respond(state: &Api, method: &Method, path: &str, now: SystemTime) -> Answer 
             http::method_not_allowed(method, "GET, HEAD")
         }
         "/metrics" | "/stats/prometheus" => {
-            state.show_roots();
-            http::answer(StatusCode::OK, metrics::CONTENT_TYPE, state.metrics().encode())
+            http::answer(StatusCode::OK, metrics::CONTENT_TYPE, state.desk().scrape())
         }
-        "/healthz/ready" | "/ready" if state.can_sign(now) => {
+        "/healthz/ready" | "/ready" if state.desk().can_sign(now) => {
             http::answer(StatusCode::OK, "text/plain", "ready\n")
         }
         "/healthz/ready" | "/ready" => {

@@ -1,6 +1,6 @@
 //! The TLS of the API: the CA's own certificate, renewed in good time, and the verifier of client certificates.
 //!
-//! The only room here that knows rustls. A client certificate is optional; one that is shown must have a valid chain
+//! The only room here that knows rustls as a server. A client certificate is optional; one that is shown must have a valid chain
 //! to our root and be fit for clients, else the handshake fails. Whose it is, `attest` says.
 
 use std::sync::Arc;
@@ -91,7 +91,11 @@ fn configure(
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier(slots, provider)?)
         .with_cert_resolver(Arc::new(certified));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![
+        #[cfg(feature = "grpc")]
+        super::http2::ALPN.to_vec(),
+        b"http/1.1".to_vec(),
+    ];
     // No session outlives its handshake: a resumed one would carry an old proof of identity.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

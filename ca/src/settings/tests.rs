@@ -18,7 +18,11 @@ registrations:
 - {id: spiffe://example.org/ns/default/sa/backend, tokenFile: /run/backend/token, owner: '1337:1338'}
 - {id: spiffe://example.org/ns/default/sa/frontend, tokenFile: /run/frontend/token, owner: 1337}
 - {id: spiffe://example.org/ns/default/sa/guest}
-limits: {connections: 10, requestTimeout: 500ms}
+attestation:
+  jwt:
+  - {issuer: https://one.example, audience: ca, jwks: {file: /run/jwks.json}}
+  - {issuer: two, audience: ca, jwks: {url: 'https://two.example:6443/openid/v1/jwks', caFile: /run/ca.pem}}
+limits: {connections: 10, requestTimeout: 500ms, addressPerMinute: 7, identityPerMinute: 0}
 rotation: {automatic: false, rootKeyType: rsa-3072, rootLife: 365d, intermediateLife: 60d, publishAhead: 48h}
 time: {scale: 2880, origin: '1970-01-02T00:00:00Z'}
 ";
@@ -50,10 +54,21 @@ fn every_setting_is_read() {
     let owner = |gid| Some(Owner { uid: 1337, gid });
     assert_eq!(owners, [owner(Some(1338)), owner(None), None]);
     assert_eq!(settings.registrations[2].token_file, None);
-    assert_eq!(settings.limits, Limits { connections: 10, request_timeout: Duration::from_millis(500) });
     let root = RootPlan { key: RootKey::Rsa3072, life: 365 * DAY, intermediate: Some(60 * DAY) };
     assert_eq!(settings.rotation, Rotation { automatic: false, root, publish_ahead: 2 * DAY });
     assert_eq!(settings.hurry, Some(Hurry::new(2_880, Some(SystemTime::UNIX_EPOCH + DAY)).unwrap()));
+    let issuers: Vec<_> = settings.issuers.iter().map(|issuer| issuer.issuer.as_str()).collect();
+    assert_eq!(issuers, ["https://one.example", "two"]);
+    assert_eq!(settings.issuers[1].jwks.ca_file.as_deref(), Some(Path::new("/run/ca.pem")));
+    assert_eq!(
+        settings.limits,
+        Limits {
+            connections: 10,
+            request_timeout: Duration::from_millis(500),
+            address_per_minute: 7,
+            identity_per_minute: 0
+        }
+    );
 }
 
 #[test]
@@ -66,7 +81,16 @@ fn what_is_left_out_has_the_documented_value() {
     assert_eq!(settings.workload_ttl, WorkloadTtl { default: DAY, max: 90 * DAY });
     assert_eq!(settings.bundle_file, None);
     assert_eq!(settings.registrations, []);
-    assert_eq!(settings.limits, Limits { connections: 512, request_timeout: Duration::from_secs(10) });
+    assert_eq!(settings.issuers, []);
+    assert_eq!(
+        settings.limits,
+        Limits {
+            connections: 512,
+            request_timeout: Duration::from_secs(10),
+            address_per_minute: 1200,
+            identity_per_minute: 600
+        }
+    );
 }
 
 #[test]
@@ -115,6 +139,27 @@ fn a_longest_lifetime_under_a_day_shortens_the_default() {
 #[case("time: {scale: 0}", "expected a factor from 1 to 100000")]
 #[case("time: {scale: 2, origin: yesterday}", "`yesterday` is not a time; write it as 2026-11-26T00:00:00Z")]
 #[case("time: {origin: '2026-11-26T00:00:00Z'}", "hurries nothing without time.scale")]
+#[case("attestation: {jwt: [{issuer: a, audience: b, jwks: {}}]}", "expected exactly one of file and url")]
+#[case(
+    "attestation: {jwt: [{issuer: a, audience: b, jwks: {file: f, url: 'https://c/'}}]}",
+    "exactly one of file and url"
+)]
+#[case(
+    "attestation: {jwt: [{issuer: a, audience: b, jwks: {url: 'http://c/'}}]}",
+    "expected a url such as https://"
+)]
+#[case(
+    "attestation: {jwt: [{issuer: a, audience: b, jwks: {url: 'https://u:p@c/'}}]}",
+    "expected a url such as https://"
+)]
+#[case("attestation: {jwt: [{issuer: a, audience: b, jwks: {file: f, caFile: c}}]}", "caFile is for a url")]
+#[case("attestation: {jwt: [{issuer: a, audience: '', jwks: {file: f}}]}", "not empty")]
+#[case("attestation: {jwt: [{issuer: a, jwks: {file: f}}]}", "audience")]
+#[case(
+    "attestation: {jwt: [{issuer: a, audience: b, jwks: {file: f}}, {issuer: a, audience: c, jwks: {file: f}}]}",
+    "stands there twice"
+)]
+#[case("attestation: {jwks: []}", "unknown")]
 #[case("signer: {certificate: a, key: b}", "not supported yet")]
 fn a_wrong_setting_is_refused_with_its_name(#[case] text: &str, #[case] expected: &str) {
     let error = parse(text).unwrap_err().to_string();
@@ -154,6 +199,8 @@ fn a_flag_has_the_last_word() {
         "--rotation-publish-ahead=5h",
         "--time-scale=5",
         "--time-origin=1970-01-02T00:00:00Z",
+        "--limits-address-per-minute=5",
+        "--limits-identity-per-minute=6",
     ];
     let text = WHOLE.split("registrations:").next().unwrap();
     let settings = Settings::parse("ca.yaml", text, overrides(&flags)).unwrap();
@@ -168,13 +215,19 @@ fn a_flag_has_the_last_word() {
             workload_ttl: WorkloadTtl { default: DAY / 24, max: DAY / 12 },
             bundle_file: Some("/flag.pem".into()),
             registrations: vec![],
-            limits: Limits { connections: 3, request_timeout: Duration::from_secs(4) },
             rotation: Rotation {
                 automatic: true,
                 root: RootPlan { key: RootKey::EcdsaP384, life: 300 * DAY, intermediate: Some(DAY / 8) },
                 publish_ahead: DAY * 5 / 24,
             },
             hurry: Some(Hurry { factor: 5, origin: Some(SystemTime::UNIX_EPOCH + DAY) }),
+            issuers: vec![],
+            limits: Limits {
+                connections: 3,
+                request_timeout: Duration::from_secs(4),
+                address_per_minute: 5,
+                identity_per_minute: 6,
+            },
         }
     );
 }

@@ -6,7 +6,7 @@ use pillion_mesh::svid::check_signer;
 use rstest::rstest;
 
 use super::*;
-use crate::testing::{ROOT, new_root, slots_of, trust_domain};
+use crate::testing::{ROOT, new_root, trust_domain};
 
 fn load(certificate: &str, key: &str) -> Result<Signer, SignerError> {
     Signer::load(certificate, key, &trust_domain())
@@ -69,7 +69,7 @@ fn an_intermediate_signs_for_its_root_and_is_renewed_at_half_its_life() {
     let below = signer.chain().next().unwrap();
     check_signer(below).unwrap();
     assert_eq!(one_certificate(signer.chain_pem()).unwrap(), *below);
-    let slots = slots_of(signer, now);
+    let slots = Slots::only(signer, now);
     assert_eq!(slots.roots().count(), 1, "only the root is published");
     assert!(!slots.bundle_pem().contains(slots.current().chain_pem()));
 }

@@ -22,15 +22,19 @@ fn new_key() -> KeyPair {
     KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap()
 }
 
-/// A request that wants to be an admin's certificate authority.
+fn sha256(bytes: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A request that wants to be an admin.
 fn forged(key: &KeyPair) -> Vec<u8> {
     let mut params = plain_params();
     params.distinguished_name.push(DnType::CommonName, "admin");
     let admin = "spiffe://cluster.local/ns/default/sa/admin";
     params.subject_alt_names =
         vec![SanType::URI(admin.try_into().unwrap()), SanType::DnsName("admin".try_into().unwrap())];
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning];
     params.serialize_request(key).unwrap().der().to_vec()
 }
 
@@ -55,9 +59,10 @@ async fn req_31_32_a_forged_request_gets_the_tokens_identity_and_nothing_it_aske
     assert_eq!(line["identity"], BACKEND);
     assert_eq!(line["evidence"], "token");
     assert_eq!(line["serial"], check_leaf(&chain[0]).unwrap().serial);
+    assert_eq!(line["public_key"], sha256(leaf.public_key().raw));
     assert!(line["not_after"].as_str().unwrap().ends_with('Z'));
     assert!(line["caller"].as_str().unwrap().starts_with("127.0.0.1:"));
-    for wish in ["subject CN=admin", "sa/admin", "basicConstraints CA:true", "keyUsage"] {
+    for wish in ["subject CN=admin", "sa/admin", "DNSName(admin)", "extendedKeyUsage"] {
         assert!(line["ignored"].as_str().unwrap().contains(wish), "{wish:?} is not in {line}");
     }
 }

@@ -32,6 +32,48 @@ async fn a_token_created_beside_a_running_ca_counts_at_once() {
     assert!(ca.audit_line(2)["reason"].as_str().unwrap().contains("expired at"));
 }
 
+#[tokio::test]
+async fn req_33_a_one_time_token_counts_once_also_over_a_restart_and_its_replay_is_told() {
+    let home = Home::new();
+    let first = home.start();
+    let output = run(&mut home.command(&["token", "create", "--id", BACKEND, "--ttl", "10m", "--once"]));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let token = text(&output.stdout).trim().to_owned();
+    Client::new(&first, &home).enroll(&token, "").await;
+    assert_eq!(first.audit_line(1)["evidence"], "one-time token");
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let replay = async |ca: &Ca, line| {
+        let answer = Client::new(ca, &home).sign(Some(&token), csr(&key)).await.unwrap();
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (401, r#"{"status":401,"title":"Unauthorized"}"#)
+        );
+        let line = ca.audit_line(line);
+        assert_eq!(line["refusal"], "token_replayed");
+        assert!(line["reason"].as_str().unwrap().contains("a replay"), "{line}");
+    };
+    replay(&first, 2).await;
+    drop(first);
+    replay(&home.start(), 1).await;
+}
+
+#[tokio::test]
+async fn req_33_of_many_who_show_a_one_time_token_at_once_one_gets_a_certificate() {
+    let home = Home::new();
+    let ca = home.start();
+    let output = run(&mut home.command(&["token", "create", "--id", BACKEND, "--once"]));
+    let token = text(&output.stdout).trim().to_owned();
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let (client, token) = (Client::new(&ca, &home), token.clone());
+        let body = csr(&KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap());
+        asking.spawn(async move { client.sign(Some(&token), body).await.unwrap().status });
+    }
+    let mut statuses = asking.join_all().await;
+    statuses.sort_unstable();
+    assert_eq!(statuses, [vec![201], vec![401; 19]].concat());
+}
+
 #[test]
 fn in_hurried_time_the_root_is_made_ahead_of_the_world_and_commands_need_the_same_origin() {
     use pillion_mesh::wire::rfc3339;
@@ -137,6 +179,8 @@ fn help_names_the_environment_variable_of_every_flag() {
         "ROTATION_PUBLISH_AHEAD",
         "TIME_SCALE",
         "TIME_ORIGIN",
+        "LIMITS_ADDRESS_PER_MINUTE",
+        "LIMITS_IDENTITY_PER_MINUTE",
         "LOG_FORMAT",
     ] {
         assert!(help.contains(&format!("[env: PILLION_CA_{name}=")), "{name} is not in {help}");

@@ -6,6 +6,10 @@
 mod api;
 mod bounds;
 mod command_line;
+mod faults;
+#[cfg(feature = "grpc")]
+mod grpc;
+mod jwt;
 mod rotation;
 mod state;
 mod support;

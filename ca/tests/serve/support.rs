@@ -261,6 +261,14 @@ impl Client {
         Client { address, config: Arc::new(config) }
     }
 
+    /// The same client, that offers this protocol in its handshakes.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn speaking(&self, protocol: &str) -> Self {
+        let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        Client { address: self.address, config: Arc::new(config) }
+    }
+
     pub(crate) async fn connect(&self) -> std::io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address).await?;
         let name = "localhost".try_into().unwrap();
