@@ -24,6 +24,7 @@ use crate::net::rewind::Rewound;
 use crate::net::sniff::{First, sniff};
 use crate::outbound::refuse;
 use crate::settings::PolicyChange;
+use crate::tls::Door;
 use crate::{http, tls};
 use app::{App, AppRequests};
 
@@ -129,7 +130,9 @@ async fn terminate(
     };
     stream.close_cleanly(); // lets the alert of a failed handshake out
     let limit = shared.settings.limits.handshake_timeout;
-    let handshake = Box::pin(tls::server::accept(stream, &credentials));
+    let port = admitted.known.destination.port();
+    let door = Door { port, mode: snapshot.modes.for_port(port).mode };
+    let handshake = Box::pin(tls::server::accept(stream, &credentials, door));
     let (stream, handshake) = match timeout(limit, handshake).await {
         Ok(Ok(done)) => done,
         Ok(Err(error)) => return End { reason: error.reason, detail: Some(error.detail) },
@@ -137,6 +140,7 @@ async fn terminate(
             return refuse(Reason::HandshakeTimeout, format!("not finished within {limit:?}"));
         }
     };
+    drop(credentials); // sessions must not outlive a change of them
     stream.close_by_reset();
     admitted.known.peer = Some(handshake.peer);
     admitted.known.certificate = Some(handshake.proof.leaf());

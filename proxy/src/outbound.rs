@@ -131,9 +131,10 @@ pub(crate) async fn reach(
     };
     upstream.close_cleanly(); // lets the alert of a failed handshake out
     let limit = shared.settings.limits.handshake_timeout;
-    let done = timeout(limit, Box::pin(handshake(upstream, means, shared))).await.map_err(|_elapsed| {
-        refuse(Reason::HandshakeTimeout, format!("{address} did not finish within {limit:?}"))
-    })?;
+    let done =
+        timeout(limit, Box::pin(handshake(upstream, address, means, shared))).await.map_err(|_elapsed| {
+            refuse(Reason::HandshakeTimeout, format!("{address} did not finish within {limit:?}"))
+        })?;
     let (upstream, record, peer) = done.map_err(End::from)?;
     upstream.close_by_reset();
     Ok(Reached { stream: Stream::Tls(Box::new(upstream)), own, record: Some(record), peer })
@@ -306,13 +307,15 @@ type Secured = (TlsStream<TcpStream>, TlsRecord, Option<(SpiffeId, Proof)>);
 
 async fn handshake(
     upstream: TcpStream,
+    address: SocketAddr,
     means: Means<'_>,
     shared: &Shared,
 ) -> Result<Secured, HandshakeError> {
     match means {
         Means::Mesh { credentials, sni, identities } => {
             let identities = Arc::clone(identities);
-            let (stream, done) = tls::client::connect(upstream, &credentials, sni, identities).await?;
+            let (stream, done) =
+                tls::client::connect(upstream, &credentials, address, sni, identities).await?;
             Ok((stream, done.record, Some((done.peer, done.proof))))
         }
         Means::Outside { material, wanted } => {

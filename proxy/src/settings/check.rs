@@ -20,7 +20,7 @@ use super::{
 };
 use crate::identity::{CaSource, FileSource, KeyType, Source};
 use crate::net::Keepalive;
-use crate::tls::TlsSettings;
+use crate::tls::{TlsSettings, TlsVersion};
 
 /// One setting that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -109,10 +109,10 @@ impl TryFrom<RawSettings> for Settings {
             admin: raw.admin.address.map_or(at(Ipv4Addr::LOCALHOST, 15000), |address| address.0),
             readiness: raw.readiness.address.map_or(at(Ipv4Addr::UNSPECIFIED, 15021), |address| address.0),
             metrics: raw.metrics.address.map_or(at(Ipv4Addr::UNSPECIFIED, 15090), |address| address.0),
-            tls: raw
-                .tls
-                .min_version
-                .map_or_else(TlsSettings::default, |min| TlsSettings { min_version: min.0 }),
+            tls: TlsSettings {
+                min_version: raw.tls.min_version.map_or(TlsVersion::default(), |min| min.0),
+                resumption: raw.tls.resumption.unwrap_or(true),
+            },
             detection_timeout: or_seconds(raw.detection.timeout, 5),
             drain_timeout: or_seconds(raw.drain.timeout, 5),
             limits,

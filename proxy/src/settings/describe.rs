@@ -66,7 +66,10 @@ impl Settings {
             "admin": { "address": self.admin },
             "readiness": { "address": self.readiness },
             "metrics": { "address": self.metrics },
-            "tls": { "minVersion": MinVersion(self.tls.min_version).to_string() },
+            "tls": {
+                "minVersion": MinVersion(self.tls.min_version).to_string(),
+                "resumption": self.tls.resumption,
+            },
             "detection": { "timeout": duration(self.detection_timeout) },
             "drain": { "timeout": duration(self.drain_timeout) },
             "limits": {

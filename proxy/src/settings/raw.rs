@@ -418,6 +418,15 @@ pub(super) struct TlsSection {
         env = "PILLION_TLS_MIN_VERSION"
     )]
     pub(super) min_version: Option<MinVersion>,
+    /// Whether sidecars resume TLS 1.3 sessions, which spares both a signature and a certificate; each is judged again as
+    /// if it were new [default: true]
+    #[arg(
+        id = "tls.resumption",
+        long = "tls-resumption",
+        value_name = "true|false",
+        env = "PILLION_TLS_RESUMPTION"
+    )]
+    pub(super) resumption: Option<bool>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Args)]
@@ -618,7 +627,7 @@ layer! {
     AdminSection { address }
     ReadinessSection { address }
     MetricsSection { address }
-    TlsSection { min_version }
+    TlsSection { min_version, resumption }
     DetectionSection { timeout }
     DrainSection { timeout }
     LimitsSection {

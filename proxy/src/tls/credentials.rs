@@ -1,14 +1,16 @@
 //! What this proxy proves and trusts at one moment: certificate, key, bundles, and the rustls configurations made of them.
 //!
-//! No session outlives them: tickets, resumption and early data are off, so that a withdrawn root or an expired
-//! certificate ends with the next handshake (requirements 16 to 18 of the security rules).
+//! No session outlives them: those that may be resumed belong to them and go with them, so that a withdrawn root or a
+//! renewed certificate ends with the next handshake; early data is off (requirements 16 to 18 of the security rules).
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use pillion_mesh::spiffe::SpiffeId;
 use pillion_mesh::svid::{self, Svid, SvidError};
-use rustls::client::Resumption;
+use rustls::client::{Resumption, Tls12Resumption};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
@@ -16,6 +18,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
 
 use super::failure::Role;
+use super::sessions::{Door, Issued, Issuer, Keeper, Kept};
 use super::verify::{ChainError, PeerVerifier, check_chain};
 use super::{Bundles, Clock, TlsSettings, provider};
 
@@ -39,10 +42,12 @@ pub(crate) struct Credentials {
     bundles: Bundles,
     settings: TlsSettings,
     clock: Clock,
-    verifier: PeerVerifier,
+    pub(super) verifier: PeerVerifier,
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
     server_without_alpn: Arc<ServerConfig>,
+    issued: Arc<Issued>,
+    kept: Kept,
 }
 
 /// Why a certificate and key cannot be used.
@@ -138,6 +143,8 @@ impl Credentials {
             client: Arc::new(client),
             server: Arc::new(server),
             server_without_alpn: Arc::new(server_without_alpn),
+            issued: Arc::default(),
+            kept: Kept::default(),
         })
     }
 
@@ -181,12 +188,38 @@ impl Credentials {
         self.settings
     }
 
-    pub(super) fn verifier(&self) -> &PeerVerifier {
-        &self.verifier
+    /// What a connection to a server at `to`, an address and an SNI, takes that must prove one of `wanted`; with what
+    /// keeps its sessions, where they are kept.
+    pub(super) fn client_config(
+        &self,
+        to: (SocketAddr, &str),
+        wanted: &Arc<[SpiffeId]>,
+    ) -> (ClientConfig, Option<Arc<Keeper>>) {
+        let mut config = ClientConfig::clone(&self.client);
+        let verifier = || self.verifier.for_servers(Arc::clone(wanted));
+        if !self.settings.resumption {
+            config.dangerous().set_certificate_verifier(Arc::new(verifier()));
+            return (config, None);
+        }
+        let keeper = self.kept.keeper(to, wanted, verifier, self.clock.clone(), self.svid.not_after);
+        let keeper = Arc::new(keeper);
+        config.dangerous().set_certificate_verifier(keeper.verifier());
+        config.resumption = Resumption::store(keeper.clone()).tls12_resumption(Tls12Resumption::Disabled);
+        (config, Some(keeper))
     }
 
-    pub(super) fn client_config(&self) -> &ClientConfig {
-        &self.client
+    /// The tickets that lead to a session.
+    #[cfg(test)]
+    pub(super) fn tickets(&self) -> Vec<Vec<u8>> {
+        self.issued.tickets()
+    }
+
+    /// What remembers the sessions of a client at `door`, where they are remembered.
+    pub(super) fn issuer(&self, door: Door) -> Option<Arc<Issuer>> {
+        self.settings.resumption.then(|| {
+            let (verifier, clock) = (self.verifier.clone(), self.clock.clone());
+            Arc::new(Issuer::new(&self.issued, door, verifier, clock, self.svid.not_after))
+        })
     }
 
     /// The server's configuration for a client with this offer. A client that offers ALPN without a protocol that we

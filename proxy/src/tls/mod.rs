@@ -15,6 +15,7 @@ pub(crate) mod origination;
 mod path;
 mod proof;
 pub(crate) mod server;
+mod sessions;
 mod verify;
 
 use std::sync::Arc;
@@ -30,13 +31,22 @@ pub(crate) use bundles::{BundleError, Bundles};
 pub(crate) use clock::Clock;
 pub(crate) use credentials::{Credentials, CredentialsError};
 pub(crate) use proof::{Proof, no_longer_proved};
+pub(crate) use sessions::Door;
 pub(crate) use verify::ChainError;
 
 /// How TLS is spoken, in the mesh and to servers outside of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TlsSettings {
     /// The oldest version that is spoken, as client and as server. The newest is always 1.3.
     pub(crate) min_version: TlsVersion,
+    /// Whether peers of the mesh may resume sessions, and we theirs.
+    pub(crate) resumption: bool,
+}
+
+impl Default for TlsSettings {
+    fn default() -> Self {
+        Self { min_version: TlsVersion::Tls12, resumption: true }
+    }
 }
 
 /// A version of TLS.

@@ -52,6 +52,11 @@ impl PeerVerifier {
         PeerVerifier { wanted, ..self.clone() }
     }
 
+    /// Whether it asks a server for one of these.
+    pub(super) fn wants(&self, wanted: &Arc<[SpiffeId]>) -> bool {
+        Arc::ptr_eq(&self.wanted, wanted) || self.wanted == *wanted
+    }
+
     /// The whole judgement of a chain as `peer` presents it.
     pub(super) fn verify(
         &self,

@@ -333,7 +333,7 @@ fn req_13_weak_signatures_and_signers_break_the_path() {
 fn req_13_weak_keys_prove_nothing_though_their_signature_is_right() {
     use rustls::client::danger::ServerCertVerifier;
     use rustls::server::danger::ClientCertVerifier;
-    let verifier = credentials(&TestCa::root("root").issue(SERVER), Bundles::default()).verifier().clone();
+    let verifier = credentials(&TestCa::root("root").issue(SERVER), Bundles::default()).verifier.clone();
     for key in weak::keys() {
         let scheme =
             if key.is_rsa { SignatureScheme::RSA_PSS_SHA256 } else { SignatureScheme::ECDSA_NISTP256_SHA256 };
@@ -351,7 +351,7 @@ fn req_13_weak_keys_prove_nothing_though_their_signature_is_right() {
 #[test]
 fn req_13_no_weak_scheme_is_offered() {
     use rustls::client::danger::ServerCertVerifier;
-    let verifier = credentials(&TestCa::root("root").issue(SERVER), Bundles::default()).verifier().clone();
+    let verifier = credentials(&TestCa::root("root").issue(SERVER), Bundles::default()).verifier.clone();
     for scheme in ServerCertVerifier::supported_verify_schemes(&verifier) {
         let name = format!("{scheme:?}");
         assert!(
@@ -452,7 +452,7 @@ async fn an_alert_arrives_though_the_client_sends_on() {
         first_read(&mut stream).await
     };
     let (seen, handshake) =
-        timeout(LONG, async { tokio::join!(client, server::accept(accepted, &ours)) }).await.unwrap();
+        timeout(LONG, async { tokio::join!(client, server::accept(accepted, &ours, DOOR)) }).await.unwrap();
     assert_eq!(handshake.map(|_| ()).unwrap_err().reason, Reason::CertificateExpired);
     assert_eq!(alert_seen(seen), AlertDescription::CertificateExpired);
 }
