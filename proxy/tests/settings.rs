@@ -39,6 +39,7 @@ identity:
     bundleFile: /run/pillion/bundle.pem
     keyType: ecdsa-p384
     ttl: 10m
+  crl: /etc/pillion/crl.pem
 policyChange: keep
 inbound:
   capture: 0.0.0.0:15006

@@ -167,3 +167,19 @@ fn req_17_a_session_gets_nobody_past_a_policy() {
     .unwrap();
     client.until_refused(&pillion, &["authorization_denied", &id("frontend"), "resumed"]);
 }
+
+#[test]
+fn req_17_a_session_of_a_revoked_certificate_is_refused() {
+    if program("OPENSSL", "openssl").is_none() {
+        return;
+    }
+    let mesh = Mesh::new();
+    mesh.mode("STRICT");
+    mesh.revoke(&[]);
+    let (pillion, address) = mesh.in_front_of(echo_app());
+    let held = mesh.ca.issue(&id("frontend"));
+    let client = Resuming::begun(&mesh, &held, address);
+    assert_eq!(client.call(), Came::Resumed);
+    mesh.revoke(&[&held]);
+    client.until_refused(&pillion, &["certificate_revoked", &id("frontend")]);
+}

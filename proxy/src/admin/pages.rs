@@ -36,10 +36,10 @@ pub(super) fn healthz(state: &AdminState, _: &Parts) -> Answer {
 }
 
 fn readiness_of(state: &AdminState) -> Readiness {
-    let last_error = state.identity.status().last_error;
+    let status = state.identity.status();
     readiness::judge(
         credentials(state).as_deref(),
-        last_error.as_deref(),
+        status.fault(),
         state.gateway.missing().as_ref(),
         state.drain.is_draining(),
         state.clock.now(),
@@ -105,6 +105,12 @@ pub(super) fn certs(state: &AdminState, _: &Parts) -> Answer {
             "lastError": status.last_error,
             "next": status.next_attempt.map(rfc3339::print),
         },
+        "revocationLists": state.settings.crl.as_ref().map(|path| json!({
+            "path": path,
+            "holds": status.lists.as_ref().map(|lists| lists.describe()),
+            "nextUpdate": status.lists.as_ref().and_then(|lists| lists.next_update).map(rfc3339::print),
+            "lastError": status.lists_error,
+        })),
         "destinationRuleFiles": state.originator.files(),
     }))
 }
@@ -270,6 +276,7 @@ pub(super) fn metrics(state: &AdminState, _: &Parts) -> Answer {
         state.telemetry.encode(&Scraped {
             leaf_not_after: credentials.as_ref().map(|credentials| credentials.svid.not_after),
             root_not_after,
+            crl_next_update: status.lists.as_ref().and_then(|lists| lists.next_update),
             renewals_succeeded: status.succeeded,
             renewals_failed: status.failed,
             open: state.connections.list(),

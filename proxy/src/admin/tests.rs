@@ -99,6 +99,7 @@ impl Lab {
         let identity = identity::spawn(
             identity::Own::from(ID.parse::<pillion_mesh::spiffe::SpiffeId>().unwrap()),
             settings.identity.clone(),
+            settings.crl.clone(),
             settings.tls,
             Clock::system(),
             None,

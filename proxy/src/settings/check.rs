@@ -74,6 +74,8 @@ impl TryFrom<RawSettings> for Settings {
         let mut faults = Vec::new();
         let workload = kept(workload(raw.workload), &mut faults);
         let root_namespace = kept(root_namespace(raw.root_namespace), &mut faults);
+        let crl = raw.identity.crl.clone().map(|crl| path("identity.crl", crl)).transpose();
+        let crl = kept(crl, &mut faults);
         let identity = kept(identity(raw.identity), &mut faults);
         let mesh = kept(raw.mesh.map(|mesh| path("mesh", mesh)).transpose(), &mut faults);
         let inbound = kept(inbound(raw.inbound), &mut faults);
@@ -86,8 +88,8 @@ impl TryFrom<RawSettings> for Settings {
         else {
             return Err(Faults(faults));
         };
-        let (Some(gateway), Some(interception), Some(limits), Some(hurry)) =
-            (gateway, interception, limits, hurry)
+        let (Some(crl), Some(gateway), Some(interception), Some(limits), Some(hurry)) =
+            (crl, gateway, interception, limits, hurry)
         else {
             return Err(Faults(faults));
         };
@@ -101,6 +103,7 @@ impl TryFrom<RawSettings> for Settings {
             workload,
             mesh_config: MeshConfig { root_namespace, trust_domain_aliases, outbound_policy },
             identity,
+            crl,
             mesh,
             inbound,
             outbound: outbound(raw.outbound),

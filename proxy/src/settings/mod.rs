@@ -39,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) mesh_config: MeshConfig,
     /// Where the certificate comes from.
     pub(crate) identity: identity::Source,
+    /// A file with revocation lists for peers of the mesh; without it nothing is revoked.
+    pub(crate) crl: Option<PathBuf>,
     /// A file or folder of Istio resources; without it there are no policies.
     pub(crate) mesh: Option<PathBuf>,
     /// Towards the app.

@@ -134,6 +134,9 @@ pub(super) struct IdentitySection {
     pub(super) ca: CaSection,
     #[command(flatten)]
     pub(super) files: FilesSection,
+    /// PEM file with revocation lists, by which peers of the mesh are judged too; watched and reloaded
+    #[arg(id = "identity.crl", long = "identity-crl", value_name = "FILE", env = "PILLION_IDENTITY_CRL")]
+    pub(super) crl: Option<PathBuf>,
     /// Known, and refused with a sentence of its own.
     #[arg(skip)]
     pub(super) workload_api: Option<IgnoredAny>,
@@ -617,7 +620,7 @@ layer! {
         readiness, metrics, tls, detection, drain, limits, dns, log, time
     }
     WorkloadSection { name, trust_domain, namespace, service_account, labels, label_flags }
-    IdentitySection { ca, files, workload_api }
+    IdentitySection { ca, files, crl, workload_api }
     CaSection { address, token_file, bundle_file, key_type, ttl }
     FilesSection { certificate, key, bundle }
     InboundSection { capture, traffic_policy, trusted_proxies, listeners, tunnel }

@@ -23,6 +23,7 @@ identity:
     bundleFile: /run/pillion/bundle.pem
     keyType: ecdsa-p256
     ttl: 24h
+  crl: /etc/pillion/crl.pem
 mesh: /etc/pillion/mesh
 inbound:
   capture: 0.0.0.0:15006

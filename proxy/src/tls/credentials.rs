@@ -20,7 +20,7 @@ use rustls::{ClientConfig, ServerConfig};
 use super::failure::Role;
 use super::sessions::{Door, Issued, Issuer, Keeper, Kept};
 use super::verify::{ChainError, PeerVerifier, check_chain};
-use super::{Bundles, Clock, TlsSettings, provider};
+use super::{Bundles, Clock, Revoked, TlsSettings, provider};
 
 /// ALPN protocols that the server picks from, the first that the client offers too.
 ///
@@ -40,6 +40,7 @@ pub(crate) struct Credentials {
     generation: u64,
     key: Arc<CertifiedKey>,
     bundles: Bundles,
+    revoked: Revoked,
     settings: TlsSettings,
     clock: Clock,
     pub(super) verifier: PeerVerifier,
@@ -95,7 +96,8 @@ impl Credentials {
             id: svid.id.to_string(),
             serial: svid.serial.clone(),
         })?;
-        Self::build(svid, Arc::new(key), bundles, settings, clock.clone(), generation)
+        let revoked = Revoked::default();
+        Self::build(svid, Arc::new(key), bundles, revoked, settings, clock.clone(), generation)
     }
 
     /// The same certificate and key with other bundles.
@@ -111,6 +113,27 @@ impl Credentials {
             self.svid.clone(),
             self.key.clone(),
             bundles,
+            self.revoked.clone(),
+            self.settings,
+            self.clock.clone(),
+            generation,
+        )
+    }
+
+    /// The same certificate, key and bundles with other revocation lists.
+    ///
+    /// # Errors
+    /// `Configuration`, which cannot happen for a certificate and key that were accepted once.
+    pub(crate) fn with_revoked(
+        &self,
+        revoked: Revoked,
+        generation: u64,
+    ) -> Result<Credentials, CredentialsError> {
+        Self::build(
+            self.svid.clone(),
+            self.key.clone(),
+            self.bundles.clone(),
+            revoked,
             self.settings,
             self.clock.clone(),
             generation,
@@ -121,11 +144,12 @@ impl Credentials {
         svid: Svid,
         key: Arc<CertifiedKey>,
         bundles: Bundles,
+        revoked: Revoked,
         settings: TlsSettings,
         clock: Clock,
         generation: u64,
     ) -> Result<Credentials, CredentialsError> {
-        let verifier = PeerVerifier::new(bundles.clone(), svid.id.clone());
+        let verifier = PeerVerifier::new(bundles.clone(), revoked.clone(), svid.id.clone());
         let shown = Arc::new(SingleCertAndKey::from(key.clone()));
         let client = client_config(&verifier, shown.clone(), settings, &clock)?;
         let server_without_alpn = server_config(&verifier, shown, settings, &clock)?;
@@ -137,6 +161,7 @@ impl Credentials {
             generation,
             key,
             bundles,
+            revoked,
             settings,
             clock,
             verifier,
@@ -163,7 +188,12 @@ impl Credentials {
         &self.bundles
     }
 
-    /// Counts up with each change of certificate or bundle.
+    /// What is revoked for this proxy.
+    pub(crate) fn revoked(&self) -> &Revoked {
+        &self.revoked
+    }
+
+    /// Counts up with each change of certificate, bundle or revocation lists.
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
@@ -175,8 +205,16 @@ impl Credentials {
     pub(crate) fn check_own_chain(&self) -> Result<(), ChainError> {
         let (leaf, intermediates) = self.chain.split_first().ok_or_else(ChainError::empty)?;
         let algorithms = provider().signature_verification_algorithms;
-        check_chain(&self.bundles, &algorithms, leaf, intermediates, self.clock.now(), Role::Client)
-            .map(|_svid| ())
+        check_chain(
+            &self.bundles,
+            &self.revoked,
+            &algorithms,
+            leaf,
+            intermediates,
+            self.clock.now(),
+            Role::Client,
+        )
+        .map(|_svid| ())
     }
 
     /// Certificate and key for a TLS client that is no mesh peer, the one that renews at the CA.

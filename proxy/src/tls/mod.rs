@@ -14,6 +14,7 @@ mod handshake;
 pub(crate) mod origination;
 mod path;
 mod proof;
+mod revocations;
 pub(crate) mod server;
 mod sessions;
 mod verify;
@@ -31,6 +32,7 @@ pub(crate) use bundles::{BundleError, Bundles};
 pub(crate) use clock::Clock;
 pub(crate) use credentials::{Credentials, CredentialsError};
 pub(crate) use proof::{Proof, no_longer_proved};
+pub(crate) use revocations::{Revocations, Revoked};
 pub(crate) use sessions::Door;
 pub(crate) use verify::ChainError;
 

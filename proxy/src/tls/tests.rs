@@ -23,6 +23,7 @@ mod hello;
 mod hostile;
 mod negotiated;
 mod proof;
+mod revoked;
 mod session;
 
 const CLIENT: &str = "spiffe://cluster.local/ns/default/sa/client";

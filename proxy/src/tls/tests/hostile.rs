@@ -319,7 +319,15 @@ fn req_13_weak_signatures_and_signers_break_the_path() {
         let (leaf, intermediates) = chain.split_first().unwrap();
         for role in [Role::Client, Role::Server] {
             let algorithms = provider().signature_verification_algorithms;
-            let judged = check_chain(&bundles, &algorithms, leaf, intermediates, SystemTime::now(), role);
+            let judged = check_chain(
+                &bundles,
+                &Revoked::default(),
+                &algorithms,
+                leaf,
+                intermediates,
+                SystemTime::now(),
+                role,
+            );
             let reason = judged.unwrap_err().reason;
             assert!(
                 matches!(reason, Reason::CertificateInvalid | Reason::CertificateUntrusted),
@@ -414,8 +422,16 @@ fn req_15_the_search_for_a_path_is_bounded() {
     let leaf = last.issue(CLIENT).chain.remove(0);
     let begun = std::time::Instant::now();
     let algorithms = provider().signature_verification_algorithms;
-    let error =
-        check_chain(&bundle(&root), &algorithms, &leaf, &ring, SystemTime::now(), Role::Client).unwrap_err();
+    let error = check_chain(
+        &bundle(&root),
+        &Revoked::default(),
+        &algorithms,
+        &leaf,
+        &ring,
+        SystemTime::now(),
+        Role::Client,
+    )
+    .unwrap_err();
     assert!(matches!(error.reason, Reason::CertificateInvalid | Reason::CertificateUntrusted), "{error:?}");
     assert!(begun.elapsed() < Duration::from_secs(5), "the search took {:?}", begun.elapsed());
 }

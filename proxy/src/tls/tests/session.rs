@@ -191,6 +191,9 @@ enum Change {
     AnotherRootBesides,
     /// Another root takes the place of ours.
     AnotherRootInstead,
+    /// A revocation list comes that names nobody, or the peer.
+    EmptyList,
+    PeerOnList,
     /// Our clock goes forward, or back.
     Seconds(i64),
     /// The same port, or its mode, becomes another.
@@ -215,8 +218,17 @@ fn long_lived(ca: &TestCa, id: &str) -> Held {
     ca.issue_with(id, |leaf| valid_between(leaf, now - days(1), now + days(1)))
 }
 
-fn changed(before: Credentials, change: Change, ca: &TestCa, us: &str, clock: &Turned) -> Credentials {
+fn changed(
+    before: Credentials,
+    change: Change,
+    ca: &TestCa,
+    (us, peer): (&str, &Held),
+    clock: &Turned,
+) -> Credentials {
     let other = TestCa::root("other");
+    let list = |names: &[&rustls::pki_types::CertificateDer<'_>]| {
+        revoked::revoked(&ca.revocation_list(names, SystemTime::now() + days(1)))
+    };
     match change {
         Change::Renewal => credentials_at(&ca.issue(us), bundle(ca), &clock.clock()),
         Change::AnotherRootBesides => {
@@ -224,6 +236,8 @@ fn changed(before: Credentials, change: Change, ca: &TestCa, us: &str, clock: &T
             before.with_bundles(Bundles::from_pem(&trust_domain(), both.as_bytes()).unwrap(), 2).unwrap()
         }
         Change::AnotherRootInstead => before.with_bundles(bundle(&other), 2).unwrap(),
+        Change::EmptyList => before.with_revoked(list(&[]), 2).unwrap(),
+        Change::PeerOnList => before.with_revoked(list(&[&peer.chain[0]]), 2).unwrap(),
         Change::Seconds(seconds) => {
             clock.by(seconds);
             before
@@ -241,6 +255,8 @@ type Second = Result<bool, Reason>;
 #[case::renewal(Change::Renewal, Ok(false))]
 #[case::another_root_besides(Change::AnotherRootBesides, Ok(false))]
 #[case::another_root_instead(Change::AnotherRootInstead, Err(Reason::CertificateUntrusted))]
+#[case::a_list_without_the_peer(Change::EmptyList, Ok(false))]
+#[case::a_list_with_the_peer(Change::PeerOnList, Err(Reason::CertificateRevoked))]
 #[case::the_peer_expires(Change::Seconds(HALF_HOUR + 60), Err(Reason::CertificateExpired))]
 #[case::our_clock_is_set_back(Change::Seconds(-3600), Ok(false))]
 #[case::another_port(Change::OtherPort, Ok(false))]
@@ -253,11 +269,12 @@ async fn req_16_req_17_a_server_resumes_only_what_it_would_accept_now(
     let ca = TestCa::root("root");
     let clock = Turned::default();
     let ours = credentials_at(&ca.issue(SERVER), bundle(&ca), &clock.clock());
-    let theirs = client_of_versions(&ca, Some(&short_lived(&ca, CLIENT)), TLS13);
+    let peer = short_lived(&ca, CLIENT);
+    let theirs = client_of_versions(&ca, Some(&peer), TLS13);
     let connector = TlsConnector::from(Arc::new(keeping_sessions(theirs)));
     let (accepted, tickets) = serve_once(&connector, &ours, DOOR).await;
     assert_eq!((was_resumed(accepted), tickets), (false, 1));
-    let ours = changed(ours, change, &ca, SERVER, &clock);
+    let ours = changed(ours, change, &ca, (SERVER, &peer), &clock);
     let door = match change {
         Change::OtherPort => Door { port: DOOR.port + 1, ..DOOR },
         Change::OtherMode => Door { mode: Mode::Permissive, ..DOOR },
@@ -277,6 +294,8 @@ async fn req_16_req_17_a_server_resumes_only_what_it_would_accept_now(
 #[case::renewal(Change::Renewal, Ok(false))]
 #[case::another_root_besides(Change::AnotherRootBesides, Ok(false))]
 #[case::another_root_instead(Change::AnotherRootInstead, Err(Reason::CertificateUntrusted))]
+#[case::a_list_without_the_peer(Change::EmptyList, Ok(false))]
+#[case::a_list_with_the_peer(Change::PeerOnList, Err(Reason::CertificateRevoked))]
 #[case::the_peer_expires(Change::Seconds(HALF_HOUR + 60), Err(Reason::CertificateExpired))]
 #[case::our_clock_is_set_back(Change::Seconds(-3600), Ok(false))]
 #[case::another_address(Change::OtherAddress, Ok(false))]
@@ -290,10 +309,11 @@ async fn req_16_req_17_a_client_resumes_only_with_whom_it_would_accept_now(
     let ca = TestCa::root("root");
     let clock = Turned::default();
     let ours = credentials_at(&ca.issue(CLIENT), bundle(&ca), &clock.clock());
-    let acceptor = resuming_server(&ca, &short_lived(&ca, SERVER), TLS13);
+    let peer = short_lived(&ca, SERVER);
+    let acceptor = resuming_server(&ca, &peer, TLS13);
     let (dialled, _) = dial_once(&acceptor, &ours, (there(), SNI), &[id(SERVER)]).await;
     assert!(!was_resumed(dialled));
-    let ours = changed(ours, change, &ca, CLIENT, &clock);
+    let ours = changed(ours, change, &ca, (CLIENT, &peer), &clock);
     let to = match change {
         Change::OtherAddress => (SocketAddr::from(([10, 0, 0, 2], 8080)), SNI),
         Change::OtherSni => (there(), OTHER_SNI),
