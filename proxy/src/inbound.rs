@@ -24,7 +24,7 @@ use crate::net::rewind::Rewound;
 use crate::net::sniff::{First, sniff};
 use crate::outbound::refuse;
 use crate::settings::PolicyChange;
-use crate::tls::Door;
+use crate::tls::{Door, usable};
 use crate::{http, tls};
 use app::{App, AppRequests};
 
@@ -125,8 +125,11 @@ async fn terminate(
     shared: &Arc<Shared>,
 ) -> End {
     let credentials = shared.credentials.borrow().clone();
-    let Some(credentials) = credentials.filter(|current| current.is_valid_at(shared.clock.now())) else {
-        return refuse(Reason::NoCertificate, "clients of the mesh cannot be served without one".to_owned());
+    let credentials = match usable(credentials, &shared.clock) {
+        Ok(credentials) => credentials,
+        Err(because) => {
+            return refuse(Reason::NoCertificate, format!("clients of the mesh cannot be served: {because}"));
+        }
     };
     stream.close_cleanly(); // lets the alert of a failed handshake out
     let limit = shared.settings.limits.handshake_timeout;

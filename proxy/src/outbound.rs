@@ -284,9 +284,8 @@ pub(crate) async fn means<'p>(
         DialTls::Refuse(reason) => Err(refuse(*reason, plan.because.clone())),
         DialTls::IstioMutual { sni, identities } => {
             let current = shared.credentials.borrow().clone();
-            let valid = current.filter(|current| current.is_valid_at(shared.clock.now()));
-            let credentials = valid.ok_or_else(|| {
-                refuse(Reason::NoCertificate, format!("{address} is to be reached by mutual TLS"))
+            let credentials = tls::usable(current, &shared.clock).map_err(|because| {
+                refuse(Reason::NoCertificate, format!("{address} is to be reached by mutual TLS: {because}"))
             })?;
             Ok(Some(Means::Mesh { credentials, sni, identities }))
         }
@@ -338,8 +337,19 @@ where
 {
     connection.opened();
     tokio::select! {
-        end = relay(app, upstream, connection.moved()) => end,
+        end = relay(app, upstream, connection.moved()) => with_dates(end, shared),
         because = no_longer_planned(made, shared) => refuse(Reason::PolicyChanged, because),
+    }
+}
+
+/// In TLS 1.3 a server that does not accept the dates of our certificate says so after the handshake.
+fn with_dates(end: End, shared: &Shared) -> End {
+    let current = shared.credentials.borrow().clone();
+    match (end, current) {
+        (End { reason: Reason::PeerRefused, detail: Some(detail) }, Some(current)) => {
+            End { reason: Reason::PeerRefused, detail: Some(current.with_dates(detail)) }
+        }
+        (end, _) => end,
     }
 }
 

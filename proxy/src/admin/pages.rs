@@ -17,7 +17,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::AdminState;
-use super::readiness::{self, Readiness};
+use super::readiness::{self, Facts, Readiness};
 use super::server::Answer;
 use crate::telemetry::{OPENMETRICS, Scraped};
 use crate::tls::Credentials;
@@ -37,13 +37,14 @@ pub(super) fn healthz(state: &AdminState, _: &Parts) -> Answer {
 
 fn readiness_of(state: &AdminState) -> Readiness {
     let status = state.identity.status();
-    readiness::judge(
-        credentials(state).as_deref(),
-        status.fault(),
-        state.gateway.missing().as_ref(),
-        state.drain.is_draining(),
-        state.clock.now(),
-    )
+    readiness::judge(&Facts {
+        credentials: credentials(state).as_deref(),
+        last_error: status.fault(),
+        fail_before: state.settings.fail_before,
+        missing: state.gateway.missing().as_ref(),
+        draining: state.drain.is_draining(),
+        now: state.clock.now(),
+    })
 }
 
 fn status_of(ready: bool) -> StatusCode {

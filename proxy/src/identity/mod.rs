@@ -4,6 +4,7 @@
 //! Publishes [`LiveCredentials`]; a change drops no connection, since each keeps what it began with. Leaves what the
 //! credentials are to `tls`, and when to renew to `pillion_mesh::rotation`.
 
+mod attention;
 mod authority;
 mod files;
 mod https;
@@ -151,6 +152,8 @@ pub(crate) fn spawn(
     cancel: CancellationToken,
 ) -> Identity {
     let (publisher, identity) = Publisher::new();
+    let attention = attention::run(identity.credentials.clone(), clock.clone());
+    tokio::spawn(cancel.clone().run_until_cancelled_owned(attention));
     if let Some(path) = crl {
         publisher.await_lists();
         let watched = revoked::RevokedFile::new(path, clock.clone(), publisher.clone());

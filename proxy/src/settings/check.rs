@@ -111,6 +111,7 @@ impl TryFrom<RawSettings> for Settings {
             interception,
             admin: raw.admin.address.map_or(at(Ipv4Addr::LOCALHOST, 15000), |address| address.0),
             readiness: raw.readiness.address.map_or(at(Ipv4Addr::UNSPECIFIED, 15021), |address| address.0),
+            fail_before: raw.readiness.fail_before.map(|period| period.0),
             metrics: raw.metrics.address.map_or(at(Ipv4Addr::UNSPECIFIED, 15090), |address| address.0),
             tls: TlsSettings {
                 min_version: raw.tls.min_version.map_or(TlsVersion::default(), |min| min.0),

@@ -66,7 +66,7 @@ impl Settings {
                 "mark": self.interception.mark,
             },
             "admin": { "address": self.admin },
-            "readiness": { "address": self.readiness },
+            "readiness": { "address": self.readiness, "failBefore": self.fail_before.map(duration) },
             "metrics": { "address": self.metrics },
             "tls": {
                 "minVersion": MinVersion(self.tls.min_version).to_string(),

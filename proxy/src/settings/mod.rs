@@ -55,6 +55,8 @@ pub(crate) struct Settings {
     pub(crate) admin: SocketAddr,
     /// Where `GET /healthz/ready` is answered.
     pub(crate) readiness: SocketAddr,
+    /// For how long the certificate has to last to be ready; `None` is as long as it is valid.
+    pub(crate) fail_before: Option<Duration>,
     /// Where `GET /stats/prometheus` is answered.
     pub(crate) metrics: SocketAddr,
     /// TLS of the mesh legs, and of those to servers outside.

@@ -393,6 +393,15 @@ pub(super) struct ReadinessSection {
         env = "PILLION_READINESS_ADDRESS"
     )]
     pub(super) address: Option<Address>,
+    /// Not ready either when the certificate lasts for less than this, as where renewals fail; without it as long as the
+    /// certificate is valid
+    #[arg(
+        id = "readiness.failBefore",
+        long = "readiness-fail-before",
+        value_name = "DURATION",
+        env = "PILLION_READINESS_FAIL_BEFORE"
+    )]
+    pub(super) fail_before: Option<Period>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Args)]
@@ -628,7 +637,7 @@ layer! {
     GatewaySection { address, ports, port_flags }
     InterceptionSection { mode, mark }
     AdminSection { address }
-    ReadinessSection { address }
+    ReadinessSection { address, fail_before }
     MetricsSection { address }
     TlsSection { min_version, resumption }
     DetectionSection { timeout }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::failure::{Role, attending, explain, farewell};
+use super::failure::{Role, attending, farewell};
 use super::handshake::record;
 use super::{Credentials, Handshake, HandshakeError};
 
@@ -34,14 +34,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let begun = Instant::now();
-    let local = &credentials.svid.id;
     let (config, keeper) = credentials.client_config((address, sni), &identities.into());
     let connector = TlsConnector::from(Arc::new(config));
     let stream = attending(async {
         match connector.connect(server_name(sni), stream).into_fallible().await {
             Ok(stream) => Ok(stream),
             Err((error, rest)) => {
-                let error = explain(&error, Role::Server, local, credentials.settings());
+                let error = credentials.explain(&error, Role::Server);
                 farewell(rest).await;
                 Err(error)
             }

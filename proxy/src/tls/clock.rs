@@ -33,12 +33,17 @@ impl Clock {
     }
 
     pub(crate) fn now(&self) -> SystemTime {
-        self.at((self.world)())
+        self.at(self.world())
+    }
+
+    /// What the world's clock shows, however this one is hurried.
+    pub(crate) fn world(&self) -> SystemTime {
+        (self.world)()
     }
 
     /// What it shows when `wait` has passed in the world.
     pub(crate) fn after(&self, wait: Duration) -> SystemTime {
-        self.at((self.world)() + wait)
+        self.at(self.world() + wait)
     }
 
     /// How long to sleep for `span` of its time to pass.

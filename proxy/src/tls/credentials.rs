@@ -4,12 +4,14 @@
 //! renewed certificate ends with the next handshake; early data is off (requirements 16 to 18 of the security rules).
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use pillion_mesh::spiffe::SpiffeId;
 use pillion_mesh::svid::{self, Svid, SvidError};
+use pillion_mesh::wire::rfc3339;
 use rustls::client::{Resumption, Tls12Resumption};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -17,10 +19,10 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
 
-use super::failure::Role;
+use super::failure::{NOT_VALID_NOW, Role, explain};
 use super::sessions::{Door, Issued, Issuer, Keeper, Kept};
 use super::verify::{ChainError, PeerVerifier, check_chain};
-use super::{Bundles, Clock, Revoked, TlsSettings, provider};
+use super::{Bundles, Clock, HandshakeError, Revoked, TlsSettings, provider};
 
 /// ALPN protocols that the server picks from, the first that the client offers too.
 ///
@@ -178,6 +180,43 @@ impl Credentials {
         self.svid.not_before <= now && now <= self.svid.not_after
     }
 
+    /// Why it cannot be shown at `now`, with what was read and the likely cure; none where it can.
+    pub(crate) fn unusable_at(&self, now: SystemTime) -> Option<String> {
+        if self.is_valid_at(now) {
+            return None;
+        }
+        let (id, now_told) = (&self.svid.id, rfc3339::print(now));
+        Some(if now < self.svid.not_before {
+            let from = rfc3339::print(self.svid.not_before);
+            format!(
+                "the certificate of {id} is not valid before {from}; our clock says {now_told}: it was set back, or the \
+                 issuer's is fast; compare the clocks"
+            )
+        } else {
+            let until = rfc3339::print(self.svid.not_after);
+            format!("the certificate of {id} has expired at {until}; our clock says {now_told}")
+        })
+    }
+
+    /// Adds to a peer's complaint about the dates of our certificate what they are, and our clock.
+    pub(crate) fn with_dates(&self, complaint: String) -> String {
+        if !complaint.contains(NOT_VALID_NOW) {
+            return complaint;
+        }
+        format!(
+            "{complaint}; it is valid from {} until {}, and our clock says {}: compare both clocks",
+            rfc3339::print(self.svid.not_before),
+            rfc3339::print(self.svid.not_after),
+            rfc3339::print(self.now())
+        )
+    }
+
+    /// Why a handshake failed, from what tokio-rustls returned.
+    pub(super) fn explain(&self, error: &io::Error, peer: Role) -> HandshakeError {
+        let HandshakeError { reason, detail } = explain(error, peer, &self.svid.id, self.settings);
+        HandshakeError { reason, detail: self.with_dates(detail) }
+    }
+
     /// The time by which peers are judged.
     pub(super) fn now(&self) -> SystemTime {
         self.clock.now()
@@ -220,10 +259,6 @@ impl Credentials {
     /// Certificate and key for a TLS client that is no mesh peer, the one that renews at the CA.
     pub(crate) fn shown(&self) -> Arc<SingleCertAndKey> {
         Arc::new(SingleCertAndKey::from(self.key.clone()))
-    }
-
-    pub(super) fn settings(&self) -> TlsSettings {
-        self.settings
     }
 
     /// What a connection to a server at `to`, an address and an SNI, takes that must prove one of `wanted`; with what

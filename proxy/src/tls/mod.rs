@@ -28,9 +28,10 @@ use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
 use tokio::sync::watch;
 
-pub(crate) use bundles::{BundleError, Bundles};
+pub(crate) use bundles::{BundleError, Bundles, Root};
 pub(crate) use clock::Clock;
 pub(crate) use credentials::{Credentials, CredentialsError};
+pub(crate) use failure::told;
 pub(crate) use proof::{Proof, no_longer_proved};
 pub(crate) use revocations::{Revocations, Revoked};
 pub(crate) use sessions::Door;
@@ -84,6 +85,15 @@ pub(crate) struct HandshakeError {
     pub(crate) reason: Reason,
     /// What was expected and what was seen, with both identities where they are known.
     pub(crate) detail: String,
+}
+
+/// The credentials that may be shown by this clock.
+///
+/// # Errors
+/// Why there are none, in words.
+pub(crate) fn usable(current: Option<Arc<Credentials>>, clock: &Clock) -> Result<Arc<Credentials>, String> {
+    let current = current.ok_or_else(|| "there is no certificate yet".to_owned())?;
+    current.unusable_at(clock.now()).map_or(Ok(current), Err)
 }
 
 impl TlsSettings {

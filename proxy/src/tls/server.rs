@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::failure::{FAREWELL, Role, attending, explain, farewell};
+use super::failure::{FAREWELL, Role, attending, farewell};
 use super::handshake::record;
 use super::sessions::Issuer;
 use super::{Credentials, Door, Handshake, HandshakeError};
@@ -30,14 +30,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let begun = Instant::now();
-    let local = &credentials.svid.id;
     let issuer = credentials.issuer(door);
     let stream = attending(async {
         let (error, rest) = match run(stream, credentials, issuer.as_ref()).await {
             Ok(stream) => return Ok(stream),
             Err(failed) => failed,
         };
-        let error = explain(&error, Role::Client, local, credentials.settings());
+        let error = credentials.explain(&error, Role::Client);
         if let Some(rest) = rest {
             farewell(rest).await;
         }

@@ -19,6 +19,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::bundles::Root;
 use super::*;
 
+mod clocks;
 mod hello;
 mod hostile;
 mod negotiated;
