@@ -173,7 +173,7 @@ reasons! {
     TooManyConnections = "too_many_connections", Refused,
         "The proxy is at its limit of concurrent connections.", "Look for a client that leaks connections; raise limits.maxConnections if the load is real.";
     PolicyChanged = "policy_changed", Cut,
-        "A changed policy or trust bundle no longer allows this open connection, or the request on it.",
+        "A changed policy, trust bundle or revocation list no longer allows this open connection, or the request on it.",
         "The detail names what decides now.";
     Drained = "drained", Cut,
         "The proxy is stopping and the connection was still open at the drain deadline.", "Raise drain.timeout if clients need longer.";

@@ -150,6 +150,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     let identity = identity::spawn(
         own,
         settings.identity.clone(),
+        settings.crl.clone(),
         settings.tls,
         clock.clone(),
         mark,

@@ -24,6 +24,7 @@ use crate::net::rewind::Rewound;
 use crate::net::sniff::{First, sniff};
 use crate::outbound::refuse;
 use crate::settings::PolicyChange;
+use crate::tls::{Door, usable};
 use crate::{http, tls};
 use app::{App, AppRequests};
 
@@ -124,12 +125,17 @@ async fn terminate(
     shared: &Arc<Shared>,
 ) -> End {
     let credentials = shared.credentials.borrow().clone();
-    let Some(credentials) = credentials.filter(|current| current.is_valid_at(shared.clock.now())) else {
-        return refuse(Reason::NoCertificate, "clients of the mesh cannot be served without one".to_owned());
+    let credentials = match usable(credentials, &shared.clock) {
+        Ok(credentials) => credentials,
+        Err(because) => {
+            return refuse(Reason::NoCertificate, format!("clients of the mesh cannot be served: {because}"));
+        }
     };
     stream.close_cleanly(); // lets the alert of a failed handshake out
     let limit = shared.settings.limits.handshake_timeout;
-    let handshake = Box::pin(tls::server::accept(stream, &credentials));
+    let port = admitted.known.destination.port();
+    let door = Door { port, mode: snapshot.modes.for_port(port).mode };
+    let handshake = Box::pin(tls::server::accept(stream, &credentials, door));
     let (stream, handshake) = match timeout(limit, handshake).await {
         Ok(Ok(done)) => done,
         Ok(Err(error)) => return End { reason: error.reason, detail: Some(error.detail) },
@@ -137,6 +143,7 @@ async fn terminate(
             return refuse(Reason::HandshakeTimeout, format!("not finished within {limit:?}"));
         }
     };
+    drop(credentials); // sessions must not outlive a change of them
     stream.close_by_reset();
     admitted.known.peer = Some(handshake.peer);
     admitted.known.certificate = Some(handshake.proof.leaf());

@@ -131,9 +131,10 @@ pub(crate) async fn reach(
     };
     upstream.close_cleanly(); // lets the alert of a failed handshake out
     let limit = shared.settings.limits.handshake_timeout;
-    let done = timeout(limit, Box::pin(handshake(upstream, means, shared))).await.map_err(|_elapsed| {
-        refuse(Reason::HandshakeTimeout, format!("{address} did not finish within {limit:?}"))
-    })?;
+    let done =
+        timeout(limit, Box::pin(handshake(upstream, address, means, shared))).await.map_err(|_elapsed| {
+            refuse(Reason::HandshakeTimeout, format!("{address} did not finish within {limit:?}"))
+        })?;
     let (upstream, record, peer) = done.map_err(End::from)?;
     upstream.close_by_reset();
     Ok(Reached { stream: Stream::Tls(Box::new(upstream)), own, record: Some(record), peer })
@@ -283,9 +284,8 @@ pub(crate) async fn means<'p>(
         DialTls::Refuse(reason) => Err(refuse(*reason, plan.because.clone())),
         DialTls::IstioMutual { sni, identities } => {
             let current = shared.credentials.borrow().clone();
-            let valid = current.filter(|current| current.is_valid_at(shared.clock.now()));
-            let credentials = valid.ok_or_else(|| {
-                refuse(Reason::NoCertificate, format!("{address} is to be reached by mutual TLS"))
+            let credentials = tls::usable(current, &shared.clock).map_err(|because| {
+                refuse(Reason::NoCertificate, format!("{address} is to be reached by mutual TLS: {because}"))
             })?;
             Ok(Some(Means::Mesh { credentials, sni, identities }))
         }
@@ -306,13 +306,15 @@ type Secured = (TlsStream<TcpStream>, TlsRecord, Option<(SpiffeId, Proof)>);
 
 async fn handshake(
     upstream: TcpStream,
+    address: SocketAddr,
     means: Means<'_>,
     shared: &Shared,
 ) -> Result<Secured, HandshakeError> {
     match means {
         Means::Mesh { credentials, sni, identities } => {
             let identities = Arc::clone(identities);
-            let (stream, done) = tls::client::connect(upstream, &credentials, sni, identities).await?;
+            let (stream, done) =
+                tls::client::connect(upstream, &credentials, address, sni, identities).await?;
             Ok((stream, done.record, Some((done.peer, done.proof))))
         }
         Means::Outside { material, wanted } => {
@@ -335,8 +337,19 @@ where
 {
     connection.opened();
     tokio::select! {
-        end = relay(app, upstream, connection.moved()) => end,
+        end = relay(app, upstream, connection.moved()) => with_dates(end, shared),
         because = no_longer_planned(made, shared) => refuse(Reason::PolicyChanged, because),
+    }
+}
+
+/// In TLS 1.3 a server that does not accept the dates of our certificate says so after the handshake.
+fn with_dates(end: End, shared: &Shared) -> End {
+    let current = shared.credentials.borrow().clone();
+    match (end, current) {
+        (End { reason: Reason::PeerRefused, detail: Some(detail) }, Some(current)) => {
+            End { reason: Reason::PeerRefused, detail: Some(current.with_dates(detail)) }
+        }
+        (end, _) => end,
     }
 }
 

@@ -39,6 +39,7 @@ identity:
     bundleFile: /run/pillion/bundle.pem
     keyType: ecdsa-p384
     ttl: 10m
+  crl: /etc/pillion/crl.pem
 policyChange: keep
 inbound:
   capture: 0.0.0.0:15006
@@ -52,7 +53,7 @@ outbound:
   - {address: 127.0.0.1:9001, destination: \"customers:8080\"}
 interception: {mode: TPROXY, mark: 7}
 admin: {address: 127.0.0.1:16000}
-readiness: {address: 127.0.0.1:16021}
+readiness: {address: 127.0.0.1:16021, failBefore: 10m}
 metrics: {address: 127.0.0.1:16090}
 tls: {minVersion: \"1.3\"}
 detection: {timeout: 500ms}

@@ -90,6 +90,13 @@ impl Mesh {
         held.write(&folder, &self.ca.bundle_pem())
     }
 
+    /// Puts a revocation list of these in force, for sidecars that start when there is one.
+    pub(crate) fn revoke(&self, revoked: &[&Held]) {
+        let certificates: Vec<_> = revoked.iter().map(|held| &held.chain[0]).collect();
+        let next_update = std::time::SystemTime::now() + Duration::from_secs(3600);
+        fs::write(self.path("crl.pem"), self.ca.revocation_list(&certificates, next_update)).unwrap();
+    }
+
     /// A sidecar of the workload `name`, ready.
     pub(crate) fn sidecar(&self, name: &str, listeners: &str) -> Process {
         self.start_sidecar("mesh", name, listeners, &[])
@@ -114,11 +121,13 @@ impl Mesh {
     ) -> Process {
         let paths = self.write(&format!("{folder}-{name}"), &self.ca.issue(&id(name)));
         let config = self.path(&format!("{folder}-{name}.yaml"));
+        let lists = self.path("crl.pem");
+        let crl = if lists.exists() { format!(", crl: {}", lists.display()) } else { String::new() };
         fs::write(
             &config,
             format!(
                 "workload: {{namespace: default, serviceAccount: {name}, labels: {{app: {name}}}}}\n\
-                 identity: {{files: {{certificate: {}, key: {}, bundle: {}}}}}\nmesh: {}\n\
+                 identity: {{files: {{certificate: {}, key: {}, bundle: {}}}{crl}}}\nmesh: {}\n\
                  admin: {{address: \"127.0.0.1:0\"}}\nreadiness: {{address: \"127.0.0.1:0\"}}\n\
                  metrics: {{address: \"127.0.0.1:0\"}}\n{listeners}\n",
                 paths.certificate.display(),

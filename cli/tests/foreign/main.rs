@@ -11,3 +11,4 @@ mod envoy;
 mod harness;
 mod openssl;
 mod rbac;
+mod resumption;

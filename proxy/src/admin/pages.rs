@@ -20,7 +20,7 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 
 use super::AdminState;
-use super::readiness::{self, Readiness};
+use super::readiness::{self, Facts, Readiness};
 use super::server::Answer;
 use crate::telemetry::Scraped;
 use crate::tls::Credentials;
@@ -39,14 +39,15 @@ pub(super) fn healthz(state: &AdminState, _: &Parts) -> Answer {
 }
 
 fn readiness_of(state: &AdminState) -> Readiness {
-    let last_error = state.identity.status().last_error;
-    readiness::judge(
-        credentials(state).as_deref(),
-        last_error.as_deref(),
-        state.gateway.missing().as_ref(),
-        state.drain.is_draining(),
-        state.clock.now(),
-    )
+    let status = state.identity.status();
+    readiness::judge(&Facts {
+        credentials: credentials(state).as_deref(),
+        last_error: status.fault(),
+        fail_before: state.settings.fail_before,
+        missing: state.gateway.missing().as_ref(),
+        draining: state.drain.is_draining(),
+        now: state.clock.now(),
+    })
 }
 
 fn status_of(ready: bool) -> StatusCode {
@@ -106,6 +107,12 @@ pub(super) fn certs(state: &AdminState, _: &Parts) -> Answer {
             "lastError": status.last_error,
             "next": status.next_attempt.map(rfc3339::print),
         },
+        "revocationLists": state.settings.crl.as_ref().map(|path| json!({
+            "path": path,
+            "holds": status.lists.as_ref().map(|lists| lists.describe()),
+            "nextUpdate": status.lists.as_ref().and_then(|lists| lists.next_update).map(rfc3339::print),
+            "lastError": status.lists_error,
+        })),
         "destinationRuleFiles": state.originator.files(),
     }))
 }
@@ -286,6 +293,7 @@ pub(super) fn metrics(state: &AdminState, request: &Parts) -> Answer {
     let openmetrics = state.telemetry.encode(&Scraped {
         leaf_not_after: credentials.as_ref().map(|credentials| credentials.svid.not_after),
         root_not_after,
+        crl_next_update: status.lists.as_ref().and_then(|lists| lists.next_update),
         renewals_succeeded: status.succeeded,
         renewals_failed: status.failed,
         open: state.connections.list(),

@@ -98,6 +98,7 @@ impl Lab {
         let identity = identity::spawn(
             identity::Own::from(ID.parse::<pillion_mesh::spiffe::SpiffeId>().unwrap()),
             settings.identity.clone(),
+            settings.crl.clone(),
             settings.tls,
             Clock::system(),
             None,
@@ -295,12 +296,20 @@ async fn without_a_certificate_nothing_is_ready_and_the_pages_still_answer() {
     assert_eq!(lab.get("/stats/prometheus").await.status, 200);
 }
 
-/// Readiness needs a certificate that is valid now.
+/// Readiness needs a certificate that is valid now, and where it is asked for, one that lasts.
 #[rstest]
-#[case::in_the_middle(1_800, true, "is valid until")]
-#[case::over(4_000, false, "has expired at")]
-#[case::not_begun(-7_200, false, "is not valid before")]
-fn readiness_follows_the_certificates_dates(#[case] offset: i64, #[case] ready: bool, #[case] because: &str) {
+#[case::in_the_middle(1_800, None, true, "is valid until")]
+#[case::over(4_000, None, false, "has expired at")]
+#[case::not_begun(-7_200, None, false, "is not valid before")]
+#[case::long_before_the_end(1_800, Some(600), true, "is valid until")]
+#[case::near_the_end(3_300, Some(600), false, "which is less than 10m from now (readiness.failBefore)")]
+#[case::over_and_asked_to_last(4_000, Some(600), false, "has expired at")]
+fn readiness_follows_the_certificates_dates(
+    #[case] offset: i64,
+    #[case] fail_before: Option<u64>,
+    #[case] ready: bool,
+    #[case] because: &str,
+) {
     let ca = TestCa::root("root of the lab");
     let held = ca.issue(ID);
     let bundles = Bundles::from_pem(&"cluster.local".parse().unwrap(), ca.bundle_pem().as_bytes()).unwrap();
@@ -309,11 +318,22 @@ fn readiness_follows_the_certificates_dates(#[case] offset: i64, #[case] ready: 
             .unwrap();
     let shift = Duration::from_secs(offset.unsigned_abs());
     let now = if offset < 0 { SystemTime::now() - shift } else { SystemTime::now() + shift };
-    let judged = readiness::judge(Some(&credentials), Some("the CA is down"), None, false, now);
+    let facts = readiness::Facts {
+        credentials: Some(&credentials),
+        last_error: Some("the CA is down"),
+        fail_before: fail_before.map(Duration::from_secs),
+        missing: None,
+        draining: false,
+        now,
+    };
+    let judged = readiness::judge(&facts);
     assert_eq!(judged.ready, ready);
     assert!(judged.because.contains(because), "{}", judged.because);
-    assert_eq!(judged.because.contains("the CA is down"), offset > 3_600, "{}", judged.because);
-    assert!(!readiness::judge(Some(&credentials), None, None, true, now).ready, "ready while draining");
+    let told = judged.because.contains("the CA is down");
+    assert_eq!(told, !ready && offset > 0, "{}", judged.because);
+    let clock_told = judged.because.contains("our clock says");
+    assert_eq!(clock_told, !(0..3_600).contains(&offset), "{}", judged.because);
+    assert!(!readiness::judge(&readiness::Facts { draining: true, ..facts }).ready, "ready while draining");
 }
 
 #[tokio::test]

@@ -4,11 +4,13 @@
 //! Publishes [`LiveCredentials`]; a change drops no connection, since each keeps what it began with. Leaves what the
 //! credentials are to `tls`, and when to renew to `pillion_mesh::rotation`.
 
+mod attention;
 mod authority;
 mod files;
 mod https;
 mod key;
 mod publish;
+mod revoked;
 mod rotate;
 
 use std::path::PathBuf;
@@ -19,7 +21,7 @@ use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::tls::{BundleError, Bundles, Clock, LiveCredentials, TlsSettings};
+use crate::tls::{BundleError, Bundles, Clock, LiveCredentials, Revocations, TlsSettings};
 
 use publish::Publisher;
 
@@ -99,7 +101,7 @@ pub(crate) enum KeyType {
 }
 
 /// How the identity fares, for `/certs` and the metrics.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Status {
     /// Certificates and bundles that were taken into use.
     pub(crate) succeeded: u64,
@@ -109,6 +111,17 @@ pub(crate) struct Status {
     pub(crate) last_error: Option<String>,
     /// When the CA is asked next; none where files are watched.
     pub(crate) next_attempt: Option<SystemTime>,
+    /// The revocation lists in force.
+    pub(crate) lists: Option<Arc<Revocations>>,
+    /// Why those that are there now are not in force.
+    pub(crate) lists_error: Option<String>,
+}
+
+impl Status {
+    /// What stands in the way of an identity, newest first.
+    pub(crate) fn fault(&self) -> Option<&str> {
+        self.last_error.as_deref().or(self.lists_error.as_deref())
+    }
 }
 
 /// The running identity.
@@ -127,16 +140,25 @@ impl Identity {
 }
 
 /// Starts to obtain and renew credentials for `own` until `cancel`. Never gives up: a CA or a file that is missing at
-/// the start is waited for. `mark` is the `SO_MARK` of connections to the CA.
+/// the start is waited for. Peers are judged by the revocation lists of the file `crl`, where one is named. `mark` is the
+/// `SO_MARK` of connections to the CA.
 pub(crate) fn spawn(
     own: Own,
     source: Source,
+    crl: Option<PathBuf>,
     tls: TlsSettings,
     clock: Clock,
     mark: Option<u32>,
     cancel: CancellationToken,
 ) -> Identity {
     let (publisher, identity) = Publisher::new();
+    let attention = attention::run(identity.credentials.clone(), clock.clone());
+    tokio::spawn(cancel.clone().run_until_cancelled_owned(attention));
+    if let Some(path) = crl {
+        publisher.await_lists();
+        let watched = revoked::RevokedFile::new(path, clock.clone(), publisher.clone());
+        tokio::spawn(cancel.clone().run_until_cancelled_owned(watched.run()));
+    }
     match source {
         Source::Ca(ca) => {
             let dial = https::dial(&ca.host, ca.port, mark);

@@ -13,6 +13,7 @@ use crate::tls::Clock;
 mod ca;
 mod fake_ca;
 mod files;
+mod revoked;
 
 const ID: &str = "spiffe://cluster.local/ns/default/sa/backend";
 

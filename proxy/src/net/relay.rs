@@ -15,6 +15,7 @@ use pillion_mesh::reason::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Leg;
+use crate::tls;
 
 /// One read at most; two TLS records of the largest size.
 const SCRATCH: usize = 32 * 1024;
@@ -222,7 +223,7 @@ pub(crate) fn end_of(side: Side, error: &io::Error, reading: bool) -> End {
             (Reason::TlsTruncated, Some(format!("the {} ended without close_notify", side.name())))
         }
         (_, Some(rustls::Error::AlertReceived(alert))) => {
-            (Reason::PeerRefused, Some(format!("the {} sent the TLS alert {alert:?}", side.name())))
+            (Reason::PeerRefused, Some(format!("the {} sent the alert {}", side.name(), tls::told(*alert))))
         }
         (_, Some(fault)) => {
             (Reason::TlsBroken, Some(format!("the {}'s TLS stream broke: {fault}", side.name())))

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::identity::{CaSource, FileSource, KeyType, Source};
 use crate::net::Keepalive;
-use crate::tls::TlsSettings;
+use crate::tls::{TlsSettings, TlsVersion};
 
 /// One setting that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -74,6 +74,8 @@ impl TryFrom<RawSettings> for Settings {
         let mut faults = Vec::new();
         let workload = kept(workload(raw.workload), &mut faults);
         let root_namespace = kept(root_namespace(raw.root_namespace), &mut faults);
+        let crl = raw.identity.crl.clone().map(|crl| path("identity.crl", crl)).transpose();
+        let crl = kept(crl, &mut faults);
         let identity = kept(identity(raw.identity), &mut faults);
         let mesh = kept(raw.mesh.map(|mesh| path("mesh", mesh)).transpose(), &mut faults);
         let inbound = kept(inbound(raw.inbound), &mut faults);
@@ -86,8 +88,8 @@ impl TryFrom<RawSettings> for Settings {
         else {
             return Err(Faults(faults));
         };
-        let (Some(gateway), Some(interception), Some(limits), Some(hurry)) =
-            (gateway, interception, limits, hurry)
+        let (Some(crl), Some(gateway), Some(interception), Some(limits), Some(hurry)) =
+            (crl, gateway, interception, limits, hurry)
         else {
             return Err(Faults(faults));
         };
@@ -101,6 +103,7 @@ impl TryFrom<RawSettings> for Settings {
             workload,
             mesh_config: MeshConfig { root_namespace, trust_domain_aliases, outbound_policy },
             identity,
+            crl,
             mesh,
             inbound,
             outbound: outbound(raw.outbound),
@@ -108,11 +111,12 @@ impl TryFrom<RawSettings> for Settings {
             interception,
             admin: raw.admin.address.map_or(at(Ipv4Addr::LOCALHOST, 15000), |address| address.0),
             readiness: raw.readiness.address.map_or(at(Ipv4Addr::UNSPECIFIED, 15021), |address| address.0),
+            fail_before: raw.readiness.fail_before.map(|period| period.0),
             metrics: raw.metrics.address.map_or(at(Ipv4Addr::UNSPECIFIED, 15090), |address| address.0),
-            tls: raw
-                .tls
-                .min_version
-                .map_or_else(TlsSettings::default, |min| TlsSettings { min_version: min.0 }),
+            tls: TlsSettings {
+                min_version: raw.tls.min_version.map_or(TlsVersion::default(), |min| min.0),
+                resumption: raw.tls.resumption.unwrap_or(true),
+            },
             detection_timeout: or_seconds(raw.detection.timeout, 5),
             drain_timeout: or_seconds(raw.drain.timeout, 5),
             limits,

@@ -1,6 +1,8 @@
 //! The settings in force, in the shape of the file: for the log at start and for `/config_dump`. No secret is among
 //! them; of tokens and keys only the paths are known here.
 
+use std::path::Path;
+
 use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
 use pillion_mesh::wire::rfc3339;
 use serde_json::{Map, Value, json};
@@ -25,7 +27,7 @@ impl Settings {
             "trustDomainAliases": self.mesh_config.trust_domain_aliases.iter()
                 .map(TrustDomain::as_str)
                 .collect::<Vec<_>>(),
-            "identity": identity(&self.identity),
+            "identity": identity(&self.identity, self.crl.as_deref()),
             "mesh": self.mesh,
             "policyChange": match self.policy_change {
                 PolicyChange::Close => "close",
@@ -64,9 +66,12 @@ impl Settings {
                 "mark": self.interception.mark,
             },
             "admin": { "address": self.admin },
-            "readiness": { "address": self.readiness },
+            "readiness": { "address": self.readiness, "failBefore": self.fail_before.map(duration) },
             "metrics": { "address": self.metrics },
-            "tls": { "minVersion": MinVersion(self.tls.min_version).to_string() },
+            "tls": {
+                "minVersion": MinVersion(self.tls.min_version).to_string(),
+                "resumption": self.tls.resumption,
+            },
             "detection": { "timeout": duration(self.detection_timeout) },
             "drain": { "timeout": duration(self.drain_timeout) },
             "limits": {
@@ -100,7 +105,16 @@ impl Settings {
     }
 }
 
-fn identity(source: &Source) -> Value {
+/// With the revocation lists, wherever it comes from.
+fn identity(source: &Source, crl: Option<&Path>) -> Value {
+    let mut identity = source_of(source);
+    if let (Value::Object(fields), Some(crl)) = (&mut identity, crl) {
+        fields.insert("crl".to_owned(), json!(crl));
+    }
+    identity
+}
+
+fn source_of(source: &Source) -> Value {
     match source {
         Source::Ca(ca) => json!({ "ca": {
             "address": HttpsOrigin { host: ca.host.clone(), port: ca.port }.to_string(),

@@ -39,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) mesh_config: MeshConfig,
     /// Where the certificate comes from.
     pub(crate) identity: identity::Source,
+    /// A file with revocation lists for peers of the mesh; without it nothing is revoked.
+    pub(crate) crl: Option<PathBuf>,
     /// A file or folder of Istio resources; without it there are no policies.
     pub(crate) mesh: Option<PathBuf>,
     /// Towards the app.
@@ -53,6 +55,8 @@ pub(crate) struct Settings {
     pub(crate) admin: SocketAddr,
     /// Where `GET /healthz/ready` is answered.
     pub(crate) readiness: SocketAddr,
+    /// For how long the certificate has to last to be ready; `None` is as long as it is valid.
+    pub(crate) fail_before: Option<Duration>,
     /// Where `GET /stats/prometheus` is answered.
     pub(crate) metrics: SocketAddr,
     /// TLS of the mesh legs, and of those to servers outside.

@@ -134,6 +134,9 @@ pub(super) struct IdentitySection {
     pub(super) ca: CaSection,
     #[command(flatten)]
     pub(super) files: FilesSection,
+    /// PEM file with revocation lists, by which peers of the mesh are judged too; watched and reloaded
+    #[arg(id = "identity.crl", long = "identity-crl", value_name = "FILE", env = "PILLION_IDENTITY_CRL")]
+    pub(super) crl: Option<PathBuf>,
     /// Known, and refused with a sentence of its own.
     #[arg(skip)]
     pub(super) workload_api: Option<IgnoredAny>,
@@ -390,6 +393,15 @@ pub(super) struct ReadinessSection {
         env = "PILLION_READINESS_ADDRESS"
     )]
     pub(super) address: Option<Address>,
+    /// Not ready either when the certificate lasts for less than this, as where renewals fail; without it as long as the
+    /// certificate is valid
+    #[arg(
+        id = "readiness.failBefore",
+        long = "readiness-fail-before",
+        value_name = "DURATION",
+        env = "PILLION_READINESS_FAIL_BEFORE"
+    )]
+    pub(super) fail_before: Option<Period>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Args)]
@@ -418,6 +430,15 @@ pub(super) struct TlsSection {
         env = "PILLION_TLS_MIN_VERSION"
     )]
     pub(super) min_version: Option<MinVersion>,
+    /// Whether sidecars resume TLS 1.3 sessions, which spares both a signature and a certificate; each is judged again as
+    /// if it were new [default: true]
+    #[arg(
+        id = "tls.resumption",
+        long = "tls-resumption",
+        value_name = "true|false",
+        env = "PILLION_TLS_RESUMPTION"
+    )]
+    pub(super) resumption: Option<bool>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Args)]
@@ -608,7 +629,7 @@ layer! {
         readiness, metrics, tls, detection, drain, limits, dns, log, time
     }
     WorkloadSection { name, trust_domain, namespace, service_account, labels, label_flags }
-    IdentitySection { ca, files, workload_api }
+    IdentitySection { ca, files, crl, workload_api }
     CaSection { address, token_file, bundle_file, key_type, ttl }
     FilesSection { certificate, key, bundle }
     InboundSection { capture, traffic_policy, trusted_proxies, listeners, tunnel }
@@ -616,9 +637,9 @@ layer! {
     GatewaySection { address, ports, port_flags }
     InterceptionSection { mode, mark }
     AdminSection { address }
-    ReadinessSection { address }
+    ReadinessSection { address, fail_before }
     MetricsSection { address }
-    TlsSection { min_version }
+    TlsSection { min_version, resumption }
     DetectionSection { timeout }
     DrainSection { timeout }
     LimitsSection {

@@ -23,6 +23,7 @@ identity:
     bundleFile: /run/pillion/bundle.pem
     keyType: ecdsa-p256
     ttl: 24h
+  crl: /etc/pillion/crl.pem
 mesh: /etc/pillion/mesh
 inbound:
   capture: 0.0.0.0:15006
@@ -33,7 +34,7 @@ outbound:
   listeners:
   - {address: 127.0.0.1:9001, destination: \"backend:8080\"}
 admin: {address: 127.0.0.1:15000}
-readiness: {address: 0.0.0.0:15021}
+readiness: {address: 0.0.0.0:15021, failBefore: 10m}
 metrics: {address: 0.0.0.0:15090}
 tls: {minVersion: \"1.2\"}
 detection: {timeout: 5s}

@@ -138,7 +138,8 @@ fn write_security(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt:
     match (&record.tls, &record.first_bytes, record.direction) {
         (Some(tls), _, _) => {
             write_parties(f, &tls.peer, &tls.local)?;
-            write!(f, "  {} {}", Escaped(&tls.version), Escaped(&tls.group))
+            write!(f, "  {} {}", Escaped(&tls.version), Escaped(&tls.group))?;
+            if tls.resumed { f.write_str(" resumed") } else { Ok(()) }
         }
         (None, Some(FirstBytes::Tls { mesh: true, .. }), _) => f.write_str("mTLS unfinished"),
         (None, Some(FirstBytes::Tls { mesh: false, .. }), _) => f.write_str("TLS of the app"),

@@ -60,6 +60,8 @@ pub(crate) struct Scraped {
     pub(crate) leaf_not_after: Option<SystemTime>,
     /// The end of validity of that root of our own trust domain which ends first.
     pub(crate) root_not_after: Option<SystemTime>,
+    /// When the first of the revocation lists in force was to be replaced.
+    pub(crate) crl_next_update: Option<SystemTime>,
     /// Certificates received since the start.
     pub(crate) renewals_succeeded: u64,
     /// Failed tries to get one since the start.
@@ -209,7 +211,12 @@ impl Telemetry {
             .inner()
             .store(scraped.renewals_succeeded, Ordering::Relaxed);
         self.renewals.get_or_create(&result(false)).inner().store(scraped.renewals_failed, Ordering::Relaxed);
-        for (kind, not_after) in [("leaf", scraped.leaf_not_after), ("root", scraped.root_not_after)] {
+        let ends = [
+            ("leaf", scraped.leaf_not_after),
+            ("root", scraped.root_not_after),
+            ("crl", scraped.crl_next_update),
+        ];
+        for (kind, not_after) in ends {
             match not_after {
                 Some(at) => _ = self.expiry.get_or_create(&KindLabel { kind }).set(epoch_seconds(at)),
                 None => _ = self.expiry.remove(&KindLabel { kind }),
@@ -292,7 +299,7 @@ impl Telemetry {
         );
         registry.register(
             "pillion_certificate_expiry_timestamp_seconds",
-            "When our certificate, and the first root of our trust domain, end",
+            "When our certificate, the first root of our trust domain, and the first revocation list end",
             self.expiry.clone(),
         );
         registry.register(

@@ -428,6 +428,7 @@ fn the_proxys_own_state_is_counted() {
     let at = |seconds| Some(UNIX_EPOCH + Duration::from_secs(seconds));
     let page = telemetry.encode(&Scraped {
         leaf_not_after: at(2_000_000_000),
+        crl_next_update: None,
         root_not_after: at(3_000_000_000),
         renewals_succeeded: 3,
         renewals_failed: 4,

@@ -84,9 +84,11 @@ impl Lab {
         let folder = self.folder.path().join(name);
         fs::create_dir_all(&folder).unwrap();
         let paths = self.held(name).write(&folder, &self.ca.bundle_pem());
+        let lists = self.lists();
+        let crl = if lists.exists() { format!(", crl: {}", lists.display()) } else { String::new() };
         let text = format!(
             "workload: {{namespace: default, serviceAccount: {name}, labels: {{{labels}}}}}\n\
-             identity: {{files: {{certificate: {}, key: {}, bundle: {}}}}}\n\
+             identity: {{files: {{certificate: {}, key: {}, bundle: {}}}{crl}}}\n\
              mesh: {}\n\
              admin: {{address: \"127.0.0.1:0\"}}\n\
              readiness: {{address: \"127.0.0.1:0\"}}\n\
@@ -108,6 +110,18 @@ impl Lab {
     async fn in_front_of(&self, app: SocketAddr, more: &str) -> Sidecar {
         let inbound = format!("inbound: {{listeners: [{{address: \"127.0.0.1:0\", forward: \"{app}\"}}]}}");
         self.sidecar("backend", &format!("{inbound}\n{more}")).await
+    }
+
+    /// The file of revocation lists, for sidecars that start when it is there.
+    fn lists(&self) -> PathBuf {
+        self.folder.path().join("crl.pem")
+    }
+
+    /// Puts a list of these in force.
+    fn revoke(&self, revoked: &[&Held]) {
+        let certificates: Vec<_> = revoked.iter().map(|held| &held.chain[0]).collect();
+        let next_update = std::time::SystemTime::now() + Duration::from_secs(3600);
+        fs::write(self.lists(), self.ca.revocation_list(&certificates, next_update)).unwrap();
     }
 
     fn mesh(&self) -> PathBuf {

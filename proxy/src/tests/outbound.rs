@@ -48,6 +48,78 @@ async fn an_endpoint_with_a_sidecar_is_reached_by_mutual_tls() {
     assert_eq!(made.bytes_to_server, 5);
 }
 
+/// The next connection spares the certificates, and each is told in the record and in the metric.
+#[tokio::test]
+async fn a_second_connection_to_a_sidecar_is_resumed() {
+    let lab = Lab::new();
+    let app = peer::echo_app().await;
+    let server = lab.in_front_of(app.address, "").await;
+    lab.resources(Some(&service(server.inbound(), HAS_SIDECAR)));
+    let client = lab.sidecar("frontend", LISTENER).await;
+    let mut open = Vec::new();
+    for resumed in [false, true, true] {
+        let mut stream = TcpStream::connect(client.outbound()).await.unwrap();
+        stream.write_all(b"hello").await.unwrap();
+        let mut answer = [0; 5];
+        timeout(PATIENCE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+        open.push(stream);
+        for sidecar in [&client, &server] {
+            let tls = sidecar.running.shared.connections.list().last().unwrap().tls.clone().unwrap();
+            assert_eq!(tls.resumed, resumed, "{tls:?}");
+        }
+    }
+    for (sidecar, direction) in [(&client, "outbound"), (&server, "inbound")] {
+        let labels = format!("_count{{direction=\"{direction}\",resumed=\"true\"}} 2");
+        let page = sidecar.metrics();
+        assert!(page.contains(&labels), "{labels} is missing in:\n{page}");
+    }
+}
+
+/// In both directions: the connections of a peer that a new list names are cut, and it gets no other.
+#[tokio::test]
+async fn the_open_connections_of_a_revoked_peer_are_closed() {
+    let lab = Lab::new();
+    lab.revoke(&[]);
+    let app = peer::echo_app().await;
+    let server = lab.in_front_of(app.address, "").await;
+    lab.resources(Some(&service(server.inbound(), HAS_SIDECAR)));
+    let client = lab.sidecar("frontend", LISTENER).await;
+    let held = lab.held("other");
+    let config = pillion_testkit::tls::client(&lab.ca, Some(&held));
+    let connector = TlsConnector::from(Arc::new(config));
+    let connect = async || {
+        let stream = TcpStream::connect(server.inbound()).await.unwrap();
+        connector.connect(pillion_testkit::tls::any_name(), stream).await
+    };
+    let mut foreign = connect().await.unwrap();
+    let mut own = TcpStream::connect(client.outbound()).await.unwrap();
+    let mut answer = [0; 5];
+    for _ in 0..2 {
+        foreign.write_all(b"hello").await.unwrap();
+        timeout(PATIENCE, foreign.read_exact(&mut answer)).await.unwrap().unwrap();
+        own.write_all(b"hello").await.unwrap();
+        timeout(PATIENCE, own.read_exact(&mut answer)).await.unwrap().unwrap();
+    }
+    lab.revoke(&[&held]);
+    assert!(timeout(PATIENCE, foreign.read_exact(&mut answer)).await.unwrap().is_err());
+    own.write_all(b"hello").await.unwrap();
+    timeout(PATIENCE, own.read_exact(&mut answer)).await.unwrap().expect("another peer's connection was cut");
+    let refused = match connect().await {
+        Ok(mut stream) => timeout(PATIENCE, stream.read_exact(&mut answer)).await.unwrap().is_err(),
+        Err(_refused) => true,
+    };
+    assert!(refused);
+    server.refused(Reason::CertificateRevoked).await;
+
+    let backend = server.running.shared.credentials.borrow().clone().unwrap();
+    let shown = Held { chain: backend.chain.clone(), ..held };
+    lab.revoke(&[&shown]);
+    assert!(timeout(PATIENCE, own.read_exact(&mut answer)).await.unwrap().is_err());
+    let mut again = TcpStream::connect(client.outbound()).await.unwrap();
+    assert!(timeout(PATIENCE, again.read_exact(&mut answer)).await.unwrap().is_err());
+    client.refused(Reason::CertificateRevoked).await;
+}
+
 #[tokio::test]
 async fn an_endpoint_without_a_sidecar_is_reached_in_plaintext() {
     let lab = Lab::new();

@@ -1,6 +1,6 @@
 //! The client's side of a mesh handshake.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,12 +10,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::failure::{Role, attending, explain, farewell};
+use super::failure::{Role, attending, farewell};
 use super::handshake::record;
 use super::{Credentials, Handshake, HandshakeError};
 
 /// Handshakes with a server that must prove one of `identities`, byte for byte, which stand in the order of their texts.
-/// `sni` only helps the server to route.
+/// `sni` only helps the server to route, and `address` only tells it from other servers whose sessions may be resumed.
 /// Puts no deadline on it: the caller's has to cover a farewell of at most 0.2 s after a failure.
 ///
 /// In TLS 1.3 a server that refuses *our* certificate says so after this has returned: the first read fails with its
@@ -26,6 +26,7 @@ use super::{Credentials, Handshake, HandshakeError};
 pub(crate) async fn connect<S>(
     stream: S,
     credentials: &Credentials,
+    address: SocketAddr,
     sni: &str,
     identities: impl Into<Arc<[SpiffeId]>>,
 ) -> Result<(TlsStream<S>, Handshake), HandshakeError>
@@ -33,16 +34,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let begun = Instant::now();
-    let local = &credentials.svid.id;
-    let mut config = credentials.client_config().clone();
-    let verifier = credentials.verifier().for_servers(identities.into());
-    config.dangerous().set_certificate_verifier(Arc::new(verifier));
+    let (config, keeper) = credentials.client_config((address, sni), &identities.into());
     let connector = TlsConnector::from(Arc::new(config));
     let stream = attending(async {
         match connector.connect(server_name(sni), stream).into_fallible().await {
             Ok(stream) => Ok(stream),
             Err((error, rest)) => {
-                let error = explain(&error, Role::Server, local, credentials.settings());
+                let error = credentials.explain(&error, Role::Server);
                 farewell(rest).await;
                 Err(error)
             }
@@ -50,6 +48,9 @@ where
     })
     .await?;
     let handshake = record(stream.get_ref().1, credentials, Role::Server, begun.elapsed())?;
+    if let Some(keeper) = keeper {
+        keeper.finished(stream.get_ref().1)?;
+    }
     Ok((stream, handshake))
 }
 

@@ -1,23 +1,28 @@
 //! What this proxy proves and trusts at one moment: certificate, key, bundles, and the rustls configurations made of them.
 //!
-//! No session outlives them: tickets, resumption and early data are off, so that a withdrawn root or an expired
-//! certificate ends with the next handshake (requirements 16 to 18 of the security rules).
+//! No session outlives them: those that may be resumed belong to them and go with them, so that a withdrawn root or a
+//! renewed certificate ends with the next handshake; early data is off (requirements 16 to 18 of the security rules).
 
 use std::fmt;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use pillion_mesh::spiffe::SpiffeId;
 use pillion_mesh::svid::{self, Svid, SvidError};
-use rustls::client::Resumption;
+use pillion_mesh::wire::rfc3339;
+use rustls::client::{Resumption, Tls12Resumption};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
 
-use super::failure::Role;
+use super::failure::{NOT_VALID_NOW, Role, explain};
+use super::sessions::{Door, Issued, Issuer, Keeper, Kept};
 use super::verify::{ChainError, PeerVerifier, check_chain};
-use super::{Bundles, Clock, TlsSettings, provider};
+use super::{Bundles, Clock, HandshakeError, Revoked, TlsSettings, provider};
 
 /// ALPN protocols that the server picks from, the first that the client offers too.
 ///
@@ -37,12 +42,15 @@ pub(crate) struct Credentials {
     generation: u64,
     key: Arc<CertifiedKey>,
     bundles: Bundles,
+    revoked: Revoked,
     settings: TlsSettings,
     clock: Clock,
-    verifier: PeerVerifier,
+    pub(super) verifier: PeerVerifier,
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
     server_without_alpn: Arc<ServerConfig>,
+    issued: Arc<Issued>,
+    kept: Kept,
 }
 
 /// Why a certificate and key cannot be used.
@@ -90,7 +98,8 @@ impl Credentials {
             id: svid.id.to_string(),
             serial: svid.serial.clone(),
         })?;
-        Self::build(svid, Arc::new(key), bundles, settings, clock.clone(), generation)
+        let revoked = Revoked::default();
+        Self::build(svid, Arc::new(key), bundles, revoked, settings, clock.clone(), generation)
     }
 
     /// The same certificate and key with other bundles.
@@ -106,6 +115,27 @@ impl Credentials {
             self.svid.clone(),
             self.key.clone(),
             bundles,
+            self.revoked.clone(),
+            self.settings,
+            self.clock.clone(),
+            generation,
+        )
+    }
+
+    /// The same certificate, key and bundles with other revocation lists.
+    ///
+    /// # Errors
+    /// `Configuration`, which cannot happen for a certificate and key that were accepted once.
+    pub(crate) fn with_revoked(
+        &self,
+        revoked: Revoked,
+        generation: u64,
+    ) -> Result<Credentials, CredentialsError> {
+        Self::build(
+            self.svid.clone(),
+            self.key.clone(),
+            self.bundles.clone(),
+            revoked,
             self.settings,
             self.clock.clone(),
             generation,
@@ -116,11 +146,12 @@ impl Credentials {
         svid: Svid,
         key: Arc<CertifiedKey>,
         bundles: Bundles,
+        revoked: Revoked,
         settings: TlsSettings,
         clock: Clock,
         generation: u64,
     ) -> Result<Credentials, CredentialsError> {
-        let verifier = PeerVerifier::new(bundles.clone(), svid.id.clone());
+        let verifier = PeerVerifier::new(bundles.clone(), revoked.clone(), svid.id.clone());
         let shown = Arc::new(SingleCertAndKey::from(key.clone()));
         let client = client_config(&verifier, shown.clone(), settings, &clock)?;
         let server_without_alpn = server_config(&verifier, shown, settings, &clock)?;
@@ -132,18 +163,58 @@ impl Credentials {
             generation,
             key,
             bundles,
+            revoked,
             settings,
             clock,
             verifier,
             client: Arc::new(client),
             server: Arc::new(server),
             server_without_alpn: Arc::new(server_without_alpn),
+            issued: Arc::default(),
+            kept: Kept::default(),
         })
     }
 
     /// Whether `now` lies in the leaf's validity, both ends included (RFC 5280 4.1.2.5).
     pub(crate) fn is_valid_at(&self, now: SystemTime) -> bool {
         self.svid.not_before <= now && now <= self.svid.not_after
+    }
+
+    /// Why it cannot be shown at `now`, with what was read and the likely cure; none where it can.
+    pub(crate) fn unusable_at(&self, now: SystemTime) -> Option<String> {
+        if self.is_valid_at(now) {
+            return None;
+        }
+        let (id, now_told) = (&self.svid.id, rfc3339::print(now));
+        Some(if now < self.svid.not_before {
+            let from = rfc3339::print(self.svid.not_before);
+            format!(
+                "the certificate of {id} is not valid before {from}; our clock says {now_told}: it was set back, or the \
+                 issuer's is fast; compare the clocks"
+            )
+        } else {
+            let until = rfc3339::print(self.svid.not_after);
+            format!("the certificate of {id} has expired at {until}; our clock says {now_told}")
+        })
+    }
+
+    /// Adds to a peer's complaint about the dates of our certificate what they are, and our clock.
+    pub(crate) fn with_dates(&self, complaint: String) -> String {
+        if !complaint.contains(NOT_VALID_NOW) {
+            return complaint;
+        }
+        format!(
+            "{complaint}; it is valid from {} until {}, and our clock says {}: compare both clocks",
+            rfc3339::print(self.svid.not_before),
+            rfc3339::print(self.svid.not_after),
+            rfc3339::print(self.now())
+        )
+    }
+
+    /// Why a handshake failed, from what tokio-rustls returned.
+    pub(super) fn explain(&self, error: &io::Error, peer: Role) -> HandshakeError {
+        let HandshakeError { reason, detail } = explain(error, peer, &self.svid.id, self.settings);
+        HandshakeError { reason, detail: self.with_dates(detail) }
     }
 
     /// The time by which peers are judged.
@@ -156,7 +227,12 @@ impl Credentials {
         &self.bundles
     }
 
-    /// Counts up with each change of certificate or bundle.
+    /// What is revoked for this proxy.
+    pub(crate) fn revoked(&self) -> &Revoked {
+        &self.revoked
+    }
+
+    /// Counts up with each change of certificate, bundle or revocation lists.
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
@@ -168,8 +244,16 @@ impl Credentials {
     pub(crate) fn check_own_chain(&self) -> Result<(), ChainError> {
         let (leaf, intermediates) = self.chain.split_first().ok_or_else(ChainError::empty)?;
         let algorithms = provider().signature_verification_algorithms;
-        check_chain(&self.bundles, &algorithms, leaf, intermediates, self.clock.now(), Role::Client)
-            .map(|_svid| ())
+        check_chain(
+            &self.bundles,
+            &self.revoked,
+            &algorithms,
+            leaf,
+            intermediates,
+            self.clock.now(),
+            Role::Client,
+        )
+        .map(|_svid| ())
     }
 
     /// Certificate and key for a TLS client that is no mesh peer, the one that renews at the CA.
@@ -177,16 +261,38 @@ impl Credentials {
         Arc::new(SingleCertAndKey::from(self.key.clone()))
     }
 
-    pub(super) fn settings(&self) -> TlsSettings {
-        self.settings
+    /// What a connection to a server at `to`, an address and an SNI, takes that must prove one of `wanted`; with what
+    /// keeps its sessions, where they are kept.
+    pub(super) fn client_config(
+        &self,
+        to: (SocketAddr, &str),
+        wanted: &Arc<[SpiffeId]>,
+    ) -> (ClientConfig, Option<Arc<Keeper>>) {
+        let mut config = ClientConfig::clone(&self.client);
+        let verifier = || self.verifier.for_servers(Arc::clone(wanted));
+        if !self.settings.resumption {
+            config.dangerous().set_certificate_verifier(Arc::new(verifier()));
+            return (config, None);
+        }
+        let keeper = self.kept.keeper(to, wanted, verifier, self.clock.clone(), self.svid.not_after);
+        let keeper = Arc::new(keeper);
+        config.dangerous().set_certificate_verifier(keeper.verifier());
+        config.resumption = Resumption::store(keeper.clone()).tls12_resumption(Tls12Resumption::Disabled);
+        (config, Some(keeper))
     }
 
-    pub(super) fn verifier(&self) -> &PeerVerifier {
-        &self.verifier
+    /// The tickets that lead to a session.
+    #[cfg(test)]
+    pub(super) fn tickets(&self) -> Vec<Vec<u8>> {
+        self.issued.tickets()
     }
 
-    pub(super) fn client_config(&self) -> &ClientConfig {
-        &self.client
+    /// What remembers the sessions of a client at `door`, where they are remembered.
+    pub(super) fn issuer(&self, door: Door) -> Option<Arc<Issuer>> {
+        self.settings.resumption.then(|| {
+            let (verifier, clock) = (self.verifier.clone(), self.clock.clone());
+            Arc::new(Issuer::new(&self.issued, door, verifier, clock, self.svid.not_after))
+        })
     }
 
     /// The server's configuration for a client with this offer. A client that offers ALPN without a protocol that we

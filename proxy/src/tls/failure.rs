@@ -79,11 +79,7 @@ pub(super) fn explain(
         },
         Error::AlertReceived(alert) => HandshakeError {
             reason: Reason::PeerRefused,
-            detail: format!(
-                "the {name} answered {local} with the alert {}{}",
-                alert_name(*alert),
-                hint(*alert)
-            ),
+            detail: format!("the {name} answered {local} with the alert {}", told(*alert)),
         },
         Error::PeerIncompatible(what) => failed(format!(
             "the {name} offers nothing that we speak ({what:?}); we speak {}",
@@ -105,6 +101,14 @@ fn unproved(fault: &CertificateError, peer: Role) -> HandshakeError {
     }
 }
 
+/// An alert in words: its name in RFC 8446 6, and what it most likely says of us.
+pub(crate) fn told(alert: AlertDescription) -> String {
+    alert_name(alert) + hint(alert)
+}
+
+/// What a peer says that does not accept the dates of our certificate.
+pub(super) const NOT_VALID_NOW: &str = ": by its clock our certificate is not valid now";
+
 /// The alert by its name in RFC 8446 6: `unknown_ca`.
 fn alert_name(alert: AlertDescription) -> String {
     let mut name = String::new();
@@ -123,7 +127,8 @@ fn alert_name(alert: AlertDescription) -> String {
 fn hint(alert: AlertDescription) -> &'static str {
     match alert {
         AlertDescription::UnknownCA => ": its bundle does not have our root",
-        AlertDescription::CertificateExpired => ": by its clock our certificate is not valid now",
+        AlertDescription::CertificateExpired => NOT_VALID_NOW,
+        AlertDescription::CertificateRevoked => ": our certificate is on its revocation list",
         AlertDescription::CertificateRequired => ": it wants a certificate and did not get ours",
         AlertDescription::AccessDenied => ": it expected another identity than ours",
         AlertDescription::BadCertificate

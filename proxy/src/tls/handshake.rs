@@ -33,7 +33,7 @@ pub(super) fn record(
     };
     Ok(Handshake {
         record: parties.record(connection, took)?,
-        proof: Proof::new(chain, svid.not_after, peer, credentials.bundles().clone()),
+        proof: Proof::new(chain, svid.not_after, peer, credentials),
         peer: svid.id,
     })
 }

@@ -14,7 +14,9 @@ mod handshake;
 pub(crate) mod origination;
 mod path;
 mod proof;
+mod revocations;
 pub(crate) mod server;
+mod sessions;
 mod verify;
 
 use std::sync::Arc;
@@ -26,17 +28,28 @@ use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
 use tokio::sync::watch;
 
-pub(crate) use bundles::{BundleError, Bundles};
+pub(crate) use bundles::{BundleError, Bundles, Root};
 pub(crate) use clock::Clock;
 pub(crate) use credentials::{Credentials, CredentialsError};
+pub(crate) use failure::told;
 pub(crate) use proof::{Proof, no_longer_proved};
+pub(crate) use revocations::{Revocations, Revoked};
+pub(crate) use sessions::Door;
 pub(crate) use verify::ChainError;
 
 /// How TLS is spoken, in the mesh and to servers outside of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TlsSettings {
     /// The oldest version that is spoken, as client and as server. The newest is always 1.3.
     pub(crate) min_version: TlsVersion,
+    /// Whether peers of the mesh may resume sessions, and we theirs.
+    pub(crate) resumption: bool,
+}
+
+impl Default for TlsSettings {
+    fn default() -> Self {
+        Self { min_version: TlsVersion::Tls12, resumption: true }
+    }
 }
 
 /// A version of TLS.
@@ -72,6 +85,15 @@ pub(crate) struct HandshakeError {
     pub(crate) reason: Reason,
     /// What was expected and what was seen, with both identities where they are known.
     pub(crate) detail: String,
+}
+
+/// The credentials that may be shown by this clock.
+///
+/// # Errors
+/// Why there are none, in words.
+pub(crate) fn usable(current: Option<Arc<Credentials>>, clock: &Clock) -> Result<Arc<Credentials>, String> {
+    let current = current.ok_or_else(|| "there is no certificate yet".to_owned())?;
+    current.unusable_at(clock.now()).map_or(Ok(current), Err)
 }
 
 impl TlsSettings {

@@ -27,11 +27,12 @@ use tokio_util::sync::CancellationToken;
 use super::client::no_name;
 use super::failure::{Role, attending, explain, farewell};
 use super::handshake::Parties;
+use super::revocations::Revocations;
 use super::{Clock, HandshakeError, TlsSettings, provider};
 use crate::live::LiveSnapshot;
 pub(crate) use files::FileState;
 use files::Files;
-use material::{Revocations, Roots, Shown};
+use material::{Roots, Shown};
 use verify::{Leaf, OutsideVerifier};
 
 /// Who we are in messages: to a server outside we need not have a name.

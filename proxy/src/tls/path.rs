@@ -23,6 +23,7 @@ use super::failure::Role;
 use super::verify::ChainError;
 
 /// The search, with everything but the roots.
+#[derive(Clone, Copy)]
 pub(super) struct PathSearch<'a> {
     pub(super) algorithms: &'a WebPkiSupportedAlgorithms,
     pub(super) leaf: &'a CertificateDer<'a>,
@@ -32,8 +33,10 @@ pub(super) struct PathSearch<'a> {
     pub(super) holder: Role,
     /// What a signer has to be that webpki does not ask for; says what is broken.
     pub(super) signer_fault: fn(&[u8]) -> Option<String>,
-    /// Where there are any, each certificate of the path must be in the reach of one that is in force, and not on it.
+    /// No certificate of the path may be on one of these.
     pub(super) revocations: &'a [&'a CertRevocationList<'a>],
+    /// Where there are lists, each certificate of the path must be in the reach of one, and that one not outdated.
+    pub(super) every_issuer_has_a_list: bool,
 }
 
 /// Why there is no path.
@@ -84,11 +87,16 @@ impl PathSearch<'_> {
             Role::Server => KeyUsage::server_auth(),
         };
         let now = self.now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let (unlisted, outdated) = if self.every_issuer_has_a_list {
+            (UnknownStatusPolicy::Deny, ExpirationPolicy::Enforce)
+        } else {
+            (UnknownStatusPolicy::Allow, ExpirationPolicy::Ignore)
+        };
         let revocation = RevocationOptionsBuilder::new(self.revocations).ok().map(|options| {
             options
                 .with_depth(RevocationCheckDepth::Chain)
-                .with_status_policy(UnknownStatusPolicy::Deny)
-                .with_expiration_policy(ExpirationPolicy::Enforce)
+                .with_status_policy(unlisted)
+                .with_expiration_policy(outdated)
                 .build()
         });
         let signer_fault = RefCell::new(None);

@@ -4,13 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use pillion_mesh::reason::Reason;
 use rustls::pki_types::CertificateDer;
 
 use super::failure::Role;
 use super::verify::check_chain;
-use super::{Bundles, Credentials, LiveCredentials, provider};
+use super::{Bundles, Credentials, LiveCredentials, Revoked, provider};
 
-/// The chain that a peer has shown, and the bundles that accepted it. Clones share it.
+/// The chain that a peer has shown, and the bundles and revocation lists by which it was accepted. Clones share it.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Proof {
     /// Leaf first. All of it: another bundle may need another path.
@@ -19,6 +20,7 @@ pub(crate) struct Proof {
     not_after: SystemTime,
     peer: Role,
     bundles: Bundles,
+    revoked: Revoked,
 }
 
 impl Proof {
@@ -26,9 +28,10 @@ impl Proof {
         chain: &[CertificateDer<'static>],
         not_after: SystemTime,
         peer: Role,
-        bundles: Bundles,
+        credentials: &Credentials,
     ) -> Proof {
-        Proof { chain: chain.into(), not_after, peer, bundles }
+        let (bundles, revoked) = (credentials.bundles().clone(), credentials.revoked().clone());
+        Proof { chain: chain.into(), not_after, peer, bundles, revoked }
     }
 
     /// The DER of the certificate that was proved.
@@ -36,15 +39,27 @@ impl Proof {
         self.chain.first().map(|leaf| leaf.as_ref().into()).unwrap_or_default()
     }
 
-    /// Why other credentials' bundles would not have accepted the peer. Whether it was accepted by the clock, the
+    /// Why by other credentials' bundles and lists the peer would not have been accepted. Whether it was accepted by the clock, the
     /// handshake has judged: a certificate that has expired since is judged as on its last day.
     fn refused_by(&self, credentials: &Credentials) -> Option<String> {
         let (leaf, intermediates) = self.chain.split_first()?;
         let at = credentials.now().min(self.not_after);
         let algorithms = provider().signature_verification_algorithms;
-        check_chain(credentials.bundles(), &algorithms, leaf, intermediates, at, self.peer)
-            .err()
-            .map(|error| format!("the trust bundle has changed: {}", error.detail))
+        let error = check_chain(
+            credentials.bundles(),
+            credentials.revoked(),
+            &algorithms,
+            leaf,
+            intermediates,
+            at,
+            self.peer,
+        )
+        .err()?;
+        let what = match error.reason {
+            Reason::CertificateRevoked => "the revocation list",
+            _ => "the trust bundle",
+        };
+        Some(format!("{what} has changed: {}", error.detail))
     }
 }
 
@@ -55,19 +70,22 @@ impl fmt::Debug for Proof {
     }
 }
 
-/// Ends, with the reason in words, when the trust bundle has become one that does not accept the peer. Our own renewal
-/// changes nothing; without a proof (plaintext) it never ends.
+/// Ends, with the reason in words, when the trust bundle has become one that does not accept the peer, or the peer's
+/// certificate is revoked. Our own renewal changes nothing; without a proof (plaintext) it never ends.
 pub(crate) async fn no_longer_proved(proof: Option<&Proof>, live: &LiveCredentials) -> String {
     let Some(proof) = proof else { return std::future::pending().await };
     let mut live = live.clone();
-    let mut judged = proof.bundles.clone();
+    let mut judged = (proof.bundles.clone(), proof.revoked.clone());
     loop {
         let current = live.borrow_and_update().clone();
-        if let Some(current) = current.filter(|current| *current.bundles() != judged) {
-            if let Some(because) = proof.refused_by(&current) {
-                return because;
+        if let Some(current) = current {
+            let now = (current.bundles().clone(), current.revoked().clone());
+            if now != judged {
+                if let Some(because) = proof.refused_by(&current) {
+                    return because;
+                }
+                judged = now;
             }
-            judged = current.bundles().clone();
         }
         if live.changed().await.is_err() {
             return std::future::pending().await;

@@ -4,9 +4,11 @@
 #![allow(clippy::large_futures)]
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use pillion_mesh::policy::mode::Mode;
 use pillion_mesh::spiffe::TrustDomain;
 use pillion_testkit::{Held, TestCa};
 use rustls::{ClientConfig, ServerConfig};
@@ -17,15 +19,18 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::bundles::Root;
 use super::*;
 
+mod clocks;
 mod hello;
 mod hostile;
 mod negotiated;
 mod proof;
+mod revoked;
 mod session;
 
 const CLIENT: &str = "spiffe://cluster.local/ns/default/sa/client";
 const SERVER: &str = "spiffe://cluster.local/ns/default/sa/backend";
 const SNI: &str = "outbound_.8080_._.backend.default.svc.cluster.local";
+const DOOR: Door = Door { port: 8080, mode: Mode::Strict };
 const LONG: Duration = Duration::from_secs(20);
 
 fn trust_domain() -> TrustDomain {
@@ -34,6 +39,11 @@ fn trust_domain() -> TrustDomain {
 
 fn bundle(ca: &TestCa) -> Bundles {
     Bundles::from_pem(&trust_domain(), ca.bundle_pem().as_bytes()).unwrap()
+}
+
+/// Where the server is.
+fn there() -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], 8080))
 }
 
 fn id(text: &str) -> SpiffeId {
@@ -49,7 +59,7 @@ fn credentials_at(held: &Held, bundles: Bundles, clock: &Clock) -> Credentials {
 }
 
 fn only_13() -> TlsSettings {
-    TlsSettings { min_version: TlsVersion::Tls13 }
+    TlsSettings { min_version: TlsVersion::Tls13, ..TlsSettings::default() }
 }
 
 /// Our client against our server.
@@ -59,8 +69,8 @@ async fn meet(
     wanted: &[SpiffeId],
 ) -> (Result<Handshake, HandshakeError>, Result<Handshake, HandshakeError>) {
     let (near, far) = duplex(16 * 1024);
-    let client = async { client::connect(near, client, SNI, wanted).await };
-    let server = async { server::accept(far, server).await };
+    let client = async { client::connect(near, client, there(), SNI, wanted).await };
+    let server = async { server::accept(far, server, DOOR).await };
     let (client, server) = timeout(LONG, async { tokio::join!(client, server) }).await.unwrap();
     // Streams are dropped only here, so neither side sees the other's end too early.
     (client.map(|(_, handshake)| handshake), server.map(|(_, handshake)| handshake))
@@ -78,7 +88,7 @@ async fn serve(
         first_read(&mut stream).await
     };
     let server = async {
-        let (mut stream, handshake) = server::accept(far, credentials).await?;
+        let (mut stream, handshake) = server::accept(far, credentials, DOOR).await?;
         stream.write_all(b"welcome").await.unwrap();
         stream.shutdown().await.unwrap();
         Ok((stream, handshake))
@@ -99,7 +109,7 @@ async fn dial(
         first_read(&mut stream).await
     };
     let client = async {
-        let (mut stream, handshake) = client::connect(near, credentials, SNI, wanted).await?;
+        let (mut stream, handshake) = client::connect(near, credentials, there(), SNI, wanted).await?;
         stream.write_all(b"welcome").await.unwrap();
         stream.shutdown().await.unwrap();
         Ok((stream, handshake))
@@ -132,7 +142,7 @@ async fn accept_bytes(bytes: &[u8], credentials: &Credentials) -> (HandshakeErro
         answer
     };
     let server =
-        async { server::accept(far, credentials).await.map(|(_, handshake)| handshake).unwrap_err() };
+        async { server::accept(far, credentials, DOOR).await.map(|(_, handshake)| handshake).unwrap_err() };
     let (answer, error) = timeout(LONG, async { tokio::join!(client, server) }).await.unwrap();
     (error, answer)
 }
@@ -198,10 +208,11 @@ fn abandoned() -> DuplexStream {
 async fn a_peer_that_closes_in_the_middle_of_the_handshake_is_named() {
     let ca = TestCa::root("root");
     let credentials = credentials(&ca.issue(SERVER), bundle(&ca));
-    let error = server::accept(abandoned(), &credentials).await.map(|_| ()).unwrap_err();
+    let error = server::accept(abandoned(), &credentials, DOOR).await.map(|_| ()).unwrap_err();
     assert_eq!(error.reason, Reason::HandshakeFailed);
     assert!(error.detail.contains("the client closed the connection"), "{error}");
-    let error = client::connect(abandoned(), &credentials, SNI, [id(SERVER)]).await.map(|_| ()).unwrap_err();
+    let error =
+        client::connect(abandoned(), &credentials, there(), SNI, [id(SERVER)]).await.map(|_| ()).unwrap_err();
     assert_eq!(error.reason, Reason::HandshakeFailed);
     assert!(error.detail.contains("the server"), "{error}");
 }

@@ -12,17 +12,20 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_t
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use webpki::CertRevocationList;
 
-use super::bundles::{Bundles, list};
+use super::bundles::{Bundles, Root, list};
 use super::clock::system_time;
 use super::failure::{self, Role};
-use super::path::{Names, PathSearch};
-use super::{HandshakeError, provider};
+use super::path::{Fault, Names, PathSearch};
+use super::revocations::is_foreign_list;
+use super::{HandshakeError, Revoked, provider};
 
 /// Verifies peers for one set of credentials. Immutable: another bundle is another verifier.
 #[derive(Debug, Clone)]
 pub(super) struct PeerVerifier {
     bundles: Bundles,
+    revoked: Revoked,
     algorithms: WebPkiSupportedAlgorithms,
     /// Who we are, for messages.
     local: SpiffeId,
@@ -41,15 +44,20 @@ pub(crate) struct ChainError {
 
 impl PeerVerifier {
     /// A verifier of clients; as a verifier of servers it accepts none until [`Self::for_servers`] names some.
-    pub(super) fn new(bundles: Bundles, local: SpiffeId) -> PeerVerifier {
+    pub(super) fn new(bundles: Bundles, revoked: Revoked, local: SpiffeId) -> PeerVerifier {
         let algorithms = provider().signature_verification_algorithms;
-        PeerVerifier { bundles, algorithms, local, wanted: Arc::new([]) }
+        PeerVerifier { bundles, revoked, algorithms, local, wanted: Arc::new([]) }
     }
 
     /// The same, for a connection to a server that must prove one of these identities, which stand in the order of their
     /// texts.
     pub(super) fn for_servers(&self, wanted: Arc<[SpiffeId]>) -> PeerVerifier {
         PeerVerifier { wanted, ..self.clone() }
+    }
+
+    /// Whether it asks a server for one of these.
+    pub(super) fn wants(&self, wanted: &Arc<[SpiffeId]>) -> bool {
+        Arc::ptr_eq(&self.wanted, wanted) || self.wanted == *wanted
     }
 
     /// The whole judgement of a chain as `peer` presents it.
@@ -60,8 +68,9 @@ impl PeerVerifier {
         now: SystemTime,
         peer: Role,
     ) -> Result<Svid, HandshakeError> {
-        let svid = check_chain(&self.bundles, &self.algorithms, leaf, intermediates, now, peer)
-            .map_err(|error| self.refusal(&error, peer))?;
+        let svid =
+            check_chain(&self.bundles, &self.revoked, &self.algorithms, leaf, intermediates, now, peer)
+                .map_err(|error| self.refusal(&error, peer))?;
         if peer == Role::Server && self.wanted.binary_search(&svid.id).is_err() {
             return Err(self.refusal(&self.unexpected(&svid.id), peer));
         }
@@ -100,10 +109,11 @@ impl PeerVerifier {
     }
 }
 
-/// The bundle by the leaf's trust domain, the path to one of its roots that is valid `now`, the leaf's and signers'
-/// rules. `holder` is what the leaf is used as, which its EKU must allow.
+/// The bundle by the leaf's trust domain, the path to one of its roots that is valid `now` and not `revoked`, the leaf's and
+/// signers' rules. `holder` is what the leaf is used as, which its EKU must allow.
 pub(crate) fn check_chain(
     bundles: &Bundles,
+    revoked: &Revoked,
     algorithms: &WebPkiSupportedAlgorithms,
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
@@ -130,6 +140,7 @@ pub(crate) fn check_chain(
         holder,
         signer_fault: |signer| svid::check_signer(signer).err().map(|fault| fault.to_string()),
         revocations: &[],
+        every_issuer_has_a_list: false,
     };
     let names = Names {
         leaf: svid.id.as_str(),
@@ -139,10 +150,42 @@ pub(crate) fn check_chain(
         roots: &|| list(roots),
         renewal: "give this proxy a bundle with a valid root",
     };
-    match search.run(roots) {
-        Ok(()) => Ok(svid),
-        Err(fault) => Err(names.explain(&fault, now)),
+    let found = match &revoked.0 {
+        None => search.run(roots),
+        Some(revocations) => unrevoked(search, &revocations.lists, roots),
+    };
+    match (found, &revoked.0) {
+        (Ok(()), _) => Ok(svid),
+        (Err(Fault::Path(webpki::Error::CertRevoked)), Some(revocations)) => Err(ChainError::new(
+            Reason::CertificateRevoked,
+            format!(
+                "{} (serial {}), or a signer of it, is on a revocation list of {}",
+                svid.id, svid.serial, revocations.whence
+            ),
+        )),
+        (Err(fault), _) => Err(names.explain(&fault, now)),
     }
+}
+
+/// Whether there is a path of which no certificate is on one of the lists. An issuer without a list has revoked nothing, and a
+/// list that was to be replaced goes on to revoke what it names: what is missing or old must not become an outage. A list by
+/// a namesake of the issuer, as an older root may be one, counts for nothing.
+fn unrevoked<'r>(
+    search: PathSearch<'_>,
+    lists: &[CertRevocationList<'static>],
+    roots: &'r [Root],
+) -> Result<(), Fault<'r>> {
+    let judged_by =
+        |lists: &[&CertRevocationList<'_>]| PathSearch { revocations: lists, ..search }.run(roots);
+    let is_foreign =
+        |found: &Result<(), Fault<'_>>| matches!(found, Err(Fault::Path(error)) if is_foreign_list(error));
+    let all: Vec<&CertRevocationList<'_>> = lists.iter().collect();
+    let found = judged_by(&all);
+    if !is_foreign(&found) {
+        return found;
+    }
+    let own: Vec<_> = all.into_iter().filter(|list| !is_foreign(&judged_by(&[list]))).collect();
+    judged_by(&own)
 }
 
 /// What rustls turns into the alert that tells the peer as much as it may know (RFC 8446 6.2).

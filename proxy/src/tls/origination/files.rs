@@ -18,10 +18,11 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info};
 
-use super::material::{Content, Revocations, Roots, Shown, Text};
+use super::material::{Content, Roots, Shown, Text};
 use crate::files::{read_bounded, warn_of_readers};
 use crate::live::LiveSnapshot;
 use crate::tls::Clock;
+use crate::tls::revocations::Revocations;
 
 /// How often the files are read. A change counts when two reads in a row agree: somebody may be in the middle of writing.
 const POLL: Duration = Duration::from_millis(400);

@@ -6,14 +6,14 @@ use std::time::SystemTime;
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use tracing::info;
-use webpki::{CertRevocationList, OwnedCertRevocationList};
 use zeroize::Zeroizing;
 
 use super::verify::Leaf;
 use crate::tls::bundles::{Root, list};
+use crate::tls::revocations::Revocations;
 
 /// The text of one file.
 pub(super) type Text = Zeroizing<Vec<u8>>;
@@ -91,39 +91,14 @@ impl Roots {
     }
 }
 
-/// What has been revoked (`caCrl`).
-pub(super) struct Revocations {
-    /// The file.
-    pub(super) whence: String,
-    pub(super) lists: Vec<CertRevocationList<'static>>,
-}
-
 impl Content for Revocations {
     fn parse(paths: &[String], texts: &[Text]) -> Result<Self, String> {
         let ([path], [pem]) = (paths, texts) else { return Err(wrong_number(1, texts)) };
-        let mut lists = Vec::new();
-        for (number, der) in (1..).zip(CertificateRevocationListDer::pem_slice_iter(pem)) {
-            let at =
-                |fault: &dyn fmt::Display| format!("{path}: revocation list {number}: {fault} (RFC 5280 5)");
-            let der = der.map_err(|fault| at(&fault))?;
-            let list = OwnedCertRevocationList::from_der(&der).map_err(|fault| at(&fault))?;
-            lists.push(list.into());
-        }
-        if lists.is_empty() {
-            return Err(format!("{path}: expected one or more PEM revocation lists (X509 CRL), found none"));
-        }
-        Ok(Self { whence: path.clone(), lists })
+        Revocations::read(path, pem)
     }
 
     fn describe(&self) -> String {
-        counted(self.lists.len(), "revocation list")
-    }
-}
-
-/// Leaves the entries out, of which there may be thousands.
-impl fmt::Debug for Revocations {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Revocations").field("whence", &self.whence).finish_non_exhaustive()
+        Revocations::describe(self)
     }
 }
 

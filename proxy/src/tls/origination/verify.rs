@@ -15,11 +15,12 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use super::material::{Revocations, Roots};
+use super::material::Roots;
 use super::{LOCAL, Trust};
 use crate::tls::clock::system_time;
 use crate::tls::failure::{self, Role};
 use crate::tls::path::{Fault, Names, PathSearch};
+use crate::tls::revocations::{Revocations, is_foreign_list};
 use crate::tls::verify::{ChainError, alert_for};
 use crate::tls::{HandshakeError, provider};
 
@@ -59,6 +60,7 @@ impl OutsideVerifier {
             holder: Role::Server,
             signer_fault,
             revocations: &lists,
+            every_issuer_has_a_list: true,
         };
         search.run(&roots.all).map_err(|fault| named.explain(&fault, roots, revocations, now))?;
         match proved(leaf, &self.names) {
@@ -180,10 +182,7 @@ impl Leaf {
                 "{file} has no list by an issuer in the chain of {name}, so that nobody knows what it has revoked: add the \
                  lists of all issuers, the root's too"
             )),
-            webpki::Error::IssuerNotCrlSigner
-            | webpki::Error::InvalidCrlSignatureForPublicKey
-            | webpki::Error::UnsupportedCrlSignatureAlgorithmContext(_)
-            | webpki::Error::UnsupportedCrlSignatureAlgorithmForPublicKeyContext(_) => unusable(format!(
+            error if is_foreign_list(error) => unusable(format!(
                 "a list of {file} that has to tell of {name} is not properly signed by its issuer ({error})"
             )),
             _ => None,

@@ -141,7 +141,7 @@ async fn req_14_a_bit_turned_in_the_clients_last_flight_fails_the_handshake() {
             let _ = first_read(&mut client.wire).await;
         };
         let (accepted, ()) =
-            timeout(LONG, async { tokio::join!(server::accept(far, &ours), talk) }).await.unwrap();
+            timeout(LONG, async { tokio::join!(server::accept(far, &ours, DOOR), talk) }).await.unwrap();
         assert_eq!(accepted.map(|_| ()).unwrap_err().reason, Reason::HandshakeFailed);
     }
 }
@@ -156,7 +156,9 @@ async fn req_24_a_tls_1_2_connection_is_never_renegotiated() {
     config.enable_secret_extraction = true;
     let mut client = HandClient::new(config, near);
     let (accepted, ()) =
-        timeout(LONG, async { tokio::join!(server::accept(far, &ours), client.finish()) }).await.unwrap();
+        timeout(LONG, async { tokio::join!(server::accept(far, &ours, DOOR), client.finish()) })
+            .await
+            .unwrap();
     let mut server = accepted.unwrap().0;
 
     let HandClient { tls, mut wire } = client;

@@ -319,7 +319,15 @@ fn req_13_weak_signatures_and_signers_break_the_path() {
         let (leaf, intermediates) = chain.split_first().unwrap();
         for role in [Role::Client, Role::Server] {
             let algorithms = provider().signature_verification_algorithms;
-            let judged = check_chain(&bundles, &algorithms, leaf, intermediates, SystemTime::now(), role);
+            let judged = check_chain(
+                &bundles,
+                &Revoked::default(),
+                &algorithms,
+                leaf,
+                intermediates,
+                SystemTime::now(),
+                role,
+            );
             let reason = judged.unwrap_err().reason;
             assert!(
                 matches!(reason, Reason::CertificateInvalid | Reason::CertificateUntrusted),
@@ -333,7 +341,7 @@ fn req_13_weak_signatures_and_signers_break_the_path() {
 fn req_13_weak_keys_prove_nothing_though_their_signature_is_right() {
     use rustls::client::danger::ServerCertVerifier;
     use rustls::server::danger::ClientCertVerifier;
-    let verifier = credentials(&TestCa::root("root").issue(SERVER), Bundles::default()).verifier().clone();
+    let verifier = credentials(&TestCa::root("root").issue(SERVER), Bundles::default()).verifier.clone();
     for key in weak::keys() {
         let scheme =
             if key.is_rsa { SignatureScheme::RSA_PSS_SHA256 } else { SignatureScheme::ECDSA_NISTP256_SHA256 };
@@ -351,7 +359,7 @@ fn req_13_weak_keys_prove_nothing_though_their_signature_is_right() {
 #[test]
 fn req_13_no_weak_scheme_is_offered() {
     use rustls::client::danger::ServerCertVerifier;
-    let verifier = credentials(&TestCa::root("root").issue(SERVER), Bundles::default()).verifier().clone();
+    let verifier = credentials(&TestCa::root("root").issue(SERVER), Bundles::default()).verifier.clone();
     for scheme in ServerCertVerifier::supported_verify_schemes(&verifier) {
         let name = format!("{scheme:?}");
         assert!(
@@ -414,8 +422,16 @@ fn req_15_the_search_for_a_path_is_bounded() {
     let leaf = last.issue(CLIENT).chain.remove(0);
     let begun = std::time::Instant::now();
     let algorithms = provider().signature_verification_algorithms;
-    let error =
-        check_chain(&bundle(&root), &algorithms, &leaf, &ring, SystemTime::now(), Role::Client).unwrap_err();
+    let error = check_chain(
+        &bundle(&root),
+        &Revoked::default(),
+        &algorithms,
+        &leaf,
+        &ring,
+        SystemTime::now(),
+        Role::Client,
+    )
+    .unwrap_err();
     assert!(matches!(error.reason, Reason::CertificateInvalid | Reason::CertificateUntrusted), "{error:?}");
     assert!(begun.elapsed() < Duration::from_secs(5), "the search took {:?}", begun.elapsed());
 }
@@ -452,7 +468,7 @@ async fn an_alert_arrives_though_the_client_sends_on() {
         first_read(&mut stream).await
     };
     let (seen, handshake) =
-        timeout(LONG, async { tokio::join!(client, server::accept(accepted, &ours)) }).await.unwrap();
+        timeout(LONG, async { tokio::join!(client, server::accept(accepted, &ours, DOOR)) }).await.unwrap();
     assert_eq!(handshake.map(|_| ()).unwrap_err().reason, Reason::CertificateExpired);
     assert_eq!(alert_seen(seen), AlertDescription::CertificateExpired);
 }

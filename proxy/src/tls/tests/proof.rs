@@ -58,6 +58,25 @@ async fn req_16_a_peer_is_believed_as_long_as_the_bundle_has_its_root(
     }
 }
 
+#[rstest]
+#[case::of_another_peer(false)]
+#[case::of_this_one(true)]
+#[tokio::test]
+async fn a_peer_that_is_revoked_is_believed_no_longer(#[case] its_own: bool) {
+    let ca = TestCa::root("root");
+    let ours = || credentials(&ca.issue(SERVER), bundle(&ca));
+    let (held, other) = (ca.issue(CLIENT), ca.issue(CLIENT));
+    let proof = proof_of(&held, &ours(), &ca).await;
+    let named = if its_own { &held } else { &other };
+    let list = ca.revocation_list(&[&named.chain[0]], SystemTime::now() + days(1));
+    let next = ours().with_revoked(revoked::revoked(&list), 2).unwrap();
+    let because = said(&proof, ours(), next).await;
+    assert_eq!(because.is_some(), its_own, "{because:?}");
+    if let Some(because) = because {
+        assert!(because.starts_with("the revocation list has changed: "), "{because}");
+    }
+}
+
 /// What changed between the handshake and the first look counts too.
 #[tokio::test]
 async fn a_bundle_that_changed_during_the_handshake_is_not_missed() {
