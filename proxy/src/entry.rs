@@ -132,6 +132,8 @@ fn start(settings: Settings) -> Result<ExitCode, SettingsError> {
 fn exit_code(fault: &AppError) -> u8 {
     match fault {
         AppError::Resources(_) | AppError::WorkloadId(_) => WRONG_SETTINGS,
+        #[cfg(feature = "workload-api")]
+        AppError::WorkloadApi { .. } => RUNTIME_FAILURE,
         AppError::Listen { .. } | AppError::Signals(_) => RUNTIME_FAILURE,
     }
 }

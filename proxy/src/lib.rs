@@ -4,6 +4,9 @@
 //! The I/O shell. What is decided is decided in `pillion_mesh`; `ARCHITECTURE.md` draws the life of a connection
 //! with the names used here.
 
+// What only the Workload API uses stays in place without it.
+#![cfg_attr(not(feature = "workload-api"), allow(dead_code, unused_imports))]
+
 mod admin;
 mod app;
 mod authorize;
@@ -27,6 +30,8 @@ mod settings;
 pub mod sidecar_file;
 mod telemetry;
 mod tls;
+#[cfg(feature = "workload-api")]
+mod workload_api;
 
 pub use entry::main_with;
 

@@ -10,15 +10,18 @@ use pillion_mesh::policy::dial::OutboundPolicy;
 use pillion_mesh::workload::{MeshConfig, Workload};
 
 use super::raw::{
-    CaSection, FilesSection, GatewaySection, IdentitySection, InboundSection, InterceptionSection,
-    KeepaliveSection, KeyTypeWord, LimitsSection, OutboundSection, RawSettings, WorkloadSection,
+    CaSection, EndpointProfile, FederatedBundleSection, FederationItem, FilesSection, GatewaySection,
+    IdentitySection, InboundSection, InterceptionSection, KeepaliveSection, KeyTypeWord, LimitsSection,
+    OutboundSection, RawSettings, WorkloadApiSection, WorkloadSection,
 };
-use super::value::Period;
+use super::value::{Period, UnixSocket};
 use super::{
     Gateway, Inbound, InboundListener, Interception, InterceptionMode, Limits, LogFormat, Outbound,
-    OutboundListener, OutboundTrafficPolicy, PolicyChange, Settings, TrafficPolicy,
+    OutboundListener, OutboundTrafficPolicy, PolicyChange, Settings, TrafficPolicy, WorkloadApi,
 };
-use crate::identity::{CaSource, FileSource, KeyType, Source};
+use crate::identity::{
+    BundleSource, CaSource, Endpoint, EndpointTrust, Federated, FileSource, KeyType, Source,
+};
 use crate::net::Keepalive;
 use crate::tls::TlsSettings;
 
@@ -75,6 +78,8 @@ impl TryFrom<RawSettings> for Settings {
         let workload = kept(workload(raw.workload), &mut faults);
         let root_namespace = kept(root_namespace(raw.root_namespace), &mut faults);
         let identity = kept(identity(raw.identity), &mut faults);
+        let workload_api = kept(workload_api(raw.workload_api), &mut faults);
+        let federation = kept(federation(raw.federation), &mut faults);
         let mesh = kept(raw.mesh.map(|mesh| path("mesh", mesh)).transpose(), &mut faults);
         let inbound = kept(inbound(raw.inbound), &mut faults);
         let gateway = kept(gateway(raw.gateway), &mut faults);
@@ -85,7 +90,9 @@ impl TryFrom<RawSettings> for Settings {
         else {
             return Err(Faults(faults));
         };
-        let (Some(gateway), Some(interception), Some(limits)) = (gateway, interception, limits) else {
+        let (Some(gateway), Some(interception), Some(limits), Some(workload_api), Some(federation)) =
+            (gateway, interception, limits, workload_api, federation)
+        else {
             return Err(Faults(faults));
         };
 
@@ -98,6 +105,8 @@ impl TryFrom<RawSettings> for Settings {
             workload,
             mesh_config: MeshConfig { root_namespace, trust_domain_aliases, outbound_policy },
             identity,
+            workload_api,
+            federation,
             mesh,
             inbound,
             outbound: outbound(raw.outbound),
@@ -178,24 +187,110 @@ fn root_namespace(raw: Option<String>) -> Result<String, Fault> {
 }
 
 fn identity(raw: IdentitySection) -> Result<Source, Fault> {
-    if raw.workload_api.is_some() {
-        return Err(Fault::new(
-            "identity.workloadApi",
-            "is not supported by this version; use identity.ca or identity.files",
-        ));
-    }
-    match (raw.ca == CaSection::default(), raw.files == FilesSection::default()) {
-        (false, true) => Ok(Source::Ca(ca(raw.ca)?)),
-        (true, false) => Ok(Source::Files(files(raw.files)?)),
-        (true, true) => Err(Fault::new(
+    let has_ca = raw.ca != CaSection::default();
+    let has_files = raw.files != FilesSection::default();
+    match (has_ca, has_files, raw.workload_api) {
+        (true, false, None) => Ok(Source::Ca(ca(raw.ca)?)),
+        (false, true, None) => Ok(Source::Files(files(raw.files)?)),
+        (false, false, Some(UnixSocket(socket))) => {
+            built_in("identity.workloadApi").map(|()| Source::WorkloadApi(socket))
+        }
+        (false, false, None) => Err(Fault::new(
             "identity",
-            "is missing; say where the certificate comes from, by identity.ca or identity.files",
+            "is missing; say where the certificate comes from, by identity.ca, identity.files or identity.workloadApi",
         )),
-        (false, false) => Err(Fault::new(
-            "identity",
-            "has both ca and files (a flag or variable may have added one); keep exactly one of them",
-        )),
+        (has_ca, has_files, workload_api) => {
+            let named = [(has_ca, "ca"), (has_files, "files"), (workload_api.is_some(), "workloadApi")];
+            let named: Vec<_> = named.iter().filter(|(has, _)| *has).map(|(_, name)| *name).collect();
+            Err(Fault::new(
+                "identity",
+                format!(
+                    "has {} (a flag or variable may have added one); keep exactly one of them",
+                    named.join(" and ")
+                ),
+            ))
+        }
     }
+}
+
+/// The Workload API is a feature that a build may lack.
+fn built_in(setting: &str) -> Result<(), Fault> {
+    if cfg!(feature = "workload-api") {
+        return Ok(());
+    }
+    Err(Fault::new(setting, "is not in this program, which was built without the feature workload-api"))
+}
+
+fn workload_api(raw: WorkloadApiSection) -> Result<Option<WorkloadApi>, Fault> {
+    let WorkloadApiSection { socket, mode } = raw;
+    let Some(socket) = socket else {
+        return match mode {
+            None => Ok(None),
+            Some(_) => Err(Fault::new(
+                "workloadApi.socket",
+                "is missing; say where to listen, such as /run/pillion/workload.sock",
+            )),
+        };
+    };
+    built_in("workloadApi")?;
+    let socket = path("workloadApi.socket", socket)?;
+    Ok(Some(WorkloadApi { socket, mode: mode.map_or(0o660, |mode| mode.0) }))
+}
+
+fn federation(raw: Vec<FederationItem>) -> Result<Vec<Federated>, Fault> {
+    let mut federation: Vec<Federated> = Vec::new();
+    for (n, item) in raw.into_iter().enumerate() {
+        let FederationItem { trust_domain, bundle } = item;
+        if federation.iter().any(|other| other.trust_domain == trust_domain) {
+            return Err(Fault::new(
+                format!("federation[{n}].trustDomain"),
+                format!("{trust_domain} stands there twice; keep one"),
+            ));
+        }
+        let bundle = federated_bundle(&format!("federation[{n}].bundle"), bundle)?;
+        federation.push(Federated { trust_domain, bundle });
+    }
+    Ok(federation)
+}
+
+fn federated_bundle(at: &str, raw: FederatedBundleSection) -> Result<BundleSource, Fault> {
+    let fault = |name: &str, message: &str| Err(Fault::new(format!("{at}.{name}"), message));
+    let FederatedBundleSection { file, endpoint, profile, endpoint_spiffe_id, ca_file } = raw;
+    let file = file.map(|file| path(&format!("{at}.file"), file)).transpose()?;
+    let ca_file = ca_file.map(|file| path(&format!("{at}.caFile"), file)).transpose()?;
+    let Some(url) = endpoint else {
+        return match (file, profile, endpoint_spiffe_id, ca_file) {
+            (Some(file), None, None, None) => Ok(BundleSource::File(file)),
+            (None, None, None, None) => fault("file", "is missing; name a file, or an endpoint"),
+            _ => fault("endpoint", "is missing; it goes with profile, endpointSpiffeId and caFile"),
+        };
+    };
+    let trust = match (profile, endpoint_spiffe_id) {
+        (None, _) => {
+            return fault(
+                "profile",
+                "is missing; say how the endpoint proves itself, by https_web or https_spiffe",
+            );
+        }
+        (Some(EndpointProfile::HttpsWeb), Some(_)) => {
+            return fault(
+                "endpointSpiffeId",
+                "is for the profile https_spiffe; leave it out, or change the profile",
+            );
+        }
+        (Some(EndpointProfile::HttpsWeb), None) if file.is_some() => {
+            return fault("file", "is for the profile https_spiffe, or instead of an endpoint; leave it out");
+        }
+        (Some(EndpointProfile::HttpsWeb), None) => EndpointTrust::Web { ca_file },
+        (Some(EndpointProfile::HttpsSpiffe), None) => {
+            return fault("endpointSpiffeId", "is missing; name the SPIFFE ID of the endpoint's certificate");
+        }
+        (Some(EndpointProfile::HttpsSpiffe), Some(_)) if ca_file.is_some() => {
+            return fault("caFile", "is for the profile https_web; leave it out");
+        }
+        (Some(EndpointProfile::HttpsSpiffe), Some(id)) => EndpointTrust::Spiffe { id, first: file },
+    };
+    Ok(BundleSource::Endpoint(Endpoint { host: url.host, port: url.port, path: url.path, trust }))
 }
 
 fn ca(raw: CaSection) -> Result<CaSource, Fault> {
@@ -374,6 +469,7 @@ fn keepalive(raw: &KeepaliveSection) -> Result<Keepalive, Fault> {
 /// What only shows when all sections are known.
 fn between_sections(settings: &Settings) -> Vec<Fault> {
     let mut faults = clashes(&settings.bound_addresses());
+    faults.extend(foreign(settings));
     faults.extend(loops(settings));
     let captures = settings.inbound.capture.is_some() || settings.outbound.capture.is_some();
     if settings.interception.mode == InterceptionMode::Tproxy && settings.inbound.capture.is_none() {
@@ -391,6 +487,36 @@ fn between_sections(settings: &Settings) -> Vec<Fault> {
             "inbound",
             "takes in no connection, and neither do outbound and gateway; set a capture, list a listener or set gateway.address",
         ));
+    }
+    faults
+}
+
+/// A trust domain of the federation that is our own, or an endpoint that nobody can vouch for.
+fn foreign(settings: &Settings) -> Vec<Fault> {
+    let own = &settings.workload.trust_domain;
+    let mut faults = Vec::new();
+    for (n, federated) in settings.federation.iter().enumerate() {
+        let trust_domain = &federated.trust_domain;
+        if trust_domain == own || settings.mesh_config.trust_domain_aliases.contains(trust_domain) {
+            faults.push(Fault::new(
+                format!("federation[{n}].trustDomain"),
+                format!("{trust_domain} is our own, whose bundle comes with the identity; leave it out"),
+            ));
+        }
+        let BundleSource::Endpoint(Endpoint { trust: EndpointTrust::Spiffe { id, first }, .. }) =
+            &federated.bundle
+        else {
+            continue;
+        };
+        let of_endpoint = id.trust_domain();
+        let known =
+            of_endpoint == *own || settings.federation.iter().any(|other| other.trust_domain == of_endpoint);
+        if first.is_none() && (of_endpoint == *trust_domain || !known) {
+            faults.push(Fault::new(
+                format!("federation[{n}].bundle.file"),
+                format!("is missing; name a file with the bundle of {of_endpoint}, by which to believe the endpoint at first"),
+            ));
+        }
     }
     faults
 }

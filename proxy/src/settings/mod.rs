@@ -38,6 +38,10 @@ pub(crate) struct Settings {
     pub(crate) mesh_config: MeshConfig,
     /// Where the certificate comes from.
     pub(crate) identity: identity::Source,
+    /// Where apps may have the identity too; `None` is off.
+    pub(crate) workload_api: Option<WorkloadApi>,
+    /// Other trust domains whose identities are believed. Each once, none of them ours.
+    pub(crate) federation: Vec<identity::Federated>,
     /// A file or folder of Istio resources; without it there are no policies.
     pub(crate) mesh: Option<PathBuf>,
     /// Towards the app.
@@ -68,6 +72,15 @@ pub(crate) struct Settings {
     pub(crate) policy_change: PolicyChange,
     /// The form of log lines.
     pub(crate) log_format: LogFormat,
+}
+
+/// The SPIFFE Workload API as it is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WorkloadApi {
+    /// The Unix socket.
+    pub(crate) socket: PathBuf,
+    /// Its file mode: who may open it.
+    pub(crate) mode: u32,
 }
 
 /// What is taken in for the app.

@@ -14,8 +14,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
+use zeroize::Zeroizing;
 
 use super::failure::Role;
+use super::pkcs8::pkcs8;
 use super::verify::{ChainError, PeerVerifier, check_chain};
 use super::{Bundles, Clock, TlsSettings, provider};
 
@@ -36,6 +38,8 @@ pub(crate) struct Credentials {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     generation: u64,
     key: Arc<CertifiedKey>,
+    /// The same key as it came.
+    secret: Arc<Zeroizing<PrivateKeyDer<'static>>>,
     bundles: Bundles,
     settings: TlsSettings,
     clock: Clock,
@@ -85,12 +89,13 @@ impl Credentials {
         generation: u64,
     ) -> Result<Credentials, CredentialsError> {
         let svid = svid::check_leaf(chain.first().ok_or(CredentialsError::NoCertificate)?)?;
+        let secret = Arc::new(Zeroizing::new(key.clone_key()));
         let key = CertifiedKey::new(chain, any_supported_type(key).map_err(CredentialsError::Key)?);
         key.keys_match().map_err(|_error| CredentialsError::KeyMismatch {
             id: svid.id.to_string(),
             serial: svid.serial.clone(),
         })?;
-        Self::build(svid, Arc::new(key), bundles, settings, clock.clone(), generation)
+        Self::build(svid, (Arc::new(key), secret), bundles, settings, clock.clone(), generation)
     }
 
     /// The same certificate and key with other bundles.
@@ -104,7 +109,7 @@ impl Credentials {
     ) -> Result<Credentials, CredentialsError> {
         Self::build(
             self.svid.clone(),
-            self.key.clone(),
+            (self.key.clone(), self.secret.clone()),
             bundles,
             self.settings,
             self.clock.clone(),
@@ -114,7 +119,7 @@ impl Credentials {
 
     fn build(
         svid: Svid,
-        key: Arc<CertifiedKey>,
+        (key, secret): (Arc<CertifiedKey>, Arc<Zeroizing<PrivateKeyDer<'static>>>),
         bundles: Bundles,
         settings: TlsSettings,
         clock: Clock,
@@ -131,6 +136,7 @@ impl Credentials {
             chain: key.cert.clone(),
             generation,
             key,
+            secret,
             bundles,
             settings,
             clock,
@@ -147,7 +153,7 @@ impl Credentials {
     }
 
     /// The time by which peers are judged.
-    pub(super) fn now(&self) -> SystemTime {
+    pub(crate) fn now(&self) -> SystemTime {
         self.clock.now()
     }
 
@@ -175,6 +181,11 @@ impl Credentials {
     /// Certificate and key for a TLS client that is no mesh peer, the one that renews at the CA.
     pub(crate) fn shown(&self) -> Arc<SingleCertAndKey> {
         Arc::new(SingleCertAndKey::from(self.key.clone()))
+    }
+
+    /// The private key as PKCS#8, for an app that is given the identity; none where the key has no such form.
+    pub(crate) fn pkcs8(&self) -> Option<Zeroizing<Vec<u8>>> {
+        pkcs8(&self.secret)
     }
 
     pub(super) fn settings(&self) -> TlsSettings {

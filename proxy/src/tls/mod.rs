@@ -13,6 +13,7 @@ mod failure;
 mod handshake;
 pub(crate) mod origination;
 mod path;
+mod pkcs8;
 mod proof;
 pub(crate) mod server;
 mod verify;
@@ -26,11 +27,11 @@ use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
 use tokio::sync::watch;
 
-pub(crate) use bundles::{BundleError, Bundles};
+pub(crate) use bundles::{BundleError, Bundles, Root};
 pub(crate) use clock::Clock;
 pub(crate) use credentials::{Credentials, CredentialsError};
 pub(crate) use proof::{Proof, no_longer_proved};
-pub(crate) use verify::ChainError;
+pub(crate) use verify::{ChainError, server_verifier};
 
 /// How TLS is spoken, in the mesh and to servers outside of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

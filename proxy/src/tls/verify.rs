@@ -30,6 +30,15 @@ pub(super) struct PeerVerifier {
     wanted: Arc<[SpiffeId]>,
 }
 
+/// Judges one server, which must prove `wanted` by the bundle of its trust domain. `local` is who asks, for messages.
+pub(crate) fn server_verifier(
+    bundles: Bundles,
+    local: &SpiffeId,
+    wanted: &SpiffeId,
+) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(PeerVerifier::new(bundles, local.clone()).for_servers([wanted.clone()].into()))
+}
+
 /// Why a chain is refused, without a word on whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ChainError {
