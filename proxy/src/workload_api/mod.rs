@@ -5,6 +5,7 @@
 //! (SPIFFE Workload Endpoint 5). Leaves where the identity comes from to `identity`, which is a client of the same API
 //! where another agent gives it.
 
+mod authority;
 mod messages;
 mod sender;
 mod server;

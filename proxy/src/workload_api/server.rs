@@ -19,6 +19,7 @@ use tonic::codegen::Service;
 use tonic::{Code, Request, Response, Status};
 use tracing::{debug, info, warn};
 
+use super::authority::Named;
 use super::proto::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer};
 use super::proto::{X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse};
 use super::{SECURITY_HEADER, Socket, messages};
@@ -93,7 +94,7 @@ async fn connection(stream: UnixStream, api: Api) {
         .max_header_list_size(MAX_REQUEST)
         .keep_alive_interval(ASK)
         .keep_alive_timeout(ANSWER)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Named::new(stream)), service);
     let silent = async {
         sleep(FIRST_CALL).await;
         if called.load(Ordering::Relaxed) {
