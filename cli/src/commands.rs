@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{analyze, authz, demo, describe, probe, wiretap};
+use crate::{analyze, authz, demo, describe, probe, svid, wiretap};
 
 /// Mutual TLS between services by sidecars that they know nothing of.
 ///
@@ -37,6 +37,8 @@ enum Command {
     Describe(Box<describe::Options>),
     /// Asks the authorization policies
     Authz(authz::Options),
+    /// Asks what a certificate says of itself
+    Svid(svid::Options),
     /// Asks an HTTP endpoint once and prints its answer; exit code 0 when that is 2xx and comes within two seconds
     Probe {
         /// http://HOST[:PORT][/PATH]
@@ -112,6 +114,7 @@ fn run(command: Command) -> ExitCode {
         Command::Analyze(options) => analyze::run(&options),
         Command::Describe(options) => describe::run(&options),
         Command::Authz(options) => authz::run(&options),
+        Command::Svid(options) => svid::run(&options),
         Command::Probe { url } => probe::run(&url),
         Command::Proxy(rest) => pillion_proxy::main_with(rest.after("pillion proxy")),
         Command::Ca(rest) => pillion_ca::main_with(rest.after("pillion ca")),

@@ -10,6 +10,7 @@
 mod admin;
 mod app;
 mod authorize;
+pub mod chain;
 mod connections;
 mod dns;
 mod drain;

@@ -11,9 +11,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pillion_mesh::spiffe::bundle::Bundle;
 use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
-use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -155,18 +153,6 @@ async fn join(
 }
 
 impl Shared {
-    /// A bundle as it was written, for this trust domain.
-    fn read(&self, text: &[u8]) -> Result<(Bundles, Bundle), String> {
-        if !text.trim_ascii_start().starts_with(b"{") {
-            let bundles = Bundles::from_pem(&self.trust_domain, text).map_err(|error| error.to_string())?;
-            return Ok((bundles, Bundle::default()));
-        }
-        let bundle = Bundle::parse(text).map_err(|error| error.to_string())?;
-        let roots = bundle.roots().map(|root| CertificateDer::from(root.to_vec()));
-        let bundles = Bundles::from_der(&self.trust_domain, roots).map_err(|error| error.to_string())?;
-        Ok((bundles, bundle))
-    }
-
     /// The bundle in use.
     fn current(&self) -> Option<Bundles> {
         self.foreign.borrow().get(&self.trust_domain).cloned()

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use pillion_mesh::spiffe::TrustDomain;
+use pillion_mesh::spiffe::bundle::Bundle;
 use pillion_mesh::svid::{self, SvidError};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, TrustAnchor};
@@ -81,6 +82,22 @@ impl Bundles {
             return Err(BundleError::Empty);
         }
         Self::from_der(trust_domain, certificates)
+    }
+
+    /// The bundle of one trust domain as somebody wrote it: a SPIFFE bundle in JSON, or PEM. What a SPIFFE bundle says of
+    /// itself comes along.
+    ///
+    /// # Errors
+    /// What is wrong with it; a bundle is taken whole or not at all.
+    pub(crate) fn from_text(trust_domain: &TrustDomain, text: &[u8]) -> Result<(Bundles, Bundle), String> {
+        if !text.trim_ascii_start().starts_with(b"{") {
+            let bundles = Self::from_pem(trust_domain, text).map_err(|error| error.to_string())?;
+            return Ok((bundles, Bundle::default()));
+        }
+        let bundle = Bundle::parse(text).map_err(|error| error.to_string())?;
+        let roots = bundle.roots().map(|root| CertificateDer::from(root.to_vec()));
+        let bundles = Self::from_der(trust_domain, roots).map_err(|error| error.to_string())?;
+        Ok((bundles, bundle))
     }
 
     /// The bundle of one trust domain. Without certificates it vouches for nobody: all is revoked.

@@ -31,7 +31,7 @@ pub(crate) use bundles::{BundleError, Bundles, Root};
 pub(crate) use clock::Clock;
 pub(crate) use credentials::{Credentials, CredentialsError};
 pub(crate) use proof::{Proof, no_longer_proved};
-pub(crate) use verify::{ChainError, server_verifier};
+pub(crate) use verify::{ChainError, judge_chain, server_verifier};
 
 /// How TLS is spoken, in the mesh and to servers outside of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -109,6 +109,21 @@ impl PeerVerifier {
     }
 }
 
+/// Judges a chain, leaf first, as any peer with these bundles would, whichever side it is on.
+pub(crate) fn judge_chain(
+    bundles: &Bundles,
+    chain: &[CertificateDer<'_>],
+    now: SystemTime,
+) -> Result<(), HandshakeError> {
+    let error = |ChainError { reason, detail }| HandshakeError { reason, detail };
+    let (leaf, intermediates) = chain.split_first().ok_or_else(|| error(ChainError::empty()))?;
+    let algorithms = provider().signature_verification_algorithms;
+    for holder in [Role::Client, Role::Server] {
+        check_chain(bundles, &algorithms, leaf, intermediates, now, holder).map_err(error)?;
+    }
+    Ok(())
+}
+
 /// The bundle by the leaf's trust domain, the path to one of its roots that is valid `now`, the leaf's and signers'
 /// rules. `holder` is what the leaf is used as, which its EKU must allow.
 pub(crate) fn check_chain(

@@ -96,7 +96,8 @@ impl Follower {
         if status != StatusCode::OK {
             return Err(format!("it answered {status}; is its path right?"));
         }
-        let (bundles, bundle) = self.shared.read(&body).map_err(|fault| format!("its answer: {fault}"))?;
+        let (bundles, bundle) = Bundles::from_text(&self.shared.trust_domain, &body)
+            .map_err(|fault| format!("its answer: {fault}"))?;
         if let (Some(known), Some(sequence)) = (self.sequence, bundle.sequence)
             && sequence < known
         {
@@ -148,8 +149,7 @@ impl Follower {
         };
         let at = |fault: &dyn ToString| format!("{}: {}", path.display(), fault.to_string());
         let text = read_file(path.clone()).await.map_err(|error| at(&error))?;
-        let of_endpoint = Shared { trust_domain, ..self.shared.clone() };
-        of_endpoint.read(&text).map(|(bundles, _)| bundles).map_err(|fault| at(&fault))
+        Bundles::from_text(&trust_domain, &text).map(|(bundles, _)| bundles).map_err(|fault| at(&fault))
     }
 
     fn authority(&self) -> String {

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::Shared;
 use crate::identity::authority::read_file;
+use crate::tls::Bundles;
 
 /// How often the file is read.
 const POLL: Duration = Duration::from_secs(1);
@@ -39,7 +40,11 @@ impl Follower {
 
     fn look_at(&self, read: &Result<Zeroizing<Vec<u8>>, String>) {
         let path = self.path.display();
-        match read.as_ref().map_err(Clone::clone).and_then(|text| self.shared.read(text)) {
+        match read
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|text| Bundles::from_text(&self.shared.trust_domain, text))
+        {
             Ok((bundles, _)) => self.shared.take(bundles, &path.to_string()),
             Err(fault) => self.shared.failed(&format!("{path}: {fault}"), false),
         }
