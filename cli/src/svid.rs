@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use anstyle::{AnsiColor, Style};
 use clap::{Args, Subcommand};
-use pillion_mesh::spiffe::SpiffeId;
+use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
 use pillion_mesh::svid::{self, Names, Outcome, Verdict};
 use pillion_mesh::wire::rfc3339;
 use pillion_proxy::chain;
@@ -45,6 +45,9 @@ struct Check {
     /// Bundle of its trust domain: a SPIFFE bundle in JSON, or PEM
     #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
+    /// Whose bundle that is, which the file does not say [default: the certificate's own trust domain]
+    #[arg(long, value_name = "NAME", requires = "bundle")]
+    trust_domain: Option<TrustDomain>,
     #[command(flatten)]
     format: Format,
 }
@@ -109,7 +112,7 @@ fn report(check: &Check, now: SystemTime) -> Result<Report, Fault> {
         None => None,
         Some(file) => {
             let bundle = read(file)?;
-            Some(path(&chain, &bundle, now))
+            Some(path(&chain, check.trust_domain.as_ref(), &bundle, now))
         }
     };
     let lines = certificates.iter().flat_map(|certificate| &certificate.clauses).chain(&path);
@@ -157,14 +160,17 @@ fn dates((from, until): (SystemTime, SystemTime), now: SystemTime) -> Line {
     }
 }
 
-fn path(chain: &[Vec<u8>], bundle: &[u8], now: SystemTime) -> Line {
+fn path(chain: &[Vec<u8>], trust_domain: Option<&TrustDomain>, bundle: &[u8], now: SystemTime) -> Line {
     const CLAUSE: (&str, &str) =
         ("X509-SVID 5", "a valid path to a root of the bundle, for clients and servers");
     let judged = chain
         .first()
         .ok_or_else(|| "no certificate".to_owned())
         .and_then(|leaf| svid::check_leaf(leaf).map_err(|error| error.to_string()))
-        .and_then(|leaf| chain::judge(chain, &leaf.id.trust_domain(), bundle, now));
+        .and_then(|leaf| {
+            let trust_domain = trust_domain.cloned().unwrap_or_else(|| leaf.id.trust_domain());
+            chain::judge(chain, &trust_domain, bundle, now)
+        });
     let (outcome, seen) = match judged {
         Ok(verified) => (Outcome::Kept, verified.roots),
         Err(fault) => (Outcome::Broken, fault),
