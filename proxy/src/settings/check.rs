@@ -17,7 +17,7 @@ use super::raw::{
 use super::value::{Period, UnixSocket};
 use super::{
     Gateway, Inbound, InboundListener, Interception, InterceptionMode, Limits, LogFormat, Outbound,
-    OutboundListener, OutboundTrafficPolicy, PolicyChange, Settings, TrafficPolicy, WorkloadApi,
+    OutboundListener, OutboundTrafficPolicy, PolicyChange, Program, Settings, TrafficPolicy, WorkloadApi,
 };
 use crate::identity::{
     BundleSource, CaSource, Endpoint, EndpointTrust, Federated, FileSource, KeyType, Source,
@@ -72,8 +72,19 @@ const MAX_HEAD_SIZE: u32 = 1024 * 1024;
 impl TryFrom<RawSettings> for Settings {
     type Error = Faults;
 
-    /// Judges each section by itself, then what only shows between sections. All faults are told at once.
+    /// Those of a sidecar.
     fn try_from(raw: RawSettings) -> Result<Self, Faults> {
+        raw.check(Program::Proxy)
+    }
+}
+
+impl RawSettings {
+    /// Judges each section by itself, then what only shows between sections. All faults are told at once.
+    ///
+    /// # Errors
+    /// All settings with which the program cannot run.
+    pub(crate) fn check(self, program: Program) -> Result<Settings, Faults> {
+        let raw = self;
         let mut faults = Vec::new();
         let workload = kept(workload(raw.workload), &mut faults);
         let root_namespace = kept(root_namespace(raw.root_namespace), &mut faults);
@@ -127,6 +138,10 @@ impl TryFrom<RawSettings> for Settings {
             log_format: raw.log.format.unwrap_or(LogFormat::Text),
         };
         faults.extend(between_sections(&settings));
+        faults.extend(match program {
+            Program::Proxy => of_proxy(&settings).into_iter().collect(),
+            Program::Agent => of_agent(&settings),
+        });
         if faults.is_empty() { Ok(settings) } else { Err(Faults(faults)) }
     }
 }
@@ -471,24 +486,58 @@ fn between_sections(settings: &Settings) -> Vec<Fault> {
     let mut faults = clashes(&settings.bound_addresses());
     faults.extend(foreign(settings));
     faults.extend(loops(settings));
-    let captures = settings.inbound.capture.is_some() || settings.outbound.capture.is_some();
     if settings.interception.mode == InterceptionMode::Tproxy && settings.inbound.capture.is_none() {
         faults.push(Fault::new(
             "interception.mode",
             "TPROXY needs inbound.capture, which is off; add inbound.capture: 0.0.0.0:15006, or leave the mode out",
         ));
     }
-    let listens = captures
-        || !settings.inbound.listeners.is_empty()
-        || !settings.outbound.listeners.is_empty()
-        || settings.gateway.is_some();
-    if !listens {
-        faults.push(Fault::new(
+    faults
+}
+
+/// A sidecar that nobody can reach.
+fn of_proxy(settings: &Settings) -> Option<Fault> {
+    taking_in(settings).is_none().then(|| {
+        Fault::new(
             "inbound",
             "takes in no connection, and neither do outbound and gateway; set a capture, list a listener or set gateway.address",
+        )
+    })
+}
+
+/// An agent that does more than keep and serve an identity, or less.
+fn of_agent(settings: &Settings) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    if let Some(name) = taking_in(settings) {
+        faults.push(Fault::new(
+            name,
+            "is a sidecar's, an agent takes in no connection; leave it out, or run pillion-proxy",
+        ));
+    }
+    if settings.mesh.is_some() {
+        faults.push(Fault::new(
+            "mesh",
+            "is a sidecar's, an agent applies no policy; leave it out, or run pillion-proxy",
+        ));
+    }
+    if settings.workload_api.is_none() {
+        faults.push(Fault::new(
+            "workloadApi.socket",
+            "is missing; say where an agent serves the identity, such as /run/pillion/workload.sock",
         ));
     }
     faults
+}
+
+/// The first setting by which connections are taken in.
+fn taking_in(settings: &Settings) -> Option<&'static str> {
+    let Settings { inbound, outbound, gateway, .. } = settings;
+    let settings = [
+        (inbound.capture.is_some() || !inbound.listeners.is_empty(), "inbound"),
+        (outbound.capture.is_some() || !outbound.listeners.is_empty(), "outbound"),
+        (gateway.is_some(), "gateway"),
+    ];
+    settings.into_iter().find_map(|(takes_in, name)| takes_in.then_some(name))
 }
 
 /// A trust domain of the federation that is our own, or an endpoint that nobody can vouch for.

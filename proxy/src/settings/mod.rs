@@ -29,6 +29,25 @@ use crate::identity;
 use crate::net::Keepalive;
 use crate::tls::TlsSettings;
 
+/// Which program the settings are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// The sidecar.
+    Proxy,
+    /// The sidecar's identity and Workload API without the sidecar.
+    Agent,
+}
+
+impl Program {
+    /// What it is called by.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Program::Proxy => "pillion-proxy",
+            Program::Agent => "pillion-ca agent",
+        }
+    }
+}
+
 /// Checked settings: every value is one that the proxy can run with.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
