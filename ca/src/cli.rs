@@ -58,6 +58,13 @@ enum Command {
     /// The root certificates: which there are, and their replacement
     #[command(subcommand)]
     Root(RootCommand),
+    /// Keep an identity and serve it by the SPIFFE Workload API, where there is no sidecar
+    #[command(disable_help_flag = true)]
+    Agent {
+        /// Its arguments; try --help
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT", hide = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -162,6 +169,10 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             create_token(configuration, &id, ttl, once)
         }
         Command::Root(command) => roots::run(command),
+        // Made of the sidecar's identity, which is not in this crate.
+        Command::Agent { .. } => Err(Failure::Configuration(anyhow::anyhow!(
+            "the agent is part of the program pillion: run `pillion ca agent`, or call that file pillion-ca"
+        ))),
     };
     let (error, code) = match done {
         Ok(()) => return ExitCode::SUCCESS,

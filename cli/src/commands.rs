@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{analyze, authz, demo, describe, probe, wiretap};
+use crate::{analyze, authz, demo, describe, probe, svid, wiretap};
 
 /// Mutual TLS between services by sidecars that they know nothing of.
 ///
@@ -37,6 +37,8 @@ enum Command {
     Describe(Box<describe::Options>),
     /// Asks the authorization policies
     Authz(authz::Options),
+    /// Asks what a certificate says of itself
+    Svid(svid::Options),
     /// Asks an HTTP endpoint once and prints its answer; exit code 0 when that is 2xx and comes within two seconds
     Probe {
         /// http://HOST[:PORT][/PATH]
@@ -93,7 +95,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let called = args.first().and_then(|name| Path::new(name).file_name()).and_then(OsStr::to_str);
     match called {
         Some("pillion-proxy") => pillion_proxy::main_with(args),
-        Some("pillion-ca") => pillion_ca::main_with(args),
+        Some("pillion-ca") => ca(args),
         Some("pillion-iptables") => pillion_iptables::main_with(args),
         _ => match Arguments::try_parse_from(args) {
             Ok(Arguments { command }) => run(command),
@@ -106,15 +108,26 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// `pillion-ca`, whose agent is made of the sidecar's identity.
+fn ca(args: Vec<OsString>) -> ExitCode {
+    match args.split_first() {
+        Some((_, rest)) if rest.first().is_some_and(|command| command == "agent") => {
+            pillion_proxy::agent_main_with(rest.to_vec())
+        }
+        _ => pillion_ca::main_with(args),
+    }
+}
+
 fn run(command: Command) -> ExitCode {
     match command {
         Command::Demo(options) => demo::run(&options),
         Command::Analyze(options) => analyze::run(&options),
         Command::Describe(options) => describe::run(&options),
         Command::Authz(options) => authz::run(&options),
+        Command::Svid(options) => svid::run(&options),
         Command::Probe { url } => probe::run(&url),
         Command::Proxy(rest) => pillion_proxy::main_with(rest.after("pillion proxy")),
-        Command::Ca(rest) => pillion_ca::main_with(rest.after("pillion ca")),
+        Command::Ca(rest) => ca(rest.after("pillion ca")),
         Command::Iptables(rest) => pillion_iptables::main_with(rest.after("pillion iptables")),
         // The first of its arguments is the app's name.
         Command::Example(rest) => pillion_example_services::main_with(rest.arguments),

@@ -13,6 +13,7 @@ pub mod lab;
 mod output;
 mod probe;
 mod source;
+mod svid;
 pub mod wiretap;
 
 pub use commands::main_with;

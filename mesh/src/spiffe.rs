@@ -5,6 +5,8 @@
 //! case-insensitive, and 2.1 wants the trust domain lower-case: an ID in any other spelling is refused, never folded, so
 //! that no certificate, log line or policy can hold a second form of one name.
 
+pub mod bundle;
+
 use std::fmt;
 use std::str::FromStr;
 

@@ -4,20 +4,24 @@
 //! one DER value and nothing more, holds no extension twice and none that is critical and not understood, and says in
 //! every field that X509-SVID names what the standard wants it to say. Only the one URI SAN carries identity; DNS names,
 //! e-mail addresses, other names and the subject are never looked at.
+//!
+//! The rules are in `rules`: those who judge and those who explain go through the same list.
 
-use std::collections::HashSet;
+mod rules;
+
 use std::time::SystemTime;
+
+use serde::Serialize;
 
 use x509_parser::asn1_rs::{Any, Class, FromDer, Oid, Tag};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{BasicConstraints, GeneralName, KeyUsage, ParsedExtension, X509Extension};
 use x509_parser::oid_registry::{
-    OID_KEY_TYPE_EC_PUBLIC_KEY, OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE,
-    OID_X509_EXT_KEY_USAGE, OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_SUBJECT_ALT_NAME,
+    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_KEY_USAGE, OID_X509_EXT_SUBJECT_ALT_NAME,
 };
-use x509_parser::x509::X509Version;
 
-use crate::spiffe::{self, SpiffeId, TrustDomain};
+use crate::spiffe::SpiffeId;
+use rules::{Look, Rule};
 
 /// A leaf certificate that keeps every rule. Its chain is not yet proved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +48,31 @@ pub struct SvidError {
     pub seen: String,
 }
 
+/// One rule, and how a certificate stands to it, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// Standard and section.
+    pub clause: &'static str,
+    /// What the clause asks for.
+    pub asks: &'static str,
+    /// Whether it is kept.
+    pub outcome: Outcome,
+    /// What the certificate has. Short, and without control characters.
+    pub seen: String,
+}
+
+/// How a certificate stands to a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// As it should be.
+    Kept,
+    /// Not as it should be.
+    Broken,
+    /// What the rule speaks of is not there; if it has to be, another rule says so.
+    Absent,
+}
+
 /// Checks a leaf against every MUST of X509-SVID 2 to 5. Validity dates are read, not judged.
 ///
 /// An absent basicConstraints means cA FALSE (RFC 5280 4.2.1.9) and is accepted.
@@ -52,12 +81,9 @@ pub struct SvidError {
 /// The first broken clause.
 pub fn check_leaf(der: &[u8]) -> Result<Svid, SvidError> {
     let certificate = read(der)?;
-    require_end_entity(&certificate)?;
-    require_leaf_key_usage(&certificate)?;
-    require_both_directions(&certificate)?;
-    let id = leaf_id(&certificate)?;
+    require_all(&rules::LEAF, &certificate)?;
     let (not_before, not_after) = validity_of(&certificate);
-    Ok(Svid { id, serial: serial(&certificate)?, not_before, not_after })
+    Ok(Svid { id: leaf_id(&certificate)?, serial: serial_of(&certificate), not_before, not_after })
 }
 
 /// Checks a signing certificate of a verified path: cA, keyCertSign, no path in its SPIFFE ID if it has one
@@ -68,18 +94,51 @@ pub fn check_leaf(der: &[u8]) -> Result<Svid, SvidError> {
 /// # Errors
 /// The first broken clause.
 pub fn check_signer(der: &[u8]) -> Result<(), SvidError> {
-    let certificate = read(der)?;
-    let is_ca = basic_constraints(&certificate).is_some_and(|constraints| constraints.ca);
-    require(is_ca, "X509-SVID 4.1", "a signing certificate has cA TRUE in basicConstraints", "no cA TRUE")?;
-    let usage = key_usage(&certificate)?;
-    require(
-        usage.key_cert_sign(),
-        "X509-SVID 4.3",
-        "a signing certificate has keyCertSign in keyUsage",
-        format_args!("keyUsage {}", print_usage(usage)),
-    )?;
-    require_no_uri_constraints(&certificate)?;
-    require_signer_id(&certificate)
+    require_all(&rules::SIGNER, &read(der)?)
+}
+
+/// How a leaf stands to every rule of [`check_leaf`], clause by clause, and to the clauses of SPIFFE-ID one by one. Of a
+/// certificate that cannot be read there is only the verdict that says so.
+#[must_use]
+pub fn examine_leaf(der: &[u8]) -> Vec<Verdict> {
+    examine(der, rules::LEAF.iter().chain(&rules::ID))
+}
+
+/// How a signing certificate stands to every rule of [`check_signer`].
+#[must_use]
+pub fn examine_signer(der: &[u8]) -> Vec<Verdict> {
+    examine(der, rules::SIGNER.iter())
+}
+
+/// What a certificate is called, for people. Nothing of it is judged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Names {
+    /// Its subject, empty where it has none.
+    pub subject: String,
+    /// Who signed it.
+    pub issuer: String,
+    /// Its serial number in lower-case hexadecimal.
+    pub serial: String,
+    /// The URIs in subjectAltName that can be read.
+    pub uris: Vec<String>,
+    /// Whether it means to be a signing certificate (cA TRUE).
+    pub signs: bool,
+}
+
+/// What a certificate is called.
+///
+/// # Errors
+/// When the bytes are not one X.509 certificate.
+pub fn names(der: &[u8]) -> Result<Names, SvidError> {
+    let certificate = parse(der)?;
+    let uris = uri_names(&certificate).unwrap_or_default().into_iter().map(str::to_owned).collect();
+    Ok(Names {
+        subject: certificate.subject().to_string(),
+        issuer: certificate.issuer().to_string(),
+        serial: serial_of(&certificate),
+        uris,
+        signs: basic_constraints(&certificate).is_some_and(|constraints| constraints.ca),
+    })
 }
 
 /// From when and until when a certificate is valid: for trust anchors, whose dates path validation does not look at.
@@ -90,126 +149,42 @@ pub fn validity(der: &[u8]) -> Result<(SystemTime, SystemTime), SvidError> {
     parse(der).map(|certificate| validity_of(&certificate))
 }
 
-// Rules of a leaf
+// Judging
 
-fn require_end_entity(certificate: &X509Certificate<'_>) -> Result<(), SvidError> {
-    if let Some(constraints) = basic_constraints(certificate) {
-        require(!constraints.ca, "X509-SVID 4.1", "a leaf has cA FALSE in basicConstraints", "cA TRUE")?;
-        let path_length = constraints.path_len_constraint;
-        require(
-            path_length.is_none(),
-            "RFC 5280 4.2.1.9",
-            "no pathLenConstraint without cA TRUE",
-            "a pathLenConstraint",
-        )?;
-    }
-    let constrains_names = extension(certificate, &OID_X509_EXT_NAME_CONSTRAINTS).is_some();
-    require(
-        !constrains_names,
-        "RFC 5280 4.2.1.10",
-        "nameConstraints in CA certificates only",
-        "nameConstraints in a leaf",
-    )
-}
-
-fn require_leaf_key_usage(certificate: &X509Certificate<'_>) -> Result<(), SvidError> {
-    let usage = key_usage(certificate)?;
-    require(
-        !usage.key_cert_sign() && !usage.crl_sign(),
-        "X509-SVID 4.3",
-        "a leaf has neither keyCertSign nor cRLSign in keyUsage",
-        format_args!("keyUsage {}", print_usage(usage)),
-    )?;
-    require(
-        usage.digital_signature(),
-        "X509-SVID 4.3",
-        "a leaf has digitalSignature in keyUsage",
-        format_args!("keyUsage {}", print_usage(usage)),
-    )
-}
-
-/// Every workload both calls and answers, so extendedKeyUsage, where it is there at all, allows both.
-fn require_both_directions(certificate: &X509Certificate<'_>) -> Result<(), SvidError> {
-    match extension(certificate, &OID_X509_EXT_EXTENDED_KEY_USAGE).map(X509Extension::parsed_extension) {
-        Some(ParsedExtension::ExtendedKeyUsage(usage)) => require(
-            usage.server_auth && usage.client_auth,
-            "X509-SVID 4.4",
-            "extendedKeyUsage, if present, has both serverAuth and clientAuth",
-            match (usage.server_auth, usage.client_auth) {
-                (true, _) => "serverAuth only",
-                (_, true) => "clientAuth only",
-                _ => "neither",
-            },
-        ),
-        _ => Ok(()),
-    }
-}
-
-/// The SPIFFE ID of the one URI SAN.
-fn leaf_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, SvidError> {
-    let uris = uri_names(certificate)?;
-    let [uri] = *uris.as_slice() else {
-        return Err(broken(
-            "X509-SVID 2",
-            "exactly one URI in subjectAltName",
-            format_args!("{} URIs", uris.len()),
-        ));
-    };
-    // RFC 5280 4.1.2.6 asks for the same; Istio, Go and rcgen all mark it so.
-    let critical = extension(certificate, &OID_X509_EXT_SUBJECT_ALT_NAME).is_some_and(|names| names.critical);
-    require(
-        critical || certificate.subject().iter().next().is_some(),
-        "X509-SVID 3.1",
-        "subjectAltName is critical where the subject is empty",
-        "an empty subject and a subjectAltName that is not critical",
-    )?;
-    let names_no_workload = TrustDomain::of_signer(uri).is_ok();
-    require(!names_no_workload, "X509-SVID 3.1", "the SPIFFE ID of a leaf has a path", uri)?;
-    uri.parse().map_err(|error| broken("SPIFFE-ID 2", "the URI in subjectAltName is a SPIFFE ID", error))
-}
-
-// Rules of a signing certificate
-
-/// Finds URI names with a walk of its own: x509-parser drops subtrees that it cannot read.
-fn require_no_uri_constraints(certificate: &X509Certificate<'_>) -> Result<(), SvidError> {
-    const URI: u32 = 6;
-    let Some(constraints) = extension(certificate, &OID_X509_EXT_NAME_CONSTRAINTS) else { return Ok(()) };
-    for subtrees in elements(sole_element(constraints.value)?.data)? {
-        for subtree in elements(subtrees.data)? {
-            let base = elements(subtree.data)?.into_iter().next();
-            let is_other_than_uri =
-                base.is_some_and(|base| base.class() == Class::ContextSpecific && base.tag() != Tag(URI));
-            require(
-                is_other_than_uri,
-                "RFC 5280 6.1.4 (g)",
-                "no name constraint on URIs, since none is enforced",
-                "one on URIs",
-            )?;
+fn require_all(rules: &[Rule], certificate: &X509Certificate<'_>) -> Result<(), SvidError> {
+    for rule in rules {
+        if let Look::Broken(seen) = (rule.look)(certificate) {
+            return Err(broken(rule.clause, rule.asks, seen));
         }
     }
     Ok(())
 }
 
-/// A signing certificate need not have a SPIFFE ID, and its other URIs mean nothing (X509-SVID 3.2).
-fn require_signer_id(certificate: &X509Certificate<'_>) -> Result<(), SvidError> {
-    let uris = uri_names(certificate)?;
-    match *uris.as_slice() {
-        [uri] if spiffe::claims_spiffe_scheme(uri) => {
-            TrustDomain::of_signer(uri).map(drop).map_err(|error| {
-                broken(
-                    "X509-SVID 3.2",
-                    "the SPIFFE ID of a signing certificate is a trust domain without a path",
-                    error,
-                )
-            })
-        }
-        _ => require(
-            !uris.iter().any(|uri| spiffe::claims_spiffe_scheme(uri)),
-            "X509-SVID 2",
-            "exactly one URI in subjectAltName where it is a SPIFFE ID",
-            format_args!("{} URIs", uris.len()),
-        ),
-    }
+fn examine<'r>(der: &[u8], rules: impl Iterator<Item = &'r Rule>) -> Vec<Verdict> {
+    let unreadable = |error: SvidError| {
+        let SvidError { clause, expected, seen } = error;
+        vec![Verdict { clause, asks: expected, outcome: Outcome::Broken, seen }]
+    };
+    let certificate = match parse_strictly(der) {
+        Ok(certificate) => certificate,
+        Err(error) => return unreadable(error),
+    };
+    let read = Verdict {
+        clause: "RFC 5280 4.1",
+        asks: "an X.509 certificate in DER, and nothing behind it",
+        outcome: Outcome::Kept,
+        seen: format!("{} bytes", der.len()),
+    };
+    let verdict = |rule: &Rule| {
+        let Rule { clause, asks, look } = *rule;
+        let (outcome, seen) = match look(&certificate) {
+            Look::Kept(seen) => (Outcome::Kept, seen),
+            Look::Broken(seen) => (Outcome::Broken, seen),
+            Look::Absent => (Outcome::Absent, String::new()),
+        };
+        Verdict { clause, asks, outcome, seen: shown(seen) }
+    };
+    std::iter::once(read).chain(rules::FORM.iter().chain(rules).map(verdict)).collect()
 }
 
 // Reading
@@ -217,23 +192,14 @@ fn require_signer_id(certificate: &X509Certificate<'_>) -> Result<(), SvidError>
 /// A certificate whose form can be relied on: the extensions that are judged here are readable and unique, and no other
 /// is critical.
 fn read(der: &[u8]) -> Result<X509Certificate<'_>, SvidError> {
+    let certificate = parse_strictly(der)?;
+    require_all(&rules::FORM, &certificate)?;
+    Ok(certificate)
+}
+
+fn parse_strictly(der: &[u8]) -> Result<X509Certificate<'_>, SvidError> {
     let certificate = parse(der)?;
     require_strict_der(der)?;
-    let version = certificate.version();
-    require(
-        version == X509Version::V3,
-        "RFC 5280 4.1.2.1",
-        "an X.509 certificate of version 3",
-        format_args!("{version}"),
-    )?;
-    require(
-        certificate.tbs_certificate.signature == certificate.signature_algorithm,
-        "RFC 5280 4.1.1.2",
-        "the same signature algorithm inside and outside of the signed part",
-        "two different ones",
-    )?;
-    require_named_curve(&certificate)?;
-    require_known_extensions(&certificate)?;
     Ok(certificate)
 }
 
@@ -252,53 +218,6 @@ fn parse(der: &[u8]) -> Result<X509Certificate<'_>, SvidError> {
         format_args!("{} bytes", behind.len()),
     )?;
     Ok(certificate)
-}
-
-/// Extensions that are judged here, so they may be critical.
-const JUDGED: [Oid<'static>; 5] = [
-    OID_X509_EXT_BASIC_CONSTRAINTS,
-    OID_X509_EXT_KEY_USAGE,
-    OID_X509_EXT_EXTENDED_KEY_USAGE,
-    OID_X509_EXT_SUBJECT_ALT_NAME,
-    OID_X509_EXT_NAME_CONSTRAINTS,
-];
-
-fn require_known_extensions(certificate: &X509Certificate<'_>) -> Result<(), SvidError> {
-    let mut seen = HashSet::new();
-    for extension in certificate.extensions() {
-        let oid = &extension.oid;
-        require(
-            seen.insert(oid.as_bytes()),
-            "RFC 5280 4.2",
-            "no extension twice",
-            format_args!("{oid} twice"),
-        )?;
-        if JUDGED.contains(oid) {
-            sole_element(extension.value)?;
-            let readable = extension.parsed_extension().error().is_none();
-            require(
-                readable,
-                "RFC 5280 4.2",
-                "extensions that can be read",
-                format_args!("{oid} is malformed"),
-            )?;
-        } else {
-            require(!extension.critical, "RFC 5280 4.2", "no critical extension that is unknown here", oid)?;
-        }
-    }
-    Ok(())
-}
-
-/// Curve parameters written out let a signer choose its own generator (RFC 5480 2.1.1; CVE-2020-0601).
-fn require_named_curve(certificate: &X509Certificate<'_>) -> Result<(), SvidError> {
-    let algorithm = &certificate.public_key().algorithm;
-    let named = algorithm.parameters.as_ref().is_some_and(|parameters| parameters.tag() == Tag::Oid);
-    require(
-        algorithm.algorithm != OID_KEY_TYPE_EC_PUBLIC_KEY || named,
-        "RFC 5480 2.1.1",
-        "an elliptic curve given by its name",
-        "curve parameters written out or missing",
-    )
 }
 
 /// Refuses bytes that x509-parser steps over: behind the last field of a structure, or in a form that is not DER.
@@ -373,20 +292,13 @@ fn basic_constraints<'b>(certificate: &'b X509Certificate<'_>) -> Option<&'b Bas
     }
 }
 
-fn key_usage<'b>(certificate: &'b X509Certificate<'_>) -> Result<&'b KeyUsage, SvidError> {
-    let extension = extension(certificate, &OID_X509_EXT_KEY_USAGE);
-    let Some((extension, ParsedExtension::KeyUsage(usage))) =
-        extension.map(|extension| (extension, extension.parsed_extension()))
-    else {
-        return Err(broken("X509-SVID 4.3", "a keyUsage extension", "none"));
-    };
-    require(
-        extension.critical,
-        "X509-SVID 4.3",
-        "a keyUsage extension marked critical",
-        "one that is not critical",
-    )?;
-    Ok(usage)
+/// The keyUsage, and whether it is critical.
+fn key_usage<'b>(certificate: &'b X509Certificate<'_>) -> Option<(&'b KeyUsage, bool)> {
+    let extension = extension(certificate, &OID_X509_EXT_KEY_USAGE)?;
+    match extension.parsed_extension() {
+        ParsedExtension::KeyUsage(usage) => Some((usage, extension.critical)),
+        _ => None,
+    }
 }
 
 fn print_usage(usage: &KeyUsage) -> String {
@@ -395,7 +307,7 @@ fn print_usage(usage: &KeyUsage) -> String {
 }
 
 /// Every URI in subjectAltName, the same twice counted twice. A name that cannot be read could be one.
-fn uri_names<'a>(certificate: &X509Certificate<'a>) -> Result<Vec<&'a str>, SvidError> {
+fn uri_names<'a>(certificate: &X509Certificate<'a>) -> Result<Vec<&'a str>, String> {
     let names =
         match extension(certificate, &OID_X509_EXT_SUBJECT_ALT_NAME).map(X509Extension::parsed_extension) {
             Some(ParsedExtension::SubjectAlternativeName(names)) => names.general_names.as_slice(),
@@ -406,8 +318,7 @@ fn uri_names<'a>(certificate: &X509Certificate<'a>) -> Result<Vec<&'a str>, Svid
         match *name {
             GeneralName::URI(uri) => uris.push(uri),
             GeneralName::Invalid(tag, _) => {
-                let seen = format_args!("a name of type {} that is malformed", tag.0);
-                return Err(broken("RFC 5280 4.2.1.6", "names in subjectAltName that can be read", seen));
+                return Err(format!("a name of type {} that is malformed", tag.0));
             }
             _ => {}
         }
@@ -415,21 +326,28 @@ fn uri_names<'a>(certificate: &X509Certificate<'a>) -> Result<Vec<&'a str>, Svid
     Ok(uris)
 }
 
-fn serial(certificate: &X509Certificate<'_>) -> Result<String, SvidError> {
-    const MAX_OCTETS: usize = 20;
-    let bytes = certificate.raw_serial();
-    let digits: Vec<u8> = bytes.iter().copied().skip_while(|&byte| byte == 0).collect();
-    let octets = digits.len();
-    require(
-        octets <= MAX_OCTETS,
-        "RFC 5280 4.1.2.2",
-        "a serial number of at most 20 octets",
-        format_args!("{octets} octets"),
-    )?;
-    if digits.is_empty() {
-        return Ok("00".to_owned());
+/// The one URI of a certificate.
+fn sole_uri<'a>(certificate: &X509Certificate<'a>) -> Option<&'a str> {
+    match *uri_names(certificate).ok()?.as_slice() {
+        [uri] => Some(uri),
+        _ => None,
     }
-    Ok(digits.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The SPIFFE ID of a leaf whose rules were checked.
+fn leaf_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, SvidError> {
+    let id = sole_uri(certificate).unwrap_or_default().parse();
+    id.map_err(|error| broken("SPIFFE-ID 2", "the URI in subjectAltName is a SPIFFE ID", error))
+}
+
+/// The serial number's digits without leading zero bytes.
+fn serial_of(certificate: &X509Certificate<'_>) -> String {
+    let digits: String = serial_octets(certificate).map(|byte| format!("{byte:02x}")).collect();
+    if digits.is_empty() { "00".to_owned() } else { digits }
+}
+
+fn serial_octets(certificate: &X509Certificate<'_>) -> impl Iterator<Item = u8> {
+    certificate.raw_serial().iter().copied().skip_while(|&byte| byte == 0)
 }
 
 fn validity_of(certificate: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
@@ -447,9 +365,13 @@ fn require(
 }
 
 fn broken(clause: &'static str, expected: &'static str, seen: impl std::fmt::Display) -> SvidError {
-    /// Of a stranger's certificate, more is noise.
+    SvidError { clause, expected, seen: shown(seen) }
+}
+
+/// Of a stranger's certificate, more is noise.
+fn shown(seen: impl std::fmt::Display) -> String {
     const SHOWN: usize = 400;
-    SvidError { clause, expected, seen: seen.to_string().chars().take(SHOWN).collect() }
+    seen.to_string().chars().take(SHOWN).collect()
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ use crate::settings::{Hurry, Settings};
 use crate::telemetry::Telemetry;
 use crate::tls::origination::Originator;
 use crate::tls::{Clock, LiveCredentials};
+#[cfg(feature = "workload-api")]
+use crate::workload_api::{self, Socket, SocketError};
 use crate::{drain, gateway, reload};
 
 /// Longest wait for the first DNS answers before connections are accepted.
@@ -45,6 +47,9 @@ pub(crate) enum AppError {
     WorkloadId(#[from] pillion_mesh::spiffe::SpiffeIdError),
     #[error("cannot listen on {address} ({what}): {fault}{}", cure(fault))]
     Listen { what: &'static str, address: SocketAddr, fault: io::Error },
+    #[cfg(feature = "workload-api")]
+    #[error("cannot listen on {path} (Workload API): {fault}")]
+    WorkloadApi { path: String, fault: SocketError },
     #[error("cannot watch for signals: {0}")]
     Signals(io::Error),
 }
@@ -141,11 +146,16 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     let (publisher, snapshot) = Publisher::new(snapshot, SystemTime::now());
     let bound = bind_all(&settings)?;
     let servers = Servers::bind(&settings).await?;
+    #[cfg(feature = "workload-api")]
+    let api_socket = settings.workload_api.as_ref().map(api_socket).transpose()?;
 
     let drain = drain::Trigger::default();
     let telemetry = Arc::new(Telemetry::new(&settings.workload));
     let mark = settings.interception.mark_outwards();
-    let own = identity::Own { id, aliases: settings.mesh_config.trust_domain_aliases.as_slice().into() };
+    let own = identity::Own {
+        id: id.clone(),
+        aliases: settings.mesh_config.trust_domain_aliases.as_slice().into(),
+    };
     let clock = clock(settings.hurry);
     let identity = identity::spawn(
         own,
@@ -156,6 +166,9 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
         mark,
         drain.quit_token(),
     );
+    let federation = settings.federation.clone();
+    let identity =
+        identity::federate(identity, &id, federation, (settings.tls, mark), &telemetry, &drain.quit_token());
     let identity = Arc::new(identity);
     let resolver = Resolver::new(publisher.clone(), Dns::system(), settings.dns_refresh);
     if timeout(FIRST_NAMES, resolver.refresh()).await.is_err() {
@@ -204,6 +217,11 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
         bound: addresses.clone(),
         gateway: shared.gateway.clone(),
     });
+    #[cfg(feature = "workload-api")]
+    if let Some(socket) = api_socket {
+        let (credentials, telemetry) = (identity.credentials.clone(), shared.telemetry.clone());
+        tokio::spawn(workload_api::serve(socket, credentials, telemetry, shared.drain.quit_token()));
+    }
     tokio::spawn(announce_certificate(identity));
     for listener in bound {
         shared.tasks.spawn(listener::run(listener, shared.clone(), CancellationToken::new()));
@@ -295,6 +313,16 @@ fn bind_all(settings: &Settings) -> Result<Vec<Bound>, AppError> {
             })?,
         );
     }
+    Ok(bound)
+}
+
+#[cfg(feature = "workload-api")]
+fn api_socket(api: &crate::settings::WorkloadApi) -> Result<Socket, AppError> {
+    let crate::settings::WorkloadApi { socket, mode } = api;
+    let path = socket.display().to_string();
+    let bound =
+        Socket::bind(socket, *mode).map_err(|fault| AppError::WorkloadApi { path: path.clone(), fault })?;
+    info!("listening on {path} (Workload API, mode {mode:04o})");
     Ok(bound)
 }
 

@@ -7,13 +7,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use pillion_mesh::yaml::{self, YamlError};
 use tracing::{error, info};
 
 use crate::app::{self, AppError};
 use crate::reload::{self, ReloadError};
-use crate::settings::{Arguments, Faults, LogFormat, RawSettings, Settings};
+use crate::settings::{Arguments, Faults, LogFormat, Program, RawSettings, Settings};
 use crate::telemetry::log::{self, LogLevelError};
 
 pub(crate) use crate::telemetry::log::LogLevel;
@@ -50,7 +49,17 @@ pub(crate) enum SettingsError {
 ///
 /// Exit codes: 0 clean, 1 runtime failure, 2 wrong arguments, settings or mesh resources.
 pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(args) {
+    run(Program::Proxy, args)
+}
+
+/// Runs `pillion-ca agent` likewise, for a workload that has no sidecar: a proxy that takes in no connection, keeps an
+/// identity and serves it by the SPIFFE Workload API.
+pub fn agent_main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    run(Program::Agent, args)
+}
+
+fn run(program: Program, args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::parse(program, args) {
         Ok(arguments) => arguments,
         Err(message) => {
             // Nothing is left to do when the terminal is gone.
@@ -59,23 +68,23 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let check = arguments.check;
-    let done =
-        settings(arguments).and_then(|settings| if check { check_only(&settings) } else { start(settings) });
+    let done = settings(program, arguments)
+        .and_then(|settings| if check { check_only(&settings) } else { start(program, settings) });
     done.unwrap_or_else(|fault| {
         for line in fault.to_string().lines() {
-            eprintln!("pillion-proxy: {line}");
+            eprintln!("{}: {line}", program.name());
         }
         ExitCode::from(WRONG_SETTINGS)
     })
 }
 
 /// Flags over environment over file, then checked.
-fn settings(arguments: Arguments) -> Result<Settings, SettingsError> {
+fn settings(program: Program, arguments: Arguments) -> Result<Settings, SettingsError> {
     let Some(path) = &arguments.config else {
         let alone = arguments.settings.over(RawSettings::default());
-        return Settings::try_from(alone).map_err(SettingsError::FaultsWithoutFile);
+        return alone.check(program).map_err(SettingsError::FaultsWithoutFile);
     };
-    Ok(Settings::try_from(arguments.settings.over(read(path)?))?)
+    Ok(arguments.settings.over(read(path)?).check(program)?)
 }
 
 /// The settings of a file alone, without flags and environment.
@@ -107,9 +116,9 @@ fn check_only(settings: &Settings) -> Result<ExitCode, SettingsError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn start(settings: Settings) -> Result<ExitCode, SettingsError> {
+fn start(program: Program, settings: Settings) -> Result<ExitCode, SettingsError> {
     let level = log::init(settings.log_format, &std::env::var("RUST_LOG").unwrap_or_default())?;
-    announce(&settings);
+    announce(program, &settings);
     let runtime =
         match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("pillion-proxy").build() {
             Ok(runtime) => runtime,
@@ -132,13 +141,16 @@ fn start(settings: Settings) -> Result<ExitCode, SettingsError> {
 fn exit_code(fault: &AppError) -> u8 {
     match fault {
         AppError::Resources(_) | AppError::WorkloadId(_) => WRONG_SETTINGS,
+        #[cfg(feature = "workload-api")]
+        AppError::WorkloadApi { .. } => RUNTIME_FAILURE,
         AppError::Listen { .. } | AppError::Signals(_) => RUNTIME_FAILURE,
     }
 }
 
 /// The settings in force: a line each for people, one object for machines.
-fn announce(settings: &Settings) {
-    info!(record = %settings.to_json(), "pillion-proxy {}, settings in force:", env!("CARGO_PKG_VERSION"));
+fn announce(program: Program, settings: &Settings) {
+    let (name, version) = (program.name(), env!("CARGO_PKG_VERSION"));
+    info!(record = %settings.to_json(), "{name} {version}, settings in force:");
     if settings.log_format == LogFormat::Text {
         for line in settings.to_lines() {
             info!("  {line}");

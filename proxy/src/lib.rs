@@ -4,9 +4,13 @@
 //! The I/O shell. What is decided is decided in `pillion_mesh`; `ARCHITECTURE.md` draws the life of a connection
 //! with the names used here.
 
+// What only the Workload API uses stays in place without it.
+#![cfg_attr(not(feature = "workload-api"), allow(dead_code, unused_imports))]
+
 mod admin;
 mod app;
 mod authorize;
+pub mod chain;
 mod connections;
 mod dns;
 mod drain;
@@ -27,8 +31,10 @@ mod settings;
 pub mod sidecar_file;
 mod telemetry;
 mod tls;
+#[cfg(feature = "workload-api")]
+mod workload_api;
 
-pub use entry::main_with;
+pub use entry::{agent_main_with, main_with};
 
 #[cfg(test)]
 mod tests;

@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(
             read("inbound: {capture: 0.0.0.0:15006}\n").unwrap_err(),
             "/proxy.yaml: workload.serviceAccount: is missing; name the service account of the certificate, such as backend\n\
-             /proxy.yaml: identity: is missing; say where the certificate comes from, by identity.ca or identity.files"
+             /proxy.yaml: identity: is missing; say where the certificate comes from, by identity.ca, identity.files or identity.workloadApi"
         );
         assert!(read("inbounds: {}\n").unwrap_err().starts_with("/proxy.yaml:1:1: unknown field `inbounds`"));
     }

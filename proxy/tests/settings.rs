@@ -65,6 +65,14 @@ limits:
   connectTimeout: 2s
   keepalive: {time: 60s, interval: 10s, retries: 3}
 dns: {refresh: 1m}
+workloadApi: {socket: /run/pillion/workload.sock, mode: 0666}
+federation:
+- trustDomain: other.example
+  bundle:
+    endpoint: https://ca.other.example:15012/v1/bundle
+    profile: https_spiffe
+    endpointSpiffeId: spiffe://other.example/ca
+    file: other.json
 log: {format: json}
 time: {scale: 2880, origin: \"2026-11-26T00:00:00Z\"}
 ";
@@ -244,7 +252,58 @@ const WRONG: &[(&str, &str, &str, &[&str])] = &[
         "identity: {ca: {address: \"https://ca\", tokenFile: t, bundleFile: b, ttl: 500ms}}",
         &[],
     ),
-    ("the Workload API", "identity:", "identity: {workloadApi: {socket: /run/spire/api.sock}}", &[]),
+    ("a Workload API over TCP", "identity:", "identity: {workloadApi: \"tcp://127.0.0.1:8081\"}", &[]),
+    (
+        "an agent and files",
+        "identity:",
+        "identity: {workloadApi: \"unix:///agent.sock\", files: {certificate: c, key: k, bundle: b}}",
+        &[],
+    ),
+    ("a Workload API without a socket", "workloadApi:", "workloadApi: {mode: \"0666\"}", &[]),
+    ("a mode that is none", "workloadApi:", "workloadApi: {socket: a.sock, mode: rw}", &[]),
+    (
+        "our own trust domain as another",
+        "federation:",
+        "federation: [{trustDomain: cluster.local, bundle: {file: a.json}}]",
+        &[],
+    ),
+    (
+        "a trust domain twice",
+        "federation:",
+        "federation: [{trustDomain: a.example, bundle: {file: a.json}}, {trustDomain: a.example, bundle: {file: b.json}}]",
+        &[],
+    ),
+    (
+        "a trust domain without a bundle",
+        "federation:",
+        "federation: [{trustDomain: a.example, bundle: {}}]",
+        &[],
+    ),
+    (
+        "an endpoint without a profile",
+        "federation:",
+        "federation: [{trustDomain: a.example, bundle: {endpoint: \"https://a.example/bundle\"}}]",
+        &[],
+    ),
+    (
+        "an endpoint over plain HTTP",
+        "federation:",
+        "federation: [{trustDomain: a.example, bundle: {endpoint: \"http://a.example/bundle\", profile: https_web}}]",
+        &[],
+    ),
+    (
+        "a SPIFFE endpoint without an ID",
+        "federation:",
+        "federation: [{trustDomain: a.example, bundle: {endpoint: \"https://a.example/bundle\", profile: https_spiffe}}]",
+        &[],
+    ),
+    (
+        "a SPIFFE endpoint that nobody vouches for",
+        "federation:",
+        "federation: [{trustDomain: a.example, bundle: {endpoint: \"https://a.example/bundle\", profile: https_spiffe, \
+         endpointSpiffeId: \"spiffe://a.example/ca\"}}]",
+        &[],
+    ),
     ("HBONE", "inbound:", "inbound: {tunnel: 0.0.0.0:15008}", &[]),
     ("no listener at all", "inbound:", "", &[]),
     ("two listeners on one address", "admin:", "admin: {address: 127.0.0.1:15006}", &[]),

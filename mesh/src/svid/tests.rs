@@ -511,6 +511,100 @@ fn an_error_reads_as_a_sentence_with_its_clause() {
     );
 }
 
+// Clause by clause
+
+/// The clauses that are broken.
+fn broken_clauses(verdicts: &[Verdict]) -> Vec<&'static str> {
+    let broken = verdicts.iter().filter(|verdict| verdict.outcome == Outcome::Broken);
+    broken.map(|verdict| verdict.clause).collect()
+}
+
+#[test]
+fn a_good_leaf_keeps_every_clause_and_shows_what_it_has() {
+    let verdicts = examine_leaf(&leaf(|_| {}));
+    assert_eq!(broken_clauses(&verdicts), Vec::<&str>::new());
+    let seen = |asks: &str| {
+        let verdict = verdicts.iter().find(|verdict| verdict.asks.starts_with(asks));
+        verdict.map(|verdict| verdict.seen.as_str())
+    };
+    assert_eq!(seen("exactly one URI"), Some(ID));
+    assert_eq!(seen("a leaf has cA FALSE"), Some("cA FALSE"));
+    assert_eq!(seen("a trust domain of"), Some("\"cluster.local\""));
+    assert_eq!(seen("path segments"), Some("/ns/default/sa/backend"));
+}
+
+#[test]
+fn what_is_not_there_is_neither_kept_nor_broken() {
+    let verdicts = examine_leaf(&leaf(|params| params.key_usages.clear()));
+    let usage: Vec<_> = verdicts.iter().filter(|verdict| verdict.clause == "X509-SVID 4.3").collect();
+    let outcomes: Vec<_> = usage.iter().map(|verdict| verdict.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Broken, Outcome::Absent, Outcome::Absent, Outcome::Absent]);
+}
+
+#[test]
+fn every_fault_of_a_certificate_is_told_at_once() {
+    let der = leaf(|params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.subject_alt_names = vec![uri(ID), uri(ID)];
+    });
+    let expected = ["X509-SVID 4.1", "X509-SVID 4.3", "X509-SVID 4.3", "X509-SVID 4.4", "X509-SVID 2"];
+    assert_eq!(broken_clauses(&examine_leaf(&der)), expected);
+}
+
+#[rstest]
+#[case::scheme("https://td/a", &["SPIFFE-ID 2", "SPIFFE-ID 2"])]
+#[case::scheme_in_capitals("SPIFFE://td/a", &["SPIFFE-ID 2", "SPIFFE-ID 2"])]
+#[case::no_authority("spiffe:td/a", &["SPIFFE-ID 2", "SPIFFE-ID 2"])]
+#[case::query("spiffe://td/a?b", &["SPIFFE-ID 2", "SPIFFE-ID 2"])]
+#[case::fragment("spiffe://td/a#", &["SPIFFE-ID 2", "SPIFFE-ID 2"])]
+#[case::port("spiffe://td:80/a", &["SPIFFE-ID 2", "SPIFFE-ID 2.1"])]
+#[case::user("spiffe://u@td/a", &["SPIFFE-ID 2", "SPIFFE-ID 2.1"])]
+#[case::trust_domain_in_capitals("spiffe://TD/a", &["SPIFFE-ID 2", "SPIFFE-ID 2.1"])]
+#[case::percent_in_path("spiffe://td/a%20b", &["SPIFFE-ID 2", "SPIFFE-ID 2.2"])]
+#[case::dot_dot("spiffe://td/a/..", &["SPIFFE-ID 2", "SPIFFE-ID 2.2"])]
+#[case::slash_at_the_end("spiffe://td/a/", &["SPIFFE-ID 2", "SPIFFE-ID 2.2"])]
+#[case::no_path("spiffe://td", &["X509-SVID 3.1", "SPIFFE-ID 2"])]
+#[case::two_faults("spiffe://td:80/a//b", &["SPIFFE-ID 2", "SPIFFE-ID 2.1", "SPIFFE-ID 2.2"])]
+fn the_clause_of_an_id_that_is_none_is_found(#[case] text: &str, #[case] expected: &[&str]) {
+    let der = leaf_named(&[(URI, text.as_bytes())]);
+    assert_eq!(broken_clauses(&examine_leaf(&der)), expected);
+}
+
+#[test]
+fn what_is_no_certificate_has_one_verdict() {
+    let [verdict] = examine_leaf(b"no certificate").try_into().unwrap();
+    assert_eq!((verdict.clause, verdict.outcome), ("RFC 5280 4.1", Outcome::Broken));
+}
+
+#[test]
+fn a_certificate_is_called_by_its_names() {
+    let names = super::names(&signer(|_| {})).unwrap();
+    assert_eq!((names.subject.as_str(), names.signs), ("O=pillion", true));
+    assert_eq!(names.uris, ["spiffe://cluster.local"]);
+}
+
+/// Who explains and who judges agree.
+fn assert_agree(der: &[u8]) {
+    let told = broken_clauses(&examine_leaf(der));
+    assert_eq!(check_leaf(der).err().map(|error| error.clause), told.first().copied());
+    let told = broken_clauses(&examine_signer(der));
+    assert_eq!(check_signer(der).err().map(|error| error.clause), told.first().copied());
+}
+
+proptest! {
+    #[test]
+    fn a_leaf_is_refused_for_the_first_clause_that_is_told(
+        scheme in prop::sample::select(vec!["spiffe://", "Spiffe://", "spiffe:/", "https://"]),
+        authority in "[a-zA-Z0-9._:@-]{0,6}",
+        path in "[a-z/.%?#_-]{0,8}",
+    ) {
+        let text = format!("{scheme}{authority}{path}");
+        assert_agree(&leaf_named(&[(URI, text.as_bytes())]));
+    }
+}
+
 // Whatever a stranger presents
 
 proptest! {
@@ -527,7 +621,8 @@ proptest! {
         for (at, byte) in &damage {
             *at.get_mut(&mut der) = *byte;
         }
-        let _ = (check_signer(&der), validity(&der));
+        let _ = (check_signer(&der), validity(&der), super::names(&der));
+        assert_agree(&der);
         if let Ok(svid) = check_leaf(&der) {
             // No leaf is accepted with an ID that is not in it, as it stands.
             let id = svid.id.as_str().as_bytes();

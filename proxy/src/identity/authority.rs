@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject;
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
-use super::https::{self, Dial, HttpsError, Peer};
+use super::https::{self, Dial, HttpsError, Peer, Trust};
 use super::key::NewKey;
 use super::{CaSource, Own};
 use crate::files::read_bounded;
@@ -240,7 +240,7 @@ impl Authority {
         let now = self.clock.now();
         let roots = trusted.roots(&self.own.id.trust_domain()).unwrap_or_default();
         let roots = roots.iter().filter(|root| root.is_valid_at(now)).map(|root| root.der.clone()).collect();
-        let peer = Peer { host: &self.source.host, roots, shown };
+        let peer = Peer { host: &self.source.host, trust: Trust::Roots(roots), shown };
         https::send(&self.dial, peer, self.tls, &self.clock, request).await.map_err(|error| CaError::Https {
             address: self.address(),
             cure: match error {

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use pillion_mesh::wire::rfc3339;
@@ -13,10 +13,11 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 use zeroize::Zeroizing;
 
 use super::authority::{FILE_LIMIT, check_ours};
+use super::expiry::Expiry;
 use super::publish::Publisher;
 use super::{FileSource, Own};
 use crate::files::{read_bounded, warn_of_readers};
@@ -33,6 +34,7 @@ pub(super) struct Watched {
     clock: Clock,
     publisher: Publisher,
     memory: Memory,
+    expiry: Expiry,
 }
 
 /// What was seen so far.
@@ -44,8 +46,6 @@ struct Memory {
     last: Option<Fingerprint>,
     /// What was complained about.
     reported: Option<Fingerprint>,
-    /// The end of validity that was warned of.
-    expiry_reported: Option<SystemTime>,
 }
 
 /// A hash of all contents, or the error that reading them gave.
@@ -66,7 +66,8 @@ impl Watched {
         clock: Clock,
         publisher: Publisher,
     ) -> Watched {
-        Watched { own, source, tls, clock, publisher, memory: Memory::default() }
+        let expiry = Expiry::of(source.certificate.display().to_string(), "put a new one there");
+        Watched { own, source, tls, clock, publisher, memory: Memory::default(), expiry }
     }
 
     /// Never ends.
@@ -78,7 +79,7 @@ impl Watched {
                 Err(error) => Err(error.to_string()),
             };
             self.look_at(read);
-            self.mind_the_expiry();
+            self.expiry.mind(&self.publisher, &self.clock);
             sleep(POLL).await;
         }
     }
@@ -147,31 +148,6 @@ impl Watched {
             .map_err(|error| of(certificate, &error))?;
         check_ours(&credentials, &self.own.id, &self.clock).map_err(|fault| of(certificate, &fault))?;
         Ok(credentials)
-    }
-
-    /// Nobody here can renew the files, so somebody must be told: in the last fifth of the life, and at its end.
-    fn mind_the_expiry(&mut self) {
-        let Some(current) = self.publisher.current() else { return };
-        let (svid, now) = (&current.svid, self.clock.now());
-        let life = svid.not_after.duration_since(svid.not_before).unwrap_or_default();
-        let stage = if now > svid.not_after {
-            svid.not_after
-        } else if now + life / 5 > svid.not_after {
-            svid.not_after - life / 5
-        } else {
-            return;
-        };
-        if self.memory.expiry_reported.replace(stage) == Some(stage) {
-            return;
-        }
-        let (path, until) = (self.source.certificate.display(), rfc3339::print(svid.not_after));
-        if now > svid.not_after {
-            error!(
-                "the certificate of {path} EXPIRED at {until} and mesh connections are refused: put a new one there"
-            );
-        } else {
-            warn!("the certificate of {path} lasts only until {until}: put a new one there");
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! One HTTPS request to the CA, with every size bounded. The deadline is the caller's.
+//! One HTTPS request to the CA, or to whoever serves a trust bundle, with every size bounded. The deadline is the caller's.
 
 use std::error::Error as StdError;
 use std::io;
@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::sign::SingleCertAndKey;
@@ -96,14 +97,22 @@ pub(super) enum HttpsError {
     TooLarge,
 }
 
-/// How to know the CA, and what to show it.
+/// How to know the server, and what to show it.
 pub(super) struct Peer<'a> {
-    /// The name or address that its certificate must have.
+    /// Its name or address.
     pub(super) host: &'a str,
-    /// What its certificate must lead to.
-    pub(super) roots: Vec<CertificateDer<'static>>,
+    /// What its certificate must be.
+    pub(super) trust: Trust,
     /// Our own certificate, where it is the evidence.
     pub(super) shown: Option<Arc<SingleCertAndKey>>,
+}
+
+/// What a server's certificate must be.
+pub(super) enum Trust {
+    /// One for the host, that leads to one of these roots.
+    Roots(Vec<CertificateDer<'static>>),
+    /// One that somebody else judges.
+    Verifier(Arc<dyn ServerCertVerifier>),
 }
 
 /// Sends `request` over a connection of its own and reads the whole answer.
@@ -143,20 +152,26 @@ pub(super) async fn send(
     Ok((status, body.to_bytes()))
 }
 
-/// Ordinary server authentication: a path to a root, and the name. Nothing outlives the request.
+/// Nothing outlives the request.
 fn client_config(peer: Peer<'_>, settings: TlsSettings, clock: &Clock) -> Result<ClientConfig, HttpsError> {
     let no_trust = |error: &dyn ToString| HttpsError::NoTrust(error.to_string());
-    let mut roots = RootCertStore::empty();
-    for root in peer.roots {
-        roots.add(root).map_err(|error| no_trust(&error))?;
-    }
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
-        .build()
-        .map_err(|error| no_trust(&error))?;
+    let verifier: Arc<dyn ServerCertVerifier> = match peer.trust {
+        Trust::Verifier(verifier) => verifier,
+        Trust::Roots(certificates) => {
+            let mut roots = RootCertStore::empty();
+            for root in certificates {
+                roots.add(root).map_err(|error| no_trust(&error))?;
+            }
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+                .build()
+                .map_err(|error| no_trust(&error))?
+        }
+    };
     let builder = ClientConfig::builder_with_details(provider(), Arc::new(clock.clone()))
         .with_protocol_versions(settings.versions())
         .map_err(|error| no_trust(&error))?
-        .with_webpki_verifier(verifier);
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
     let mut config = match peer.shown {
         Some(shown) => builder.with_client_cert_resolver(shown),
         None => builder.with_no_client_auth(),

@@ -1,17 +1,21 @@
 //! Where this proxy's identity comes from, and how it stays valid: a certificate from the CA, renewed in time, or files
-//! that somebody else renews.
+//! or an agent that somebody else renews. And whose identities are believed besides, those of other trust domains.
 //!
 //! Publishes [`LiveCredentials`]; a change drops no connection, since each keeps what it began with. Leaves what the
 //! credentials are to `tls`, and when to renew to `pillion_mesh::rotation`.
 
 mod attention;
 mod authority;
+mod expiry;
+mod federation;
 mod files;
 mod https;
 mod key;
 mod publish;
 mod revoked;
 mod rotate;
+#[cfg(feature = "workload-api")]
+mod workload_api;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::tls::{BundleError, Bundles, Clock, LiveCredentials, Revocations, TlsSettings};
 
+pub(crate) use federation::{BundleSource, Endpoint, EndpointTrust, Federated, federate};
 use publish::Publisher;
 
 /// Who this proxy is, and whose identities its trust domain's bundle vouches for.
@@ -54,6 +59,8 @@ pub(crate) enum Source {
     Ca(CaSource),
     /// Somebody else puts certificate and key into files.
     Files(FileSource),
+    /// An agent gives them by the SPIFFE Workload API on this socket.
+    WorkloadApi(PathBuf),
 }
 
 /// A CA with the API of `pillion-ca`.
@@ -109,7 +116,7 @@ pub(crate) struct Status {
     pub(crate) failed: u64,
     /// Why the newest attempt failed; none after a success.
     pub(crate) last_error: Option<String>,
-    /// When the CA is asked next; none where files are watched.
+    /// When the CA is asked next; none where files are watched or an agent is listened to.
     pub(crate) next_attempt: Option<SystemTime>,
     /// The revocation lists in force.
     pub(crate) lists: Option<Arc<Revocations>>,
@@ -169,6 +176,13 @@ pub(crate) fn spawn(
             let watched = files::Watched::new(own, files, tls, clock, publisher);
             tokio::spawn(cancel.run_until_cancelled_owned(watched.run()));
         }
+        #[cfg(feature = "workload-api")]
+        Source::WorkloadApi(socket) => {
+            let agent = workload_api::Agent::new(own, socket, tls, clock, publisher);
+            tokio::spawn(cancel.run_until_cancelled_owned(agent.run()));
+        }
+        #[cfg(not(feature = "workload-api"))]
+        Source::WorkloadApi(_) => {} // the settings refuse it
     }
     identity
 }

@@ -10,8 +10,11 @@ use tokio::time::Instant;
 use super::*;
 use crate::tls::Clock;
 
+#[cfg(feature = "workload-api")]
+mod agent;
 mod ca;
 mod fake_ca;
+mod federation;
 mod files;
 mod revoked;
 

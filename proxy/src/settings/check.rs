@@ -10,15 +10,18 @@ use pillion_mesh::policy::dial::OutboundPolicy;
 use pillion_mesh::workload::{MeshConfig, Workload};
 
 use super::raw::{
-    CaSection, FilesSection, GatewaySection, IdentitySection, InboundSection, InterceptionSection,
-    KeepaliveSection, KeyTypeWord, LimitsSection, OutboundSection, RawSettings, TimeSection, WorkloadSection,
+    CaSection, EndpointProfile, FederatedBundleSection, FederationItem, FilesSection, GatewaySection,
+    IdentitySection, InboundSection, InterceptionSection, KeepaliveSection, KeyTypeWord, LimitsSection,
+    OutboundSection, RawSettings, TimeSection, WorkloadApiSection, WorkloadSection,
 };
-use super::value::Period;
+use super::value::{Period, UnixSocket};
 use super::{
     Gateway, Hurry, Inbound, InboundListener, Interception, InterceptionMode, Limits, LogFormat, Outbound,
-    OutboundListener, OutboundTrafficPolicy, PolicyChange, Settings, TrafficPolicy,
+    OutboundListener, OutboundTrafficPolicy, PolicyChange, Program, Settings, TrafficPolicy, WorkloadApi,
 };
-use crate::identity::{CaSource, FileSource, KeyType, Source};
+use crate::identity::{
+    BundleSource, CaSource, Endpoint, EndpointTrust, Federated, FileSource, KeyType, Source,
+};
 use crate::net::Keepalive;
 use crate::tls::{TlsSettings, TlsVersion};
 
@@ -69,14 +72,27 @@ const MAX_HEAD_SIZE: u32 = 1024 * 1024;
 impl TryFrom<RawSettings> for Settings {
     type Error = Faults;
 
-    /// Judges each section by itself, then what only shows between sections. All faults are told at once.
+    /// Those of a sidecar.
     fn try_from(raw: RawSettings) -> Result<Self, Faults> {
+        raw.check(Program::Proxy)
+    }
+}
+
+impl RawSettings {
+    /// Judges each section by itself, then what only shows between sections. All faults are told at once.
+    ///
+    /// # Errors
+    /// All settings with which the program cannot run.
+    pub(crate) fn check(self, program: Program) -> Result<Settings, Faults> {
+        let raw = self;
         let mut faults = Vec::new();
         let workload = kept(workload(raw.workload), &mut faults);
         let root_namespace = kept(root_namespace(raw.root_namespace), &mut faults);
         let crl = raw.identity.crl.clone().map(|crl| path("identity.crl", crl)).transpose();
         let crl = kept(crl, &mut faults);
         let identity = kept(identity(raw.identity), &mut faults);
+        let workload_api = kept(workload_api(raw.workload_api), &mut faults);
+        let federation = kept(federation(raw.federation), &mut faults);
         let mesh = kept(raw.mesh.map(|mesh| path("mesh", mesh)).transpose(), &mut faults);
         let inbound = kept(inbound(raw.inbound), &mut faults);
         let gateway = kept(gateway(raw.gateway), &mut faults);
@@ -93,6 +109,9 @@ impl TryFrom<RawSettings> for Settings {
         else {
             return Err(Faults(faults));
         };
+        let (Some(workload_api), Some(federation)) = (workload_api, federation) else {
+            return Err(Faults(faults));
+        };
 
         let outbound_policy = match raw.outbound.traffic_policy {
             Some(OutboundTrafficPolicy::RegistryOnly) => OutboundPolicy::RegistryOnly,
@@ -104,6 +123,8 @@ impl TryFrom<RawSettings> for Settings {
             mesh_config: MeshConfig { root_namespace, trust_domain_aliases, outbound_policy },
             identity,
             crl,
+            workload_api,
+            federation,
             mesh,
             inbound,
             outbound: outbound(raw.outbound),
@@ -126,6 +147,10 @@ impl TryFrom<RawSettings> for Settings {
             hurry,
         };
         faults.extend(between_sections(&settings));
+        faults.extend(match program {
+            Program::Proxy => of_proxy(&settings).into_iter().collect(),
+            Program::Agent => of_agent(&settings),
+        });
         if faults.is_empty() { Ok(settings) } else { Err(Faults(faults)) }
     }
 }
@@ -186,24 +211,110 @@ fn root_namespace(raw: Option<String>) -> Result<String, Fault> {
 }
 
 fn identity(raw: IdentitySection) -> Result<Source, Fault> {
-    if raw.workload_api.is_some() {
-        return Err(Fault::new(
-            "identity.workloadApi",
-            "is not supported by this version; use identity.ca or identity.files",
-        ));
-    }
-    match (raw.ca == CaSection::default(), raw.files == FilesSection::default()) {
-        (false, true) => Ok(Source::Ca(ca(raw.ca)?)),
-        (true, false) => Ok(Source::Files(files(raw.files)?)),
-        (true, true) => Err(Fault::new(
+    let has_ca = raw.ca != CaSection::default();
+    let has_files = raw.files != FilesSection::default();
+    match (has_ca, has_files, raw.workload_api) {
+        (true, false, None) => Ok(Source::Ca(ca(raw.ca)?)),
+        (false, true, None) => Ok(Source::Files(files(raw.files)?)),
+        (false, false, Some(UnixSocket(socket))) => {
+            built_in("identity.workloadApi").map(|()| Source::WorkloadApi(socket))
+        }
+        (false, false, None) => Err(Fault::new(
             "identity",
-            "is missing; say where the certificate comes from, by identity.ca or identity.files",
+            "is missing; say where the certificate comes from, by identity.ca, identity.files or identity.workloadApi",
         )),
-        (false, false) => Err(Fault::new(
-            "identity",
-            "has both ca and files (a flag or variable may have added one); keep exactly one of them",
-        )),
+        (has_ca, has_files, workload_api) => {
+            let named = [(has_ca, "ca"), (has_files, "files"), (workload_api.is_some(), "workloadApi")];
+            let named: Vec<_> = named.iter().filter(|(has, _)| *has).map(|(_, name)| *name).collect();
+            Err(Fault::new(
+                "identity",
+                format!(
+                    "has {} (a flag or variable may have added one); keep exactly one of them",
+                    named.join(" and ")
+                ),
+            ))
+        }
     }
+}
+
+/// The Workload API is a feature that a build may lack.
+fn built_in(setting: &str) -> Result<(), Fault> {
+    if cfg!(feature = "workload-api") {
+        return Ok(());
+    }
+    Err(Fault::new(setting, "is not in this program, which was built without the feature workload-api"))
+}
+
+fn workload_api(raw: WorkloadApiSection) -> Result<Option<WorkloadApi>, Fault> {
+    let WorkloadApiSection { socket, mode } = raw;
+    let Some(socket) = socket else {
+        return match mode {
+            None => Ok(None),
+            Some(_) => Err(Fault::new(
+                "workloadApi.socket",
+                "is missing; say where to listen, such as /run/pillion/workload.sock",
+            )),
+        };
+    };
+    built_in("workloadApi")?;
+    let socket = path("workloadApi.socket", socket)?;
+    Ok(Some(WorkloadApi { socket, mode: mode.map_or(0o660, |mode| mode.0) }))
+}
+
+fn federation(raw: Vec<FederationItem>) -> Result<Vec<Federated>, Fault> {
+    let mut federation: Vec<Federated> = Vec::new();
+    for (n, item) in raw.into_iter().enumerate() {
+        let FederationItem { trust_domain, bundle } = item;
+        if federation.iter().any(|other| other.trust_domain == trust_domain) {
+            return Err(Fault::new(
+                format!("federation[{n}].trustDomain"),
+                format!("{trust_domain} stands there twice; keep one"),
+            ));
+        }
+        let bundle = federated_bundle(&format!("federation[{n}].bundle"), bundle)?;
+        federation.push(Federated { trust_domain, bundle });
+    }
+    Ok(federation)
+}
+
+fn federated_bundle(at: &str, raw: FederatedBundleSection) -> Result<BundleSource, Fault> {
+    let fault = |name: &str, message: &str| Err(Fault::new(format!("{at}.{name}"), message));
+    let FederatedBundleSection { file, endpoint, profile, endpoint_spiffe_id, ca_file } = raw;
+    let file = file.map(|file| path(&format!("{at}.file"), file)).transpose()?;
+    let ca_file = ca_file.map(|file| path(&format!("{at}.caFile"), file)).transpose()?;
+    let Some(url) = endpoint else {
+        return match (file, profile, endpoint_spiffe_id, ca_file) {
+            (Some(file), None, None, None) => Ok(BundleSource::File(file)),
+            (None, None, None, None) => fault("file", "is missing; name a file, or an endpoint"),
+            _ => fault("endpoint", "is missing; it goes with profile, endpointSpiffeId and caFile"),
+        };
+    };
+    let trust = match (profile, endpoint_spiffe_id) {
+        (None, _) => {
+            return fault(
+                "profile",
+                "is missing; say how the endpoint proves itself, by https_web or https_spiffe",
+            );
+        }
+        (Some(EndpointProfile::HttpsWeb), Some(_)) => {
+            return fault(
+                "endpointSpiffeId",
+                "is for the profile https_spiffe; leave it out, or change the profile",
+            );
+        }
+        (Some(EndpointProfile::HttpsWeb), None) if file.is_some() => {
+            return fault("file", "is for the profile https_spiffe, or instead of an endpoint; leave it out");
+        }
+        (Some(EndpointProfile::HttpsWeb), None) => EndpointTrust::Web { ca_file },
+        (Some(EndpointProfile::HttpsSpiffe), None) => {
+            return fault("endpointSpiffeId", "is missing; name the SPIFFE ID of the endpoint's certificate");
+        }
+        (Some(EndpointProfile::HttpsSpiffe), Some(_)) if ca_file.is_some() => {
+            return fault("caFile", "is for the profile https_web; leave it out");
+        }
+        (Some(EndpointProfile::HttpsSpiffe), Some(id)) => EndpointTrust::Spiffe { id, first: file },
+    };
+    Ok(BundleSource::Endpoint(Endpoint { host: url.host, port: url.port, path: url.path, trust }))
 }
 
 fn ca(raw: CaSection) -> Result<CaSource, Fault> {
@@ -396,23 +507,88 @@ fn hurry(raw: &TimeSection) -> Result<Option<Hurry>, Fault> {
 /// What only shows when all sections are known.
 fn between_sections(settings: &Settings) -> Vec<Fault> {
     let mut faults = clashes(&settings.bound_addresses());
+    faults.extend(foreign(settings));
     faults.extend(loops(settings));
-    let captures = settings.inbound.capture.is_some() || settings.outbound.capture.is_some();
     if settings.interception.mode == InterceptionMode::Tproxy && settings.inbound.capture.is_none() {
         faults.push(Fault::new(
             "interception.mode",
             "TPROXY needs inbound.capture, which is off; add inbound.capture: 0.0.0.0:15006, or leave the mode out",
         ));
     }
-    let listens = captures
-        || !settings.inbound.listeners.is_empty()
-        || !settings.outbound.listeners.is_empty()
-        || settings.gateway.is_some();
-    if !listens {
-        faults.push(Fault::new(
+    faults
+}
+
+/// A sidecar that nobody can reach.
+fn of_proxy(settings: &Settings) -> Option<Fault> {
+    taking_in(settings).is_none().then(|| {
+        Fault::new(
             "inbound",
             "takes in no connection, and neither do outbound and gateway; set a capture, list a listener or set gateway.address",
+        )
+    })
+}
+
+/// An agent that does more than keep and serve an identity, or less.
+fn of_agent(settings: &Settings) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    if let Some(name) = taking_in(settings) {
+        faults.push(Fault::new(
+            name,
+            "is a sidecar's, an agent takes in no connection; leave it out, or run pillion-proxy",
         ));
+    }
+    if settings.mesh.is_some() {
+        faults.push(Fault::new(
+            "mesh",
+            "is a sidecar's, an agent applies no policy; leave it out, or run pillion-proxy",
+        ));
+    }
+    if settings.workload_api.is_none() {
+        faults.push(Fault::new(
+            "workloadApi.socket",
+            "is missing; say where an agent serves the identity, such as /run/pillion/workload.sock",
+        ));
+    }
+    faults
+}
+
+/// The first setting by which connections are taken in.
+fn taking_in(settings: &Settings) -> Option<&'static str> {
+    let Settings { inbound, outbound, gateway, .. } = settings;
+    let settings = [
+        (inbound.capture.is_some() || !inbound.listeners.is_empty(), "inbound"),
+        (outbound.capture.is_some() || !outbound.listeners.is_empty(), "outbound"),
+        (gateway.is_some(), "gateway"),
+    ];
+    settings.into_iter().find_map(|(takes_in, name)| takes_in.then_some(name))
+}
+
+/// A trust domain of the federation that is our own, or an endpoint that nobody can vouch for.
+fn foreign(settings: &Settings) -> Vec<Fault> {
+    let own = &settings.workload.trust_domain;
+    let mut faults = Vec::new();
+    for (n, federated) in settings.federation.iter().enumerate() {
+        let trust_domain = &federated.trust_domain;
+        if trust_domain == own || settings.mesh_config.trust_domain_aliases.contains(trust_domain) {
+            faults.push(Fault::new(
+                format!("federation[{n}].trustDomain"),
+                format!("{trust_domain} is our own, whose bundle comes with the identity; leave it out"),
+            ));
+        }
+        let BundleSource::Endpoint(Endpoint { trust: EndpointTrust::Spiffe { id, first }, .. }) =
+            &federated.bundle
+        else {
+            continue;
+        };
+        let of_endpoint = id.trust_domain();
+        let known =
+            of_endpoint == *own || settings.federation.iter().any(|other| other.trust_domain == of_endpoint);
+        if first.is_none() && (of_endpoint == *trust_domain || !known) {
+            faults.push(Fault::new(
+                format!("federation[{n}].bundle.file"),
+                format!("is missing; name a file with the bundle of {of_endpoint}, by which to believe the endpoint at first"),
+            ));
+        }
     }
     faults
 }

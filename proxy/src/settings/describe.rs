@@ -7,9 +7,9 @@ use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
 use pillion_mesh::wire::rfc3339;
 use serde_json::{Map, Value, json};
 
-use super::value::{HttpsOrigin, MinVersion, Period};
+use super::value::{HttpsOrigin, HttpsUrl, MinVersion, Period, SocketMode, UnixSocket};
 use super::{InterceptionMode, LogFormat, PolicyChange, Settings, TrafficPolicy};
-use crate::identity::{KeyType, Source};
+use crate::identity::{BundleSource, Endpoint, EndpointTrust, KeyType, Source};
 
 impl Settings {
     /// All settings, defaults filled in, as the file would say them.
@@ -28,6 +28,16 @@ impl Settings {
                 .map(TrustDomain::as_str)
                 .collect::<Vec<_>>(),
             "identity": identity(&self.identity, self.crl.as_deref()),
+            "workloadApi": self.workload_api.as_ref().map(|api| json!({
+                "socket": api.socket,
+                "mode": SocketMode(api.mode).to_string(),
+            })),
+            "federation": self.federation.iter()
+                .map(|federated| json!({
+                    "trustDomain": federated.trust_domain.as_str(),
+                    "bundle": bundle(&federated.bundle),
+                }))
+                .collect::<Vec<_>>(),
             "mesh": self.mesh,
             "policyChange": match self.policy_change {
                 PolicyChange::Close => "close",
@@ -134,6 +144,27 @@ fn source_of(source: &Source) -> Value {
             "key": files.key,
             "bundle": files.bundle,
         }}),
+        Source::WorkloadApi(socket) => json!({ "workloadApi": UnixSocket(socket.clone()).to_string() }),
+    }
+}
+
+fn bundle(source: &BundleSource) -> Value {
+    match source {
+        BundleSource::File(file) => json!({ "file": file }),
+        BundleSource::Endpoint(Endpoint { host, port, path, trust }) => {
+            let url = HttpsUrl { host: host.clone(), port: *port, path: path.clone() }.to_string();
+            match trust {
+                EndpointTrust::Web { ca_file } => {
+                    json!({ "endpoint": url, "profile": "https_web", "caFile": ca_file })
+                }
+                EndpointTrust::Spiffe { id, first } => json!({
+                    "endpoint": url,
+                    "profile": "https_spiffe",
+                    "endpointSpiffeId": id.as_str(),
+                    "file": first,
+                }),
+            }
+        }
     }
 }
 

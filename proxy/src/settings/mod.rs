@@ -30,6 +30,25 @@ use crate::identity;
 use crate::net::Keepalive;
 use crate::tls::TlsSettings;
 
+/// Which program the settings are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// The sidecar.
+    Proxy,
+    /// The sidecar's identity and Workload API without the sidecar.
+    Agent,
+}
+
+impl Program {
+    /// What it is called by.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Program::Proxy => "pillion-proxy",
+            Program::Agent => "pillion-ca agent",
+        }
+    }
+}
+
 /// Checked settings: every value is one that the proxy can run with.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -41,6 +60,10 @@ pub(crate) struct Settings {
     pub(crate) identity: identity::Source,
     /// A file with revocation lists for peers of the mesh; without it nothing is revoked.
     pub(crate) crl: Option<PathBuf>,
+    /// Where apps may have the identity too; `None` is off.
+    pub(crate) workload_api: Option<WorkloadApi>,
+    /// Other trust domains whose identities are believed. Each once, none of them ours.
+    pub(crate) federation: Vec<identity::Federated>,
     /// A file or folder of Istio resources; without it there are no policies.
     pub(crate) mesh: Option<PathBuf>,
     /// Towards the app.
@@ -75,6 +98,15 @@ pub(crate) struct Settings {
     pub(crate) log_format: LogFormat,
     /// The time that certificates live in, where it is not the world's.
     pub(crate) hurry: Option<Hurry>,
+}
+
+/// The SPIFFE Workload API as it is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WorkloadApi {
+    /// The Unix socket.
+    pub(crate) socket: PathBuf,
+    /// Its file mode: who may open it.
+    pub(crate) mode: u32,
 }
 
 /// What is taken in for the app.

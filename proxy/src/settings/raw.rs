@@ -12,7 +12,10 @@ use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::value::{Address, Destination, HttpsOrigin, Label, MinVersion, Moment, Period, PortPair};
+use super::value::{
+    Address, Destination, HttpsOrigin, HttpsUrl, Label, MinVersion, Moment, Period, PortPair, SocketMode,
+    UnixSocket,
+};
 use super::{InterceptionMode, LogFormat, OutboundTrafficPolicy, PolicyChange, TrafficPolicy};
 
 /// All settings as typed, in one layer: the file's, or those of flags and environment.
@@ -37,6 +40,10 @@ pub(crate) struct RawSettings {
     pub(super) trust_domain_aliases: Vec<TrustDomain>,
     #[command(flatten, next_help_heading = "Identity")]
     pub(super) identity: IdentitySection,
+    #[command(flatten, next_help_heading = "Identity")]
+    pub(super) workload_api: WorkloadApiSection,
+    #[arg(skip)]
+    pub(super) federation: Vec<FederationItem>,
     /// File or folder of Istio resources, watched and reloaded; without it there are no policies
     #[arg(long, value_name = "PATH", env = "PILLION_MESH", help_heading = "Policies")]
     pub(super) mesh: Option<PathBuf>,
@@ -137,9 +144,66 @@ pub(super) struct IdentitySection {
     /// PEM file with revocation lists, by which peers of the mesh are judged too; watched and reloaded
     #[arg(id = "identity.crl", long = "identity-crl", value_name = "FILE", env = "PILLION_IDENTITY_CRL")]
     pub(super) crl: Option<PathBuf>,
-    /// Known, and refused with a sentence of its own.
-    #[arg(skip)]
-    pub(super) workload_api: Option<IgnoredAny>,
+    /// Instead of a CA: the SPIFFE Workload API of an agent, such as SPIRE's, unix:///PATH
+    #[arg(
+        id = "identity.workloadApi",
+        long = "identity-workload-api",
+        value_name = "SOCKET",
+        env = "PILLION_IDENTITY_WORKLOAD_API"
+    )]
+    pub(super) workload_api: Option<UnixSocket>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Args)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[group(skip)]
+pub(super) struct WorkloadApiSection {
+    /// Serve the SPIFFE Workload API on this Unix socket: whoever may open it gets the certificate with its key; without
+    /// it there is none
+    #[arg(
+        id = "workloadApi.socket",
+        long = "workload-api-socket",
+        value_name = "FILE",
+        env = "PILLION_WORKLOAD_API_SOCKET"
+    )]
+    pub(super) socket: Option<PathBuf>,
+    /// Who may open it [default: 0660]
+    #[arg(
+        id = "workloadApi.mode",
+        long = "workload-api-mode",
+        value_name = "MODE",
+        env = "PILLION_WORKLOAD_API_MODE"
+    )]
+    pub(super) mode: Option<SocketMode>,
+}
+
+/// Another trust domain, whose identities are believed.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct FederationItem {
+    pub(super) trust_domain: TrustDomain,
+    pub(super) bundle: FederatedBundleSection,
+}
+
+/// Where its bundle comes from.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct FederatedBundleSection {
+    pub(super) file: Option<PathBuf>,
+    pub(super) endpoint: Option<HttpsUrl>,
+    pub(super) profile: Option<EndpointProfile>,
+    pub(super) endpoint_spiffe_id: Option<SpiffeId>,
+    pub(super) ca_file: Option<PathBuf>,
+}
+
+/// How an endpoint proves who it is (SPIFFE Federation 5.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum EndpointProfile {
+    /// By a name and the roots of the web.
+    HttpsWeb,
+    /// By its SPIFFE ID.
+    HttpsSpiffe,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Args)]
@@ -625,11 +689,12 @@ macro_rules! layer {
 
 layer! {
     RawSettings {
-        workload, root_namespace, trust_domain_aliases, identity, mesh, policy_change, inbound, outbound, gateway, interception, admin,
+        workload, root_namespace, trust_domain_aliases, identity, workload_api, federation, mesh, policy_change, inbound, outbound, gateway, interception, admin,
         readiness, metrics, tls, detection, drain, limits, dns, log, time
     }
     WorkloadSection { name, trust_domain, namespace, service_account, labels, label_flags }
     IdentitySection { ca, files, crl, workload_api }
+    WorkloadApiSection { socket, mode }
     CaSection { address, token_file, bundle_file, key_type, ttl }
     FilesSection { certificate, key, bundle }
     InboundSection { capture, traffic_policy, trusted_proxies, listeners, tunnel }

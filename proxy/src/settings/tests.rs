@@ -24,6 +24,16 @@ identity:
     keyType: ecdsa-p256
     ttl: 24h
   crl: /etc/pillion/crl.pem
+workloadApi: {socket: /run/pillion/workload.sock, mode: 0660}
+federation:
+- {trustDomain: a.example, bundle: {file: a.json}}
+- {trustDomain: b.example, bundle: {endpoint: https://b.example/bundle, profile: https_web, caFile: b.pem}}
+- trustDomain: c.example
+  bundle:
+    endpoint: https://ca.c.example:15012/v1/bundle
+    profile: https_spiffe
+    endpointSpiffeId: spiffe://c.example/ca
+    file: c.json
 mesh: /etc/pillion/mesh
 inbound:
   capture: 0.0.0.0:15006
@@ -183,7 +193,8 @@ fn the_default_that_help_names_is_the_one_in_force() {
             path => path,
         };
         let Some(value) = in_force.get(path) else {
-            assert!(path.starts_with("identity.ca."), "help names a default of {path}, which has none");
+            let elsewhere = path.starts_with("identity.ca.") || path == "workloadApi.mode";
+            assert!(elsewhere, "help names a default of {path}, which has none");
             continue;
         };
         let same_period = told.parse::<Period>().is_ok_and(|told| value.parse() == Ok(told));

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
@@ -139,6 +140,99 @@ impl fmt::Display for HttpsOrigin {
     }
 }
 
+/// `unix:///PATH`, the socket of a SPIFFE Workload API (SPIFFE Workload Endpoint 4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UnixSocket(pub(super) PathBuf);
+
+impl FromStr for UnixSocket {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match text.strip_prefix("unix://") {
+            Some(path) if path.starts_with('/') && path.len() > 1 => Ok(Self(PathBuf::from(path))),
+            _ => Err(ValueError(format!(
+                "`{text}` is not the socket of a Workload API; write it as unix:///run/spire/sockets/agent.sock"
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for UnixSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unix://{}", self.0.display())
+    }
+}
+
+/// `0660`, who may open a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SocketMode(pub(super) u32);
+
+impl FromStr for SocketMode {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let octal = |digits: &&str| digits.len() == 3 && digits.bytes().all(|digit| digit.is_ascii_digit());
+        let digits = text.strip_prefix('0').filter(octal);
+        match digits.and_then(|digits| u32::from_str_radix(digits, 8).ok()) {
+            Some(mode) => Ok(Self(mode)),
+            None => Err(ValueError(format!(
+                "`{text}` is not the mode of a socket; write four octal digits, \"0660\" or \"0666\""
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for SocketMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+/// `https://HOST[:PORT]/PATH`, where a trust bundle is served (SPIFFE Federation 5.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HttpsUrl {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) path: String,
+}
+
+impl FromStr for HttpsUrl {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let malformed = || {
+            ValueError(format!(
+                "`{text}` is not the address of a bundle endpoint; write it as https://ca.other.example:15012/v1/bundle"
+            ))
+        };
+        let uri: hyper::Uri = text.parse().map_err(|_syntax| malformed())?;
+        let authority = uri.authority().ok_or_else(malformed)?;
+        let port = match authority.port_u16() {
+            Some(0) => return Err(malformed()),
+            Some(port) => port,
+            None if authority.as_str() == authority.host() => 443,
+            None => return Err(malformed()),
+        };
+        // No user information (SPIFFE Federation 5.2.1.1).
+        if uri.scheme_str() != Some("https")
+            || authority.as_str().contains('@')
+            || authority.host().is_empty()
+        {
+            return Err(malformed());
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let path = uri.path_and_query().map_or("/", hyper::http::uri::PathAndQuery::as_str).to_owned();
+        Ok(Self { host, port, path })
+    }
+}
+
+impl fmt::Display for HttpsUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port, path } = self;
+        write!(f, "{}{path}", HttpsOrigin { host: host.clone(), port: *port })
+    }
+}
+
 /// `1.2` or `1.3`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct MinVersion(pub(super) TlsVersion);
@@ -216,7 +310,17 @@ macro_rules! deserialize_from_text {
     };
 }
 
-deserialize_from_text!(Address, Period, Moment, Destination, HttpsOrigin, MinVersion);
+deserialize_from_text!(
+    Address,
+    Period,
+    Moment,
+    Destination,
+    HttpsOrigin,
+    HttpsUrl,
+    MinVersion,
+    SocketMode,
+    UnixSocket
+);
 
 #[cfg(test)]
 mod tests {
@@ -246,6 +350,48 @@ mod tests {
     #[case("https://ca:15012?x")]
     fn other_addresses_of_a_ca_are_refused(#[case] text: &str) {
         assert!(text.parse::<HttpsOrigin>().is_err(), "{text:?} was taken for an origin");
+    }
+
+    #[rstest]
+    #[case("https://ca:15012/v1/bundle", Some(("ca", 15012, "/v1/bundle")))]
+    #[case("https://other.example", Some(("other.example", 443, "/")))]
+    #[case("https://[::1]:8443/a?b=c", Some(("::1", 8443, "/a?b=c")))]
+    #[case("http://ca/v1/bundle", None)]
+    #[case("https://user@ca/v1/bundle", None)]
+    #[case("https://ca:0/", None)]
+    #[case("https://ca:/", None)]
+    #[case("/v1/bundle", None)]
+    fn a_bundle_endpoint_is_a_url_of_https(#[case] text: &str, #[case] expected: Option<(&str, u16, &str)>) {
+        let expected = expected.map(|(host, port, path)| HttpsUrl {
+            host: host.to_owned(),
+            port,
+            path: path.to_owned(),
+        });
+        assert_eq!(text.parse().ok(), expected);
+    }
+
+    #[rstest]
+    #[case("unix:///run/agent.sock", Some("/run/agent.sock"))]
+    #[case("unix:/run/agent.sock", None)]
+    #[case("unix://run/agent.sock", None)]
+    #[case("unix:///", None)]
+    #[case("tcp://127.0.0.1:8081", None)]
+    #[case("/run/agent.sock", None)]
+    fn the_socket_of_a_workload_api_is_a_path(#[case] text: &str, #[case] expected: Option<&str>) {
+        assert_eq!(text.parse().ok(), expected.map(|path| UnixSocket(PathBuf::from(path))));
+    }
+
+    #[rstest]
+    #[case("0660", Some(0o660))]
+    #[case("0777", Some(0o777))]
+    #[case("660", None)]
+    #[case("0o660", None)]
+    #[case("04755", None)]
+    #[case("0680", None)]
+    #[case("0+66", None)]
+    #[case("rw-rw----", None)]
+    fn a_mode_is_four_octal_digits(#[case] text: &str, #[case] expected: Option<u32>) {
+        assert_eq!(text.parse().ok(), expected.map(SocketMode));
     }
 
     #[rstest]

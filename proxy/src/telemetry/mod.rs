@@ -51,6 +51,9 @@ pub(crate) struct Telemetry {
     shadow: Family<ShadowLabel, Counter>,
     panics: Counter,
     accept_failures: Counter,
+    federation: Family<FederationLabels, Counter>,
+    workload_api: Family<CallLabels, Counter>,
+    workload_api_streams: Gauge,
 }
 
 /// What [`Telemetry::encode`] reads at the moment of the scrape rather than as it happens.
@@ -105,6 +108,19 @@ struct ShadowLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FederationLabels {
+    /// Of the settings, so there are few.
+    trust_domain: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    method: &'static str,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabel {
     kind: &'static str,
 }
@@ -128,6 +144,9 @@ impl Telemetry {
             shadow: Family::default(),
             panics: Counter::default(),
             accept_failures: Counter::default(),
+            federation: Family::default(),
+            workload_api: Family::default(),
+            workload_api_streams: Gauge::default(),
         };
         telemetry.register();
         // From the start, so that an alert on the first failure sees it rise.
@@ -201,6 +220,22 @@ impl Telemetry {
     /// The kernel did not hand over a connection, as when descriptors run out.
     pub(crate) fn accept_failed(&self) {
         self.accept_failures.inc();
+    }
+
+    /// The bundle of another trust domain was asked for; `taken` says whether there is a good one.
+    pub(crate) fn federation_refreshed(&self, trust_domain: &str, taken: bool) {
+        let trust_domain = trust_domain.to_owned();
+        self.federation.get_or_create(&FederationLabels { trust_domain, result: result(taken).result }).inc();
+    }
+
+    /// A call of the SPIFFE Workload API was answered, a stream by its first message.
+    pub(crate) fn workload_api_answered(&self, method: &'static str, code: &'static str) {
+        self.workload_api.get_or_create(&CallLabels { method, code }).inc();
+    }
+
+    /// Streams of the SPIFFE Workload API that are open now.
+    pub(crate) fn workload_api_streams(&self) -> Gauge {
+        self.workload_api_streams.clone()
     }
 
     /// All metrics as OpenMetrics text.
@@ -321,6 +356,21 @@ impl Telemetry {
             "pillion_accept_failures",
             "Connections that the kernel did not hand over",
             self.accept_failures.clone(),
+        );
+        registry.register(
+            "pillion_federation_refresh",
+            "Tries to get the trust bundle of another trust domain, and changes of its file",
+            self.federation.clone(),
+        );
+        registry.register(
+            "pillion_workload_api_calls",
+            "Calls of the SPIFFE Workload API by how they were answered",
+            self.workload_api.clone(),
+        );
+        registry.register(
+            "pillion_workload_api_streams",
+            "Streams of the SPIFFE Workload API that are open now",
+            self.workload_api_streams.clone(),
         );
         registry.register(
             "pillion_build",

@@ -288,12 +288,20 @@ async fn a_changed_rule_takes_effect_for_the_next_request_of_a_client() {
     lab.resources(Some(&resources));
     let edge = Edge::start(&lab, "").await;
     let mut stream = TcpStream::connect(edge.address).await.unwrap();
-    let version = || edge.sidecar.running.shared.snapshot.borrow().version;
+    // A service that comes with each change: what is known of it is in force with all else. Names that are looked up again
+    // make new versions too.
+    let knows = |host: &str| {
+        let published = edge.sidecar.running.shared.snapshot.borrow();
+        published.snapshot.registry.lookup_host(host, 80, 0).is_ok()
+    };
     assert_eq!(ask(&mut stream, &head("GET", "/", "")).await.unwrap().status, 200);
-    for (resources, status) in [(resources.clone() + DISABLE, 503), (resources.clone(), 200)] {
-        let before = version();
-        lab.resources(Some(&resources));
-        edge.sidecar.eventually("the change", || version() > before).await;
+    for (resources, status, marker) in
+        [(resources.clone() + DISABLE, 503, "first"), (resources.clone(), 200, "second")]
+    {
+        let marked = resources + &service(marker, app.address, "HTTP", None);
+        lab.resources(Some(&marked));
+        let host = format!("{marker}.default.svc.cluster.local");
+        edge.sidecar.eventually("the change", || knows(&host)).await;
         let answer = ask(&mut stream, &head("GET", "/", "")).await.unwrap();
         assert_eq!(answer.status, status, "{answer:?}");
     }

@@ -2,12 +2,15 @@
 
 mod authorization;
 mod egress;
+mod federation;
 mod gateway;
 mod http;
 mod modes;
 mod outbound;
 mod stopping;
 mod streams;
+#[cfg(feature = "workload-api")]
+mod workload_api;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -86,16 +89,24 @@ impl Lab {
         let paths = self.held(name).write(&folder, &self.ca.bundle_pem());
         let lists = self.lists();
         let crl = if lists.exists() { format!(", crl: {}", lists.display()) } else { String::new() };
+        let identity = format!(
+            "files: {{certificate: {}, key: {}, bundle: {}}}{crl}",
+            paths.certificate.display(),
+            paths.key.display(),
+            paths.bundle.display(),
+        );
+        self.sidecar_by(&identity, name, labels, more).await
+    }
+
+    /// The same with its identity from elsewhere.
+    async fn sidecar_by(&self, identity: &str, name: &str, labels: &str, more: &str) -> Sidecar {
         let text = format!(
             "workload: {{namespace: default, serviceAccount: {name}, labels: {{{labels}}}}}\n\
-             identity: {{files: {{certificate: {}, key: {}, bundle: {}}}{crl}}}\n\
+             identity: {{{identity}}}\n\
              mesh: {}\n\
              admin: {{address: \"127.0.0.1:0\"}}\n\
              readiness: {{address: \"127.0.0.1:0\"}}\n\
              metrics: {{address: \"127.0.0.1:0\"}}\n{more}\n",
-            paths.certificate.display(),
-            paths.key.display(),
-            paths.bundle.display(),
             self.mesh().display(),
         );
         let raw: RawSettings = pillion_mesh::yaml::read("settings.yaml", &text).unwrap();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use pillion_mesh::spiffe::TrustDomain;
+use pillion_mesh::spiffe::bundle::Bundle;
 use pillion_mesh::svid::{self, SvidError};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, TrustAnchor};
@@ -73,15 +74,46 @@ impl Bundles {
     /// # Errors
     /// When there is no certificate, or one that is no signing certificate: a bundle is taken whole or not at all.
     pub(crate) fn from_pem(trust_domain: &TrustDomain, pem: &[u8]) -> Result<Bundles, BundleError> {
+        let certificates = (1..)
+            .zip(CertificateDer::pem_slice_iter(pem))
+            .map(|(number, der)| der.map_err(|error| BundleError::Pem { number, error }))
+            .collect::<Result<Vec<_>, _>>()?;
+        if certificates.is_empty() {
+            return Err(BundleError::Empty);
+        }
+        Self::from_der(trust_domain, certificates)
+    }
+
+    /// The bundle of one trust domain as somebody wrote it: a SPIFFE bundle in JSON, or PEM. What a SPIFFE bundle says of
+    /// itself comes along.
+    ///
+    /// # Errors
+    /// What is wrong with it; a bundle is taken whole or not at all.
+    pub(crate) fn from_text(trust_domain: &TrustDomain, text: &[u8]) -> Result<(Bundles, Bundle), String> {
+        if !text.trim_ascii_start().starts_with(b"{") {
+            let bundles = Self::from_pem(trust_domain, text).map_err(|error| error.to_string())?;
+            return Ok((bundles, Bundle::default()));
+        }
+        let bundle = Bundle::parse(text).map_err(|error| error.to_string())?;
+        let roots = bundle.roots().map(|root| CertificateDer::from(root.to_vec()));
+        let bundles = Self::from_der(trust_domain, roots).map_err(|error| error.to_string())?;
+        Ok((bundles, bundle))
+    }
+
+    /// The bundle of one trust domain. Without certificates it vouches for nobody: all is revoked.
+    ///
+    /// # Errors
+    /// When one is no signing certificate: a bundle is taken whole or not at all.
+    pub(crate) fn from_der(
+        trust_domain: &TrustDomain,
+        certificates: impl IntoIterator<Item = CertificateDer<'static>>,
+    ) -> Result<Bundles, BundleError> {
         let mut roots: Vec<Root> = Vec::new();
-        for (number, der) in (1..).zip(CertificateDer::pem_slice_iter(pem)) {
-            let root = Root::new(number, der.map_err(|error| BundleError::Pem { number, error })?)?;
+        for (number, der) in (1..).zip(certificates) {
+            let root = Root::new(number, der)?;
             if !roots.iter().any(|known| known.der == root.der) {
                 roots.push(root);
             }
-        }
-        if roots.is_empty() {
-            return Err(BundleError::Empty);
         }
         Ok(Bundles(Arc::new(BTreeMap::from([(trust_domain.clone(), roots.into())]))))
     }
@@ -94,6 +126,17 @@ impl Bundles {
             for alias in aliases {
                 map.entry(alias.clone()).or_insert_with(|| Arc::clone(&roots));
             }
+        }
+        self
+    }
+
+    /// These, and those of other trust domains. Where both know one, it keeps what it has here: no bundle is ever merged
+    /// with that of another trust domain (SPIFFE Federation 6).
+    #[must_use]
+    pub(crate) fn with_foreign(mut self, foreign: &Bundles) -> Bundles {
+        let map = Arc::make_mut(&mut self.0);
+        for (trust_domain, roots) in foreign.0.iter() {
+            map.entry(trust_domain.clone()).or_insert_with(|| Arc::clone(roots));
         }
         self
     }
@@ -126,11 +169,11 @@ impl fmt::Display for Bundles {
 
 /// Roots by subject and serial number, for messages.
 pub(super) fn list(roots: &[Root]) -> String {
-    roots
-        .iter()
-        .map(|root| format!("{} (serial {})", root.subject, root.serial))
-        .collect::<Vec<_>>()
-        .join(", ")
+    if roots.is_empty() {
+        return "no root at all".to_owned();
+    }
+    let names = roots.iter().map(|root| format!("{} (serial {})", root.subject, root.serial));
+    names.collect::<Vec<_>>().join(", ")
 }
 
 impl Root {

@@ -18,8 +18,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
+use zeroize::Zeroizing;
 
 use super::failure::{NOT_VALID_NOW, Role, explain};
+use super::pkcs8::pkcs8;
 use super::sessions::{Door, Issued, Issuer, Keeper, Kept};
 use super::verify::{ChainError, PeerVerifier, check_chain};
 use super::{Bundles, Clock, HandshakeError, Revoked, TlsSettings, provider};
@@ -41,6 +43,8 @@ pub(crate) struct Credentials {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     generation: u64,
     key: Arc<CertifiedKey>,
+    /// The same key as it came.
+    secret: Arc<Zeroizing<PrivateKeyDer<'static>>>,
     bundles: Bundles,
     revoked: Revoked,
     settings: TlsSettings,
@@ -93,13 +97,14 @@ impl Credentials {
         generation: u64,
     ) -> Result<Credentials, CredentialsError> {
         let svid = svid::check_leaf(chain.first().ok_or(CredentialsError::NoCertificate)?)?;
+        let secret = Arc::new(Zeroizing::new(key.clone_key()));
         let key = CertifiedKey::new(chain, any_supported_type(key).map_err(CredentialsError::Key)?);
         key.keys_match().map_err(|_error| CredentialsError::KeyMismatch {
             id: svid.id.to_string(),
             serial: svid.serial.clone(),
         })?;
-        let revoked = Revoked::default();
-        Self::build(svid, Arc::new(key), bundles, revoked, settings, clock.clone(), generation)
+        let (revoked, key) = (Revoked::default(), (Arc::new(key), secret));
+        Self::build(svid, key, bundles, revoked, settings, clock.clone(), generation)
     }
 
     /// The same certificate and key with other bundles.
@@ -113,7 +118,7 @@ impl Credentials {
     ) -> Result<Credentials, CredentialsError> {
         Self::build(
             self.svid.clone(),
-            self.key.clone(),
+            (self.key.clone(), self.secret.clone()),
             bundles,
             self.revoked.clone(),
             self.settings,
@@ -133,7 +138,7 @@ impl Credentials {
     ) -> Result<Credentials, CredentialsError> {
         Self::build(
             self.svid.clone(),
-            self.key.clone(),
+            (self.key.clone(), self.secret.clone()),
             self.bundles.clone(),
             revoked,
             self.settings,
@@ -144,7 +149,7 @@ impl Credentials {
 
     fn build(
         svid: Svid,
-        key: Arc<CertifiedKey>,
+        (key, secret): (Arc<CertifiedKey>, Arc<Zeroizing<PrivateKeyDer<'static>>>),
         bundles: Bundles,
         revoked: Revoked,
         settings: TlsSettings,
@@ -162,6 +167,7 @@ impl Credentials {
             chain: key.cert.clone(),
             generation,
             key,
+            secret,
             bundles,
             revoked,
             settings,
@@ -218,7 +224,7 @@ impl Credentials {
     }
 
     /// The time by which peers are judged.
-    pub(super) fn now(&self) -> SystemTime {
+    pub(crate) fn now(&self) -> SystemTime {
         self.clock.now()
     }
 
@@ -279,6 +285,11 @@ impl Credentials {
         config.dangerous().set_certificate_verifier(keeper.verifier());
         config.resumption = Resumption::store(keeper.clone()).tls12_resumption(Tls12Resumption::Disabled);
         (config, Some(keeper))
+    }
+
+    /// The private key as PKCS#8, for an app that is given the identity; none where the key has no such form.
+    pub(crate) fn pkcs8(&self) -> Option<Zeroizing<Vec<u8>>> {
+        pkcs8(&self.secret)
     }
 
     /// The tickets that lead to a session.

@@ -13,6 +13,7 @@ mod failure;
 mod handshake;
 pub(crate) mod origination;
 mod path;
+mod pkcs8;
 mod proof;
 mod revocations;
 pub(crate) mod server;
@@ -35,7 +36,7 @@ pub(crate) use failure::told;
 pub(crate) use proof::{Proof, no_longer_proved};
 pub(crate) use revocations::{Revocations, Revoked};
 pub(crate) use sessions::Door;
-pub(crate) use verify::ChainError;
+pub(crate) use verify::{ChainError, judge_chain, server_verifier};
 
 /// How TLS is spoken, in the mesh and to servers outside of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

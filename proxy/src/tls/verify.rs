@@ -33,6 +33,17 @@ pub(super) struct PeerVerifier {
     wanted: Arc<[SpiffeId]>,
 }
 
+/// Judges one server, which must prove `wanted` by the bundle of its trust domain. `local` is who asks, for messages.
+pub(crate) fn server_verifier(
+    bundles: Bundles,
+    local: &SpiffeId,
+    wanted: &SpiffeId,
+) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(
+        PeerVerifier::new(bundles, Revoked::default(), local.clone()).for_servers([wanted.clone()].into()),
+    )
+}
+
 /// Why a chain is refused, without a word on whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ChainError {
@@ -107,6 +118,22 @@ impl PeerVerifier {
             }
         }
     }
+}
+
+/// Judges a chain, leaf first, as any peer with these bundles would, whichever side it is on.
+pub(crate) fn judge_chain(
+    bundles: &Bundles,
+    chain: &[CertificateDer<'_>],
+    now: SystemTime,
+) -> Result<(), HandshakeError> {
+    let error = |ChainError { reason, detail }| HandshakeError { reason, detail };
+    let (leaf, intermediates) = chain.split_first().ok_or_else(|| error(ChainError::empty()))?;
+    let algorithms = provider().signature_verification_algorithms;
+    for holder in [Role::Client, Role::Server] {
+        check_chain(bundles, &Revoked::default(), &algorithms, leaf, intermediates, now, holder)
+            .map_err(error)?;
+    }
+    Ok(())
 }
 
 /// The bundle by the leaf's trust domain, the path to one of its roots that is valid `now` and not `revoked`, the leaf's and
