@@ -23,7 +23,7 @@ use crate::keeper::{Keeper, Live};
 use crate::keys::KeyKind;
 use crate::slots::{BACKDATE, Signer, Slots, random_serial};
 
-/// How long the CA's own server certificate is valid; it is renewed at half of it.
+/// How long the CA's own server certificate is valid, at most; it is renewed at half of its life.
 pub(crate) const SERVER_VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long workload certificates last.
@@ -66,6 +66,8 @@ pub(crate) struct Issued {
 pub(crate) struct ServerCertificate {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     key: Zeroizing<Vec<u8>>,
+    /// The end of its validity, which is that of its signer at the latest.
+    pub(crate) not_after: SystemTime,
 }
 
 impl ServerCertificate {
@@ -158,10 +160,10 @@ impl Authority {
         let mut params = leaf_params(names)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let slots = self.slots();
-        let signer = slots.longest_known();
-        let (certificate, _) = sign(signer, &mut params, &key, SERVER_VALIDITY, now)?;
+        let signer = slots.longest_known(now, SERVER_VALIDITY);
+        let (certificate, not_after) = sign(signer, &mut params, &key, SERVER_VALIDITY, now)?;
         let chain = std::iter::once(certificate.into()).chain(signer.chain().cloned()).collect();
-        Ok(ServerCertificate { chain, key: Zeroizing::new(key.serialize_der()) })
+        Ok(ServerCertificate { chain, key: Zeroizing::new(key.serialize_der()), not_after })
     }
 }
 

@@ -212,6 +212,7 @@ fn serve(configuration: Configuration, log_format: LogFormat) -> Result<(), Fail
         bundle_file: settings.bundle_file.clone(),
     };
     let keeper = Arc::new(Keeper::new(signers, plan, clock)?);
+    keeper.catch_up();
     let ids = settings.registrations.iter().map(|registration| registration.id.clone());
     let attestor = Attestor::new(settings.trust_domain.clone(), ids, state.tokens()?);
     let authority = Authority::new(Arc::clone(&keeper), settings.workload_ttl, clock);

@@ -98,6 +98,15 @@ impl Keeper {
         self.take_up(&mut seen)
     }
 
+    /// Does what fell due while no CA served, so that one whose root has ended meanwhile can begin.
+    pub(crate) fn catch_up(&self) {
+        if self.plan.automatic
+            && let Err(error) = self.rotate(&mut self.seen())
+        {
+            tracing::error!(error = %error, "cannot do what fell due while the CA was away");
+        }
+    }
+
     /// Looks after the signers until `stop`.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut looks = tokio::time::interval(LOOK);
@@ -227,3 +236,6 @@ impl Keeper {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,8 +32,8 @@ const DEFAULT_MONITORING: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4
 /// A file larger than this is no configuration.
 const MAX_BYTES: u64 = 1 << 20;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// How far the clocks of a mesh may be apart.
-const SKEW: Duration = Duration::from_secs(5 * 60);
+/// How far clocks may be apart, the CA's own from one day to the next included: an hour either way, and one to spare.
+const SKEW: Duration = Duration::from_secs(3 * 60 * 60);
 /// For how long the CA serves before a rotation counts on it that all have asked: several times the longest that a proxy
 /// waits between two tries.
 const SETTLE: Duration = Duration::from_secs(15 * 60);

@@ -54,10 +54,10 @@ impl Slots {
         &self.current
     }
 
-    /// The signer of the CA's own server certificate: the one that is published for the longest time, so that the CA
-    /// is known also to those who have not asked for a while.
-    pub(crate) fn longest_known(&self) -> &Signer {
-        self.others.get(&self.signers.longest_known().name).unwrap_or(&self.current)
+    /// The signer of the CA's own server certificate, which is to last for `life`: the one that is published for the
+    /// longest time, so that the CA is known also to those who have not asked for a while.
+    pub(crate) fn longest_known(&self, now: SystemTime, life: Duration) -> &Signer {
+        self.others.get(&self.signers.longest_known(now, life).name).unwrap_or(&self.current)
     }
 
     /// Which signer is which.

@@ -131,13 +131,13 @@ fn req_35_a_kill_in_a_change_of_roots_leaves_it_done_or_not_begun(#[case] argume
     }
 }
 
-/// Certificates of six hours, roots of a day, and ten thousand times the world's speed.
+/// Certificates of six hours, roots of 27 hours, and ten thousand times the world's speed.
 #[test]
 fn a_root_is_replaced_by_age_alone() {
     let origin = rfc3339::print(SystemTime::now());
     let home = Home::with(&format!(
         "time: {{scale: 10000, origin: '{origin}'}}\nworkloadTtl: {{default: 6h, max: 6h}}\n\
-         rotation: {{rootLife: 24h, publishAhead: 6h}}"
+         rotation: {{rootLife: 27h, publishAhead: 6h}}"
     ));
     let ca = home.start();
     let first = current(&home).unwrap();
