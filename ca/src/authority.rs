@@ -81,6 +81,10 @@ impl ServerCertificate {
 pub(crate) enum IssueError {
     #[error("the signing certificate expired at {}; the CA needs a new root", pillion_mesh::wire::rfc3339::print(*.0))]
     SignerExpired(SystemTime),
+    #[error(
+        "the key of the signing certificate is somebody else's: write signer: with the files that hold it"
+    )]
+    NoKey,
     #[error("signing failed: {0}")]
     Signing(#[from] rcgen::Error),
 }
@@ -130,7 +134,7 @@ impl Authority {
         let slots = self.slots();
         let (certificate, not_after) = sign(slots.current(), &mut params, &csr.key, ttl, now)?;
         let serial = params.serial_number.map(|serial| hex(serial.as_ref())).unwrap_or_default();
-        let chain_pem = certificate.pem() + slots.current().chain_pem();
+        let chain_pem = certificate.pem() + &slots.current().chain_pem();
         Ok(Issued { chain_pem, serial, not_after })
     }
 
@@ -182,7 +186,8 @@ fn sign(
     let not_after = OffsetDateTime::from(not_after).replace_nanosecond(0).unwrap_or(not_after.into());
     params.not_before = OffsetDateTime::from(now - BACKDATE);
     params.not_after = not_after;
-    Ok((params.signed_by(key, signer.issuer())?, not_after.into()))
+    let issuer = signer.issuer().ok_or(IssueError::NoKey)?;
+    Ok((params.signed_by(key, issuer)?, not_after.into()))
 }
 
 /// What every leaf has: no subject, so that the SAN is critical (RFC 5280 4.2.1.6), cA FALSE written out, key

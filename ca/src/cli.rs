@@ -22,6 +22,7 @@ use tracing_subscriber::EnvFilter;
 use crate::attest::Attestor;
 use crate::authority::Authority;
 use crate::clock::Clock;
+use crate::external::External;
 use crate::keeper::{Keeper, Plan};
 use crate::server::Server;
 use crate::settings::{Overrides, Settings};
@@ -204,14 +205,18 @@ fn serve(configuration: Configuration, log_format: LogFormat) -> Result<(), Fail
     let state = State::open(&settings.state)?;
     let rotation = settings.rotation;
     let usual_life = settings.workload_ttl.default;
-    let signers = state.signers(&settings.trust_domain, rotation.root, usual_life, now)?;
+    let read = |files| External::read(files, &settings.trust_domain, now);
+    let external = settings.signer.as_ref().map(read).transpose()?;
+    let signers = state.signers(&settings.trust_domain, rotation.root, usual_life, external.as_ref(), now)?;
     let plan = Plan {
         policy: rotation.policy(clock),
         automatic: rotation.automatic,
         usual_life,
         bundle_file: settings.bundle_file.clone(),
+        trust_domain: settings.trust_domain.clone(),
+        external: settings.signer.clone(),
     };
-    let keeper = Arc::new(Keeper::new(signers, plan, clock)?);
+    let keeper = Arc::new(Keeper::new(signers, external, plan, clock)?);
     keeper.catch_up();
     let ids = settings.registrations.iter().map(|registration| registration.id.clone());
     let attestor = Attestor::new(settings.trust_domain.clone(), ids, state.tokens()?);

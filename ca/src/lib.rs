@@ -12,6 +12,7 @@ mod bundle;
 mod cli;
 mod clock;
 mod csr;
+mod external;
 mod files;
 mod keeper;
 mod keys;

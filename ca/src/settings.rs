@@ -21,6 +21,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::authority::WorkloadTtl;
 use crate::clock::{Clock, Hurry};
+use crate::external::ExternalFiles;
 use crate::files::Owner;
 use crate::slots::{RootKey, RootPlan};
 use crate::store;
@@ -58,6 +59,8 @@ pub(crate) struct Settings {
     pub(crate) registrations: Vec<Registration>,
     pub(crate) limits: Limits,
     pub(crate) rotation: Rotation,
+    /// Somebody else's signing certificate, in the place of a root of our own.
+    pub(crate) signer: Option<ExternalFiles>,
     /// The time that certificates live in, where it is not the world's.
     pub(crate) hurry: Option<Hurry>,
 }
@@ -114,10 +117,6 @@ pub(crate) enum SettingsError {
     Yaml(#[from] YamlError),
     #[error("{0}: {1}")]
     Field(&'static str, String),
-    #[error(
-        "signer: an external signing certificate is not supported yet; leave it out, and the CA signs with its own root"
-    )]
-    ExternalSigner,
 }
 
 /// The file.
@@ -137,7 +136,15 @@ struct Document {
     limits: LimitsDocument,
     rotation: RotationDocument,
     time: TimeDocument,
-    signer: Option<de::IgnoredAny>,
+    signer: SignerDocument,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct SignerDocument {
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    chain: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
@@ -239,6 +246,15 @@ pub(crate) struct Overrides {
     /// limits.requestTimeout: from accept to the last byte of the answer [default: 10s]
     #[arg(long, env = "PILLION_CA_LIMITS_REQUEST_TIMEOUT", value_name = "DURATION", value_parser = duration::parse)]
     limits_request_timeout: Option<Duration>,
+    /// signer.certificate: somebody else's signing certificate, in the place of a root of our own [default: none]
+    #[arg(long, env = "PILLION_CA_SIGNER_CERTIFICATE", value_name = "FILE")]
+    signer_certificate: Option<PathBuf>,
+    /// signer.key: its key
+    #[arg(long, env = "PILLION_CA_SIGNER_KEY", value_name = "FILE")]
+    signer_key: Option<PathBuf>,
+    /// signer.chain: the certificates above it, roots included
+    #[arg(long, env = "PILLION_CA_SIGNER_CHAIN", value_name = "FILE")]
+    signer_chain: Option<PathBuf>,
     /// rotation.automatic: replace roots by age; else `pillion-ca root` alone does [default: true]
     #[arg(long, env = "PILLION_CA_ROTATION_AUTOMATIC", value_name = "BOOL")]
     rotation_automatic: Option<bool>,
@@ -275,9 +291,6 @@ impl Settings {
     }
 
     fn check(document: Document, overrides: Overrides) -> Result<Self, SettingsError> {
-        if document.signer.is_some() {
-            return Err(SettingsError::ExternalSigner);
-        }
         let trust_domain = match overrides.trust_domain.or(document.trust_domain) {
             Some(trust_domain) => trust_domain,
             None => DEFAULT_TRUST_DOMAIN.parse().map_err(|error| field("trustDomain", error))?,
@@ -315,6 +328,11 @@ impl Settings {
             monitoring,
             workload_ttl,
             rotation: check_rotation(&rotation, workload_ttl)?,
+            signer: check_signer(
+                overrides.signer_certificate.or(document.signer.certificate),
+                overrides.signer_key.or(document.signer.key),
+                overrides.signer_chain.or(document.signer.chain),
+            )?,
             bundle_file,
             registrations: document.registrations,
             limits: check_limits(
@@ -389,6 +407,23 @@ fn check_rotation(document: &RotationDocument, ttl: WorkloadTtl) -> Result<Rotat
     }
     let root = RootPlan { key: document.root_key_type.unwrap_or_default(), life, intermediate };
     Ok(Rotation { automatic: document.automatic.unwrap_or(true), root, publish_ahead })
+}
+
+fn check_signer(
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    chain: Option<PathBuf>,
+) -> Result<Option<ExternalFiles>, SettingsError> {
+    match (certificate, key, chain) {
+        (Some(certificate), Some(key), chain) => Ok(Some(ExternalFiles { certificate, key, chain })),
+        (None, None, None) => Ok(None),
+        (None, ..) => {
+            Err(field("signer.certificate", "is missing; an external signer has a certificate and a key"))
+        }
+        (_, None, _) => {
+            Err(field("signer.key", "is missing; an external signer has a certificate and a key"))
+        }
+    }
 }
 
 fn check_limits(connections: Option<usize>, timeout: Option<Duration>) -> Result<Limits, SettingsError> {

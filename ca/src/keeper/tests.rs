@@ -15,14 +15,21 @@ const POLICY: Policy = Policy { publish_ahead: DAY, skew: HOUR, settle: HOUR };
 fn since(begun: SystemTime) -> (tempfile::TempDir, State, SignerFiles) {
     let folder = tempfile::tempdir().unwrap();
     let state = State::open(folder.path()).unwrap();
-    let files = state.signers(&trust_domain(), ROOT, DAY, begun).unwrap();
+    let files = state.signers(&trust_domain(), ROOT, DAY, None, begun).unwrap();
     (folder, state, files)
 }
 
 fn keeper(files: SignerFiles, automatic: bool, bundle_file: Option<&Path>) -> Keeper {
     let bundle_file = bundle_file.map(Path::to_owned);
-    let plan = Plan { policy: POLICY, automatic, usual_life: DAY, bundle_file };
-    Keeper::new(files, plan, Clock::SYSTEM).unwrap()
+    let plan = Plan {
+        policy: POLICY,
+        automatic,
+        usual_life: DAY,
+        bundle_file,
+        trust_domain: trust_domain(),
+        external: None,
+    };
+    Keeper::new(files, None, plan, Clock::SYSTEM).unwrap()
 }
 
 #[test]

@@ -20,6 +20,7 @@ registrations:
 - {id: spiffe://example.org/ns/default/sa/guest}
 limits: {connections: 10, requestTimeout: 500ms}
 rotation: {automatic: false, rootKeyType: rsa-3072, rootLife: 365d, intermediateLife: 60d, publishAhead: 48h}
+signer: {certificate: /s/ca.pem, key: /s/ca.key, chain: /s/chain.pem}
 time: {scale: 2880, origin: '1970-01-02T00:00:00Z'}
 ";
 
@@ -53,6 +54,8 @@ fn every_setting_is_read() {
     assert_eq!(settings.limits, Limits { connections: 10, request_timeout: Duration::from_millis(500) });
     let root = RootPlan { key: RootKey::Rsa3072, life: 365 * DAY, intermediate: Some(60 * DAY) };
     assert_eq!(settings.rotation, Rotation { automatic: false, root, publish_ahead: 2 * DAY });
+    let [certificate, key, chain] = ["/s/ca.pem", "/s/ca.key", "/s/chain.pem"].map(PathBuf::from);
+    assert_eq!(settings.signer, Some(ExternalFiles { certificate, key, chain: Some(chain) }));
     assert_eq!(settings.hurry, Some(Hurry::new(2_880, Some(SystemTime::UNIX_EPOCH + DAY)).unwrap()));
 }
 
@@ -115,7 +118,8 @@ fn a_longest_lifetime_under_a_day_shortens_the_default() {
 #[case("time: {scale: 0}", "expected a factor from 1 to 100000")]
 #[case("time: {scale: 2, origin: yesterday}", "`yesterday` is not a time; write it as 2026-11-26T00:00:00Z")]
 #[case("time: {origin: '2026-11-26T00:00:00Z'}", "hurries nothing without time.scale")]
-#[case("signer: {certificate: a, key: b}", "not supported yet")]
+#[case("signer: {certificate: a}", "signer.key: is missing")]
+#[case("signer: {chain: a}", "signer.certificate: is missing")]
 fn a_wrong_setting_is_refused_with_its_name(#[case] text: &str, #[case] expected: &str) {
     let error = parse(text).unwrap_err().to_string();
     assert!(error.contains(expected), "expected {expected:?}; seen {error:?}");
@@ -147,6 +151,9 @@ fn a_flag_has_the_last_word() {
         "--bundle-file=/flag.pem",
         "--limits-connections=3",
         "--limits-request-timeout=4s",
+        "--signer-certificate=/c",
+        "--signer-key=/k",
+        "--signer-chain=/h",
         "--rotation-automatic=true",
         "--rotation-root-key-type=ecdsa-p384",
         "--rotation-root-life=300d",
@@ -169,6 +176,11 @@ fn a_flag_has_the_last_word() {
             bundle_file: Some("/flag.pem".into()),
             registrations: vec![],
             limits: Limits { connections: 3, request_timeout: Duration::from_secs(4) },
+            signer: Some(ExternalFiles {
+                certificate: "/c".into(),
+                key: "/k".into(),
+                chain: Some("/h".into()),
+            }),
             rotation: Rotation {
                 automatic: true,
                 root: RootPlan { key: RootKey::EcdsaP384, life: 300 * DAY, intermediate: Some(DAY / 8) },

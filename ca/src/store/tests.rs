@@ -44,8 +44,8 @@ fn start(folder: &Path) -> Result<(), StateError> {
 
 fn start_in(folder: &Path, trust_domain: &TrustDomain) -> Result<(), StateError> {
     let (state, now) = (State::open(folder)?, SystemTime::now());
-    let files = state.signers(trust_domain, SIGNER, testing::DAY, now)?;
-    files.slots(&files.text()?, now)?;
+    let files = state.signers(trust_domain, SIGNER, testing::DAY, None, now)?;
+    files.slots(&files.text()?, None, now)?;
     state.tokens()?;
     Ok(())
 }

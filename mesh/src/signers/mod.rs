@@ -330,6 +330,18 @@ impl Signers {
         Ok(())
     }
 
+    /// Takes the next root, which has signed nothing, out of the bundle.
+    pub fn drop_next(&mut self) {
+        if self.next.take().is_some() {
+            self.sequence += 1;
+        }
+    }
+
+    /// The current signer, which is somebody else's, leads to other roots than before.
+    pub fn republish(&mut self) {
+        self.sequence += 1;
+    }
+
     /// Whether the next root can sign without cutting anybody off.
     ///
     /// # Errors

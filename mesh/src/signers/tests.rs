@@ -176,6 +176,15 @@ fn each_change_of_the_published_set_counts() {
 }
 
 #[test]
+fn a_next_root_that_has_signed_nothing_can_be_dropped() {
+    let mut signers = prepared();
+    signers.drop_next();
+    assert_eq!((signers.next(), signers.sequence()), (None, 3));
+    signers.drop_next();
+    assert_eq!(signers.sequence(), 3);
+}
+
+#[test]
 fn a_second_next_root_and_a_ninth_root_are_refused() {
     let mut signers = prepared();
     assert!(signers.prepare(root(3, 71)).unwrap_err().to_string().contains("there is a next root already"));
