@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::attest::Attestor;
+use crate::attest::{Attestor, delivery};
 use crate::authority::Authority;
 use crate::clock::Clock;
 use crate::external::External;
@@ -229,9 +229,14 @@ fn serve(configuration: Configuration, log_format: LogFormat) -> Result<(), Fail
         let server = Server::bind(listen, monitoring, names, limits, authority, attestor).await?;
         // Only now that the ports are ours: a second CA started by mistake spoils nothing that the first has delivered.
         keeper.deliver()?;
-        state.tokens()?.deliver(&settings.registrations, now)?;
+        let life = settings.token_life;
+        state.tokens()?.deliver(&settings.registrations, life, now)?;
         state.serving_since(clock.now());
         let keeping = tokio::spawn(Arc::clone(&keeper).run(stop.clone()));
+        if let Some(life) = life {
+            let registrations = settings.registrations.clone();
+            tokio::spawn(delivery::run(state.tokens()?, registrations, life, clock, stop.clone()));
+        }
         server.run(stop).await;
         let _ = keeping.await;
         tracing::info!("stopped");

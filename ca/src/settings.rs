@@ -57,6 +57,8 @@ pub(crate) struct Settings {
     /// Where the trust bundle is written for others to mount.
     pub(crate) bundle_file: Option<PathBuf>,
     pub(crate) registrations: Vec<Registration>,
+    /// How long a token in a file counts; it is replaced at half of that. None: as long as its file.
+    pub(crate) token_life: Option<Duration>,
     pub(crate) limits: Limits,
     pub(crate) rotation: Rotation,
     /// Somebody else's signing certificate, in the place of a root of our own.
@@ -133,6 +135,7 @@ struct Document {
     workload_ttl: TtlDocument,
     bundle_file: Option<PathBuf>,
     registrations: Vec<Registration>,
+    tokens: TokensDocument,
     limits: LimitsDocument,
     rotation: RotationDocument,
     time: TimeDocument,
@@ -162,6 +165,13 @@ struct LimitsDocument {
     connections: Option<usize>,
     #[serde(deserialize_with = "duration")]
     request_timeout: Option<Duration>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct TokensDocument {
+    #[serde(deserialize_with = "duration")]
+    life: Option<Duration>,
 }
 
 #[derive(Default, Deserialize)]
@@ -246,6 +256,9 @@ pub(crate) struct Overrides {
     /// limits.requestTimeout: from accept to the last byte of the answer [default: 10s]
     #[arg(long, env = "PILLION_CA_LIMITS_REQUEST_TIMEOUT", value_name = "DURATION", value_parser = duration::parse)]
     limits_request_timeout: Option<Duration>,
+    /// tokens.life: how long a token in a file counts, which is replaced at half of that [default: as long as its file]
+    #[arg(long, env = "PILLION_CA_TOKENS_LIFE", value_name = "DURATION", value_parser = duration::parse)]
+    tokens_life: Option<Duration>,
     /// signer.certificate: somebody else's signing certificate, in the place of a root of our own [default: none]
     #[arg(long, env = "PILLION_CA_SIGNER_CERTIFICATE", value_name = "FILE")]
     signer_certificate: Option<PathBuf>,
@@ -335,6 +348,7 @@ impl Settings {
             )?,
             bundle_file,
             registrations: document.registrations,
+            token_life: check_token_life(overrides.tokens_life.or(document.tokens.life))?,
             limits: check_limits(
                 overrides.limits_connections.or(document.limits.connections),
                 overrides.limits_request_timeout.or(document.limits.request_timeout),
@@ -407,6 +421,13 @@ fn check_rotation(document: &RotationDocument, ttl: WorkloadTtl) -> Result<Rotat
     }
     let root = RootPlan { key: document.root_key_type.unwrap_or_default(), life, intermediate };
     Ok(Rotation { automatic: document.automatic.unwrap_or(true), root, publish_ahead })
+}
+
+fn check_token_life(life: Option<Duration>) -> Result<Option<Duration>, SettingsError> {
+    match life {
+        Some(life) if life < Duration::from_secs(60) => Err(field("tokens.life", "expected at least 1m")),
+        life => Ok(life),
+    }
 }
 
 fn check_signer(

@@ -19,6 +19,7 @@ registrations:
 - {id: spiffe://example.org/ns/default/sa/frontend, tokenFile: /run/frontend/token, owner: 1337}
 - {id: spiffe://example.org/ns/default/sa/guest}
 limits: {connections: 10, requestTimeout: 500ms}
+tokens: {life: 12h}
 rotation: {automatic: false, rootKeyType: rsa-3072, rootLife: 365d, intermediateLife: 60d, publishAhead: 48h}
 signer: {certificate: /s/ca.pem, key: /s/ca.key, chain: /s/chain.pem}
 time: {scale: 2880, origin: '1970-01-02T00:00:00Z'}
@@ -54,6 +55,7 @@ fn every_setting_is_read() {
     assert_eq!(settings.limits, Limits { connections: 10, request_timeout: Duration::from_millis(500) });
     let root = RootPlan { key: RootKey::Rsa3072, life: 365 * DAY, intermediate: Some(60 * DAY) };
     assert_eq!(settings.rotation, Rotation { automatic: false, root, publish_ahead: 2 * DAY });
+    assert_eq!(settings.token_life, Some(DAY / 2));
     let [certificate, key, chain] = ["/s/ca.pem", "/s/ca.key", "/s/chain.pem"].map(PathBuf::from);
     assert_eq!(settings.signer, Some(ExternalFiles { certificate, key, chain: Some(chain) }));
     assert_eq!(settings.hurry, Some(Hurry::new(2_880, Some(SystemTime::UNIX_EPOCH + DAY)).unwrap()));
@@ -112,6 +114,7 @@ fn a_longest_lifetime_under_a_day_shortens_the_default() {
 #[case("registrations: [{id: spiffe://cluster.local/a, owner: root}]", "a user ID")]
 #[case("registrations: [{id: spiffe://cluster.local/a, owner: 5000000000}]", "a user ID")]
 #[case("registrations: [{id: spiffe://cluster.local/a, token: x}]", "unknown")]
+#[case("tokens: {life: 30s}", "expected at least 1m")]
 #[case("rotation: {rootLife: 200d}", "expected at least")]
 #[case("rotation: {intermediateLife: 24h}", "twice workloadTtl.default")]
 #[case("rotation: {rootKeyType: ed25519}", "ecdsa-p256")]
@@ -151,6 +154,7 @@ fn a_flag_has_the_last_word() {
         "--bundle-file=/flag.pem",
         "--limits-connections=3",
         "--limits-request-timeout=4s",
+        "--tokens-life=2m",
         "--signer-certificate=/c",
         "--signer-key=/k",
         "--signer-chain=/h",
@@ -175,6 +179,7 @@ fn a_flag_has_the_last_word() {
             workload_ttl: WorkloadTtl { default: DAY / 24, max: DAY / 12 },
             bundle_file: Some("/flag.pem".into()),
             registrations: vec![],
+            token_life: Some(Duration::from_secs(120)),
             limits: Limits { connections: 3, request_timeout: Duration::from_secs(4) },
             signer: Some(ExternalFiles {
                 certificate: "/c".into(),

@@ -130,6 +130,7 @@ fn help_names_the_environment_variable_of_every_flag() {
         "BUNDLE_FILE",
         "LIMITS_CONNECTIONS",
         "LIMITS_REQUEST_TIMEOUT",
+        "TOKENS_LIFE",
         "SIGNER_CERTIFICATE",
         "SIGNER_KEY",
         "SIGNER_CHAIN",

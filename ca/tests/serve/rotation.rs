@@ -398,3 +398,14 @@ fn an_external_key_of_another_certificate_or_a_chain_without_its_root_is_refused
     assert!(refusal().contains("there is no root"), "{}", refusal());
     assert!(!home.path("state/signers.json").exists(), "a root of our own was made");
 }
+
+/// An hour is 36 ms here, and files are looked at once a second; so a life of 40 hours is replaced every other second.
+#[test]
+fn a_token_in_a_file_is_replaced_while_the_ca_serves() {
+    let origin = rfc3339::print(SystemTime::now());
+    let home = Home::with(&format!("time: {{scale: 100000, origin: '{origin}'}}\ntokens: {{life: 40h}}"));
+    let ca = home.start();
+    let first = home.token();
+    wait_for("another token", || (home.token() != first).then_some(()));
+    assert!(!ca.log().iter().any(|line| line["level"] == "ERROR"), "{:#?}", ca.log());
+}
