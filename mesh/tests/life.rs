@@ -80,7 +80,7 @@ impl Dice {
     }
 
     fn one_in(&mut self, count: u64) -> bool {
-        self.roll() % count == 0
+        self.roll().is_multiple_of(count)
     }
 }
 
@@ -598,7 +598,7 @@ impl World {
 impl Workload {
     fn new(number: usize, dice: &mut Dice) -> Self {
         // One in ten asks for a longer life.
-        let ttl = if number % 10 == 0 { 3 * DAY } else { DAY };
+        let ttl = if number.is_multiple_of(10) { 3 * DAY } else { DAY };
         let offset = dice.between(-MINUTE, MINUTE);
         Workload {
             requester: Requester::new(1),
