@@ -207,7 +207,13 @@ fn serve(configuration: Configuration, log_format: LogFormat) -> Result<(), Fail
     let usual_life = settings.workload_ttl.default;
     let read = |files| External::read(files, &settings.trust_domain, now);
     let external = settings.signer.as_ref().map(read).transpose()?;
-    let signers = state.signers(&settings.trust_domain, rotation.root, usual_life, external.as_ref(), now)?;
+    let signers = state.signers(
+        &settings.trust_domain,
+        rotation.root,
+        settings.workload_ttl,
+        external.as_ref(),
+        now,
+    )?;
     let plan = Plan {
         policy: rotation.policy(clock),
         automatic: rotation.automatic,

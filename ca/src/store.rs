@@ -32,6 +32,7 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 use zeroize::Zeroizing;
 
 use crate::attest::token::TokenStore;
+use crate::authority::WorkloadTtl;
 use crate::external::{External, ExternalError};
 use crate::files::{self, FileError, Owner, PRIVATE_FILE, PRIVATE_FOLDER};
 use crate::slots::{self, RootPlan, Signer, SignerError, SignerSummary, Slots};
@@ -127,12 +128,12 @@ impl State {
         &self,
         trust_domain: &TrustDomain,
         plan: RootPlan,
-        longest: Duration,
+        ttl: WorkloadTtl,
         external: Option<&External>,
         now: SystemTime,
     ) -> Result<SignerFiles, StateError> {
         let files = SignerFiles::of(&self.folder, trust_domain, plan);
-        files.begin(self.folder.join(TOKENS).exists(), longest, external, now)?;
+        files.begin(self.folder.join(TOKENS).exists(), ttl, external, now)?;
         Ok(files)
     }
 
@@ -203,7 +204,7 @@ impl SignerFiles {
     fn begin(
         &self,
         served: bool,
-        longest: Duration,
+        ttl: WorkloadTtl,
         external: Option<&External>,
         now: SystemTime,
     ) -> Result<(), StateError> {
@@ -232,6 +233,8 @@ impl SignerFiles {
             [..] => return Err(StateError::Missing { path: self.folder.join(RECORD) }),
         };
         let signer = self.load(&name, now)?;
+        // What a signer of unknown past has granted is not known.
+        let longest = if served { ttl.max } else { ttl.default };
         let record = signer.record(now, longest);
         let published = record.not_before.min(now);
         self.write(&Signers::first(pillion_mesh::signers::Signer { published, ..record }))

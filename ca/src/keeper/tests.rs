@@ -7,7 +7,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::store::State;
-use crate::testing::{DAY, HOUR, ROOT, trust_domain};
+use crate::testing::{DAY, HOUR, ROOT, TTL, trust_domain};
 
 const POLICY: Policy = Policy { publish_ahead: DAY, skew: HOUR, settle: HOUR };
 
@@ -15,7 +15,7 @@ const POLICY: Policy = Policy { publish_ahead: DAY, skew: HOUR, settle: HOUR };
 fn since(begun: SystemTime) -> (tempfile::TempDir, State, SignerFiles) {
     let folder = tempfile::tempdir().unwrap();
     let state = State::open(folder.path()).unwrap();
-    let files = state.signers(&trust_domain(), ROOT, DAY, None, begun).unwrap();
+    let files = state.signers(&trust_domain(), ROOT, TTL, None, begun).unwrap();
     (folder, state, files)
 }
 
