@@ -23,7 +23,7 @@ use crate::keeper::{Keeper, Live};
 use crate::keys::KeyKind;
 use crate::slots::{BACKDATE, Signer, Slots, random_serial};
 
-/// How long the CA's own server certificate is valid; it is renewed at half of it.
+/// How long the CA's own server certificate is valid, at most; it is renewed at half of its life.
 pub(crate) const SERVER_VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long workload certificates last.
@@ -66,6 +66,8 @@ pub(crate) struct Issued {
 pub(crate) struct ServerCertificate {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     key: Zeroizing<Vec<u8>>,
+    /// The end of its validity, which is that of its signer at the latest.
+    pub(crate) not_after: SystemTime,
 }
 
 impl ServerCertificate {
@@ -79,6 +81,10 @@ impl ServerCertificate {
 pub(crate) enum IssueError {
     #[error("the signing certificate expired at {}; the CA needs a new root", pillion_mesh::wire::rfc3339::print(*.0))]
     SignerExpired(SystemTime),
+    #[error(
+        "the key of the signing certificate is somebody else's: write signer: with the files that hold it"
+    )]
+    NoKey,
     #[error("signing failed: {0}")]
     Signing(#[from] rcgen::Error),
 }
@@ -127,7 +133,7 @@ impl Authority {
         let slots = self.slots();
         let (certificate, not_after) = sign(slots.current(), &mut params, &csr.key, ttl, now)?;
         let serial = params.serial_number.map(|serial| hex(serial.as_ref())).unwrap_or_default();
-        let chain_pem = certificate.pem() + slots.current().chain_pem();
+        let chain_pem = certificate.pem() + &slots.current().chain_pem();
         Ok(Issued { chain_pem, serial, not_after })
     }
 
@@ -157,10 +163,10 @@ impl Authority {
         let mut params = leaf_params(names)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let slots = self.slots();
-        let signer = slots.longest_known();
-        let (certificate, _) = sign(signer, &mut params, &key, SERVER_VALIDITY, now)?;
+        let signer = slots.longest_known(now, SERVER_VALIDITY);
+        let (certificate, not_after) = sign(signer, &mut params, &key, SERVER_VALIDITY, now)?;
         let chain = std::iter::once(certificate.into()).chain(signer.chain().cloned()).collect();
-        Ok(ServerCertificate { chain, key: Zeroizing::new(key.serialize_der()) })
+        Ok(ServerCertificate { chain, key: Zeroizing::new(key.serialize_der()), not_after })
     }
 }
 
@@ -179,7 +185,8 @@ fn sign(
     let not_after = OffsetDateTime::from(not_after).replace_nanosecond(0).unwrap_or(not_after.into());
     params.not_before = OffsetDateTime::from(now - BACKDATE);
     params.not_after = not_after;
-    Ok((params.signed_by(key, signer.issuer())?, not_after.into()))
+    let issuer = signer.issuer().ok_or(IssueError::NoKey)?;
+    Ok((params.signed_by(key, issuer)?, not_after.into()))
 }
 
 /// What every leaf has: no subject, so that the SAN is critical (RFC 5280 4.2.1.6), cA FALSE written out, key

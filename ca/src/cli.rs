@@ -19,10 +19,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::attest::Attestor;
 use crate::attest::jwt::Issuers;
+use crate::attest::{Attestor, delivery};
 use crate::authority::Authority;
 use crate::clock::Clock;
+use crate::external::External;
 use crate::fault::{self, Fault};
 use crate::keeper::{Keeper, Plan};
 use crate::server::{Faults, Server};
@@ -222,14 +223,25 @@ fn serve(configuration: Configuration, log_format: LogFormat, faults: &[Fault]) 
     let state = State::open(&settings.state)?;
     let rotation = settings.rotation;
     let usual_life = settings.workload_ttl.default;
-    let signers = state.signers(&settings.trust_domain, rotation.root, usual_life, now)?;
+    let read = |files| External::read(files, &settings.trust_domain, now);
+    let external = settings.signer.as_ref().map(read).transpose()?;
+    let signers = state.signers(
+        &settings.trust_domain,
+        rotation.root,
+        settings.workload_ttl,
+        external.as_ref(),
+        now,
+    )?;
     let plan = Plan {
         policy: rotation.policy(clock),
         automatic: rotation.automatic,
         usual_life,
         bundle_file: settings.bundle_file.clone(),
+        trust_domain: settings.trust_domain.clone(),
+        external: settings.signer.clone(),
     };
-    let keeper = Arc::new(Keeper::new(signers, plan, clock)?);
+    let keeper = Arc::new(Keeper::new(signers, external, plan, clock)?);
+    keeper.catch_up();
     let ids = settings.registrations.iter().map(|registration| registration.id.clone());
     let issuers = Arc::new(Issuers::new(&settings.issuers));
     let attestor = Attestor::new(settings.trust_domain.clone(), ids, state.tokens()?);
@@ -244,10 +256,15 @@ fn serve(configuration: Configuration, log_format: LogFormat, faults: &[Fault]) 
         let server = Server::bind(listen, monitoring, names, limits, authority, attestor, faults).await?;
         // Only now that the ports are ours: a second CA started by mistake spoils nothing that the first has delivered.
         keeper.deliver()?;
-        state.tokens()?.deliver(&settings.registrations, now)?;
+        let life = settings.token_life;
+        state.tokens()?.deliver(&settings.registrations, life, now)?;
         issuers.watch(&stop);
         state.serving_since(clock.now());
         let keeping = tokio::spawn(Arc::clone(&keeper).run(stop.clone()));
+        if let Some(life) = life {
+            let registrations = settings.registrations.clone();
+            tokio::spawn(delivery::run(state.tokens()?, registrations, life, clock, stop.clone()));
+        }
         server.run(stop).await;
         let _ = keeping.await;
         tracing::info!("stopped");

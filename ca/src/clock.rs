@@ -47,6 +47,11 @@ impl Clock {
         self.scale.map_or(world, |scale| scale.at(world))
     }
 
+    /// How long it takes in the world until `span` of its time has passed.
+    pub(crate) fn world(self, span: Duration) -> Duration {
+        span / self.factor
+    }
+
     /// How much of its time passes while `span` passes in the world.
     pub(crate) fn passed(self, span: Duration) -> Duration {
         span.saturating_mul(self.factor)
@@ -79,6 +84,7 @@ mod tests {
         let ahead = hurried.now().duration_since(start).unwrap();
         assert!(ahead >= DAY - Duration::from_secs(30), "{ahead:?}");
         assert_eq!(hurried.passed(Duration::from_secs(30)), DAY);
+        assert_eq!(hurried.world(DAY), Duration::from_secs(30));
     }
 
     #[test]

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use pillion_mesh::duration;
 use pillion_mesh::signers::{Facts, Policy, Signers, Step};
+use pillion_mesh::spiffe::TrustDomain;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::external::{External, ExternalFiles};
 use crate::files::{self, FileError, PUBLIC_FILE};
 use crate::slots::Slots;
 use crate::store::{SignerFiles, StateError};
@@ -50,6 +52,9 @@ pub(crate) struct Plan {
     pub(crate) usual_life: Duration,
     /// Where the bundle is written for others.
     pub(crate) bundle_file: Option<PathBuf>,
+    pub(crate) trust_domain: TrustDomain,
+    /// The files of an external signer, where there is one.
+    pub(crate) external: Option<ExternalFiles>,
 }
 
 /// The one who changes the signers in force.
@@ -65,6 +70,8 @@ pub(crate) struct Keeper {
 /// What the signers in force were made of. Whoever changes them holds it.
 struct Seen {
     record: Vec<u8>,
+    /// The last good contents of the external signer's files.
+    external: Option<External>,
     /// The bundle that was written for others.
     delivered: Option<String>,
     /// What went wrong last, so that it is said once.
@@ -73,10 +80,15 @@ struct Seen {
 
 impl Keeper {
     /// Loads the signers.
-    pub(crate) fn new(files: SignerFiles, plan: Plan, clock: Clock) -> Result<Self, StateError> {
+    pub(crate) fn new(
+        files: SignerFiles,
+        external: Option<External>,
+        plan: Plan,
+        clock: Clock,
+    ) -> Result<Self, StateError> {
         let record = files.text()?;
-        let slots = files.slots(&record, clock.now())?;
-        let seen = Mutex::new(Seen { record, delivered: None, complaint: None });
+        let slots = files.slots(&record, external.as_ref(), clock.now())?;
+        let seen = Mutex::new(Seen { record, external, delivered: None, complaint: None });
         Ok(Keeper { files, plan, clock, live: Live::new(slots), begun: Instant::now(), seen })
     }
 
@@ -96,6 +108,13 @@ impl Keeper {
             "the longest life of a certificate so far is noted down"
         );
         self.take_up(&mut seen)
+    }
+
+    /// Does what fell due while no CA served, so that one whose root has ended meanwhile can begin.
+    pub(crate) fn catch_up(&self) {
+        if let Err(error) = self.rotate(&mut self.seen()) {
+            tracing::error!(error = %error, "cannot do what fell due while the CA was away");
+        }
     }
 
     /// Looks after the signers until `stop`.
@@ -137,20 +156,25 @@ impl Keeper {
         self.take_up(seen)?;
         let slots = self.live.get();
         if slots.current().renew_at().is_some_and(|at| at <= self.clock.now()) {
-            self.live.set(self.files.slots(&seen.record, self.clock.now())?);
+            self.live.set(self.files.slots(&seen.record, seen.external.as_ref(), self.clock.now())?);
             tracing::info!("made new intermediates");
         }
-        if self.plan.automatic {
-            self.rotate(seen)?;
-        }
-        Ok(self.deliver_to(seen)?)
+        // What is published has to be told, also where something else goes wrong.
+        let rotated = self.rotate(seen);
+        self.deliver_to(seen)?;
+        rotated
     }
 
     /// Does what is due by age.
     fn rotate(&self, seen: &mut Seen) -> Result<(), StateError> {
+        if self.plan.external.is_some() {
+            self.follow(seen)?;
+        }
         for _ in 0..MOST_STEPS {
-            let facts = Facts { now: self.clock.now(), serving: self.clock.passed(self.begun.elapsed()) };
-            if matches!(self.live.get().signers().step(&facts, &self.plan.policy), Step::Wait { .. }) {
+            let facts = self.facts();
+            if !self.plan.automatic
+                || matches!(self.live.get().signers().step(&facts, &self.plan.policy), Step::Wait { .. })
+            {
                 break;
             }
             self.files.change(|signers| self.take_step(signers, &facts))?;
@@ -159,8 +183,69 @@ impl Keeper {
         Ok(())
     }
 
+    fn facts(&self) -> Facts {
+        Facts { now: self.clock.now(), serving: self.clock.passed(self.begun.elapsed()) }
+    }
+
+    /// Takes up the files of the external signer where they have changed. One whose roots are published signs at once;
+    /// one of another root is published first, while the last one goes on signing as long as this process has its key.
+    fn follow(&self, seen: &mut Seen) -> Result<(), StateError> {
+        let Some(files) = &self.plan.external else { return Ok(()) };
+        let facts = self.facts();
+        let external = External::read(files, &self.plan.trust_domain, facts.now)?;
+        let slots = self.live.get();
+        let signs = slots.signers().current().name == external.name();
+        if signs {
+            let same = seen.external.as_ref().is_some_and(|last| last.chain == external.chain);
+            if same && slots.current().can_sign() {
+                return Ok(());
+            }
+            self.files.change(|signers| {
+                self.files.keep(&external, facts.now)?;
+                if !same {
+                    signers.republish();
+                }
+                Ok::<_, StateError>(())
+            })?;
+        } else {
+            let mut told = String::new();
+            self.files.change(|signers| {
+                let signer = self.files.keep(&external, facts.now)?;
+                if signers.next().is_none_or(|next| next.name != external.name()) {
+                    signers.drop_next();
+                    signers.prepare(signer.record(facts.now, self.plan.usual_life))?;
+                }
+                told = match signers.can_activate(&facts, &self.plan.policy) {
+                    _ if slots.publishes(&signer) => "its root is known".to_owned(),
+                    Ok(()) => "everybody knows its root".to_owned(),
+                    Err(hindrance) if !slots.current().can_sign() => {
+                        format!("the key of the last one has gone, though {hindrance}")
+                    }
+                    Err(_) => return Ok(()),
+                };
+                signers.activate(facts.now)?;
+                Ok::<_, StateError>(())
+            })?;
+            if !told.is_empty() {
+                tracing::info!(
+                    signer = external.name(),
+                    why = told.as_str(),
+                    "the external signer signs from now on"
+                );
+            }
+        }
+        // The last one's key stays in use until the next one signs.
+        if self.files.read()?.current().name == external.name() {
+            seen.external = Some(external);
+            seen.record.clear();
+        }
+        self.take_up(seen)
+    }
+
     fn take_step(&self, signers: &mut Signers, facts: &Facts) -> Result<(), StateError> {
         match signers.step(facts, &self.plan.policy) {
+            // Whoever has the key makes the next one.
+            Step::Prepare { .. } | Step::Activate { .. } if self.plan.external.is_some() => {}
             Step::Prepare { why } => {
                 let root = self.files.make(facts.now)?;
                 tracing::info!(root = root.name(), why = why.as_str(), "published a next root");
@@ -193,7 +278,7 @@ impl Keeper {
         if record == seen.record {
             return Ok(());
         }
-        let slots = self.files.slots(&record, self.clock.now())?;
+        let slots = self.files.slots(&record, seen.external.as_ref(), self.clock.now())?;
         let names: Vec<_> = slots
             .signers()
             .published()
@@ -227,3 +312,6 @@ impl Keeper {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ mod bundle;
 mod cli;
 mod clock;
 mod csr;
+mod external;
 mod fault;
 mod files;
 mod keeper;

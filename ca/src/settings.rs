@@ -22,6 +22,7 @@ use serde::{Deserialize, Deserializer};
 use crate::attest::jwt;
 use crate::authority::WorkloadTtl;
 use crate::clock::{Clock, Hurry};
+use crate::external::ExternalFiles;
 use crate::files::Owner;
 use crate::slots::{RootKey, RootPlan};
 use crate::store;
@@ -33,8 +34,8 @@ const DEFAULT_MONITORING: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4
 /// A file larger than this is no configuration.
 const MAX_BYTES: u64 = 1 << 20;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// How far the clocks of a mesh may be apart.
-const SKEW: Duration = Duration::from_secs(5 * 60);
+/// How far clocks may be apart, the CA's own from one day to the next included: an hour either way, and one to spare.
+const SKEW: Duration = Duration::from_secs(3 * 60 * 60);
 /// For how long the CA serves before a rotation counts on it that all have asked: several times the longest that a proxy
 /// waits between two tries.
 const SETTLE: Duration = Duration::from_secs(15 * 60);
@@ -59,8 +60,12 @@ pub(crate) struct Settings {
     pub(crate) registrations: Vec<Registration>,
     /// Whose JSON Web Tokens count.
     pub(crate) issuers: Vec<jwt::Issuer>,
+    /// How long a token in a file counts; it is replaced at half of that. None: as long as its file.
+    pub(crate) token_life: Option<Duration>,
     pub(crate) limits: Limits,
     pub(crate) rotation: Rotation,
+    /// Somebody else's signing certificate, in the place of a root of our own.
+    pub(crate) signer: Option<ExternalFiles>,
     /// The time that certificates live in, where it is not the world's.
     pub(crate) hurry: Option<Hurry>,
 }
@@ -125,10 +130,6 @@ pub(crate) enum SettingsError {
     Yaml(#[from] YamlError),
     #[error("{0}: {1}")]
     Field(&'static str, String),
-    #[error(
-        "signer: an external signing certificate is not supported yet; leave it out, and the CA signs with its own root"
-    )]
-    ExternalSigner,
 }
 
 /// The file.
@@ -146,10 +147,19 @@ struct Document {
     bundle_file: Option<PathBuf>,
     registrations: Vec<Registration>,
     attestation: AttestationDocument,
+    tokens: TokensDocument,
     limits: LimitsDocument,
     rotation: RotationDocument,
     time: TimeDocument,
-    signer: Option<de::IgnoredAny>,
+    signer: SignerDocument,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct SignerDocument {
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    chain: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
@@ -175,6 +185,13 @@ struct LimitsDocument {
     request_timeout: Option<Duration>,
     address_per_minute: Option<u32>,
     identity_per_minute: Option<u32>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct TokensDocument {
+    #[serde(deserialize_with = "duration")]
+    life: Option<Duration>,
 }
 
 #[derive(Default, Deserialize)]
@@ -259,6 +276,18 @@ pub(crate) struct Overrides {
     /// limits.requestTimeout: from accept to the last byte of the answer [default: 10s]
     #[arg(long, env = "PILLION_CA_LIMITS_REQUEST_TIMEOUT", value_name = "DURATION", value_parser = duration::parse)]
     limits_request_timeout: Option<Duration>,
+    /// tokens.life: how long a token in a file counts, which is replaced at half of that [default: as long as its file]
+    #[arg(long, env = "PILLION_CA_TOKENS_LIFE", value_name = "DURATION", value_parser = duration::parse)]
+    tokens_life: Option<Duration>,
+    /// signer.certificate: somebody else's signing certificate, in the place of a root of our own [default: none]
+    #[arg(long, env = "PILLION_CA_SIGNER_CERTIFICATE", value_name = "FILE")]
+    signer_certificate: Option<PathBuf>,
+    /// signer.key: its key
+    #[arg(long, env = "PILLION_CA_SIGNER_KEY", value_name = "FILE")]
+    signer_key: Option<PathBuf>,
+    /// signer.chain: the certificates above it, roots included
+    #[arg(long, env = "PILLION_CA_SIGNER_CHAIN", value_name = "FILE")]
+    signer_chain: Option<PathBuf>,
     /// rotation.automatic: replace roots by age; else `pillion-ca root` alone does [default: true]
     #[arg(long, env = "PILLION_CA_ROTATION_AUTOMATIC", value_name = "BOOL")]
     rotation_automatic: Option<bool>,
@@ -301,9 +330,6 @@ impl Settings {
     }
 
     fn check(document: Document, overrides: Overrides) -> Result<Self, SettingsError> {
-        if document.signer.is_some() {
-            return Err(SettingsError::ExternalSigner);
-        }
         let limits = check_limits(&overrides, &document.limits)?;
         let trust_domain = match overrides.trust_domain.or(document.trust_domain) {
             Some(trust_domain) => trust_domain,
@@ -343,9 +369,15 @@ impl Settings {
             monitoring,
             workload_ttl,
             rotation: check_rotation(&rotation, workload_ttl)?,
+            signer: check_signer(
+                overrides.signer_certificate.or(document.signer.certificate),
+                overrides.signer_key.or(document.signer.key),
+                overrides.signer_chain.or(document.signer.chain),
+            )?,
             bundle_file,
             registrations: document.registrations,
             issuers: document.attestation.jwt,
+            token_life: check_token_life(overrides.tokens_life.or(document.tokens.life))?,
             limits,
             hurry: check_time(
                 overrides.time_scale.or(document.time.scale),
@@ -415,6 +447,30 @@ fn check_rotation(document: &RotationDocument, ttl: WorkloadTtl) -> Result<Rotat
     }
     let root = RootPlan { key: document.root_key_type.unwrap_or_default(), life, intermediate };
     Ok(Rotation { automatic: document.automatic.unwrap_or(true), root, publish_ahead })
+}
+
+fn check_token_life(life: Option<Duration>) -> Result<Option<Duration>, SettingsError> {
+    match life {
+        Some(life) if life < Duration::from_secs(60) => Err(field("tokens.life", "expected at least 1m")),
+        life => Ok(life),
+    }
+}
+
+fn check_signer(
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    chain: Option<PathBuf>,
+) -> Result<Option<ExternalFiles>, SettingsError> {
+    match (certificate, key, chain) {
+        (Some(certificate), Some(key), chain) => Ok(Some(ExternalFiles { certificate, key, chain })),
+        (None, None, None) => Ok(None),
+        (None, ..) => {
+            Err(field("signer.certificate", "is missing; an external signer has a certificate and a key"))
+        }
+        (_, None, _) => {
+            Err(field("signer.key", "is missing; an external signer has a certificate and a key"))
+        }
+    }
 }
 
 fn check_limits(overrides: &Overrides, document: &LimitsDocument) -> Result<Limits, SettingsError> {

@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use pillion_mesh::signers::{self, Signers};
 use pillion_mesh::spiffe::TrustDomain;
 use pillion_mesh::svid::{self, SvidError};
@@ -12,8 +14,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PublicKeyData, RsaKeySize, SanType, SignatureAlgorithm, SigningKey,
 };
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -27,6 +29,8 @@ use crate::keys::{self, KeyError, KeyKind};
 pub(crate) const BACKDATE: Duration = Duration::from_secs(2 * 60);
 /// Longest common name (RFC 5280, ub-common-name).
 const LONGEST_COMMON_NAME: usize = 64;
+/// More certificates than a chain has.
+const LONGEST_CHAIN: usize = 16;
 
 /// The signers of one trust domain.
 pub(crate) struct Slots {
@@ -34,26 +38,32 @@ pub(crate) struct Slots {
     current: Signer,
     /// The other published ones, by name.
     others: BTreeMap<String, Signer>,
+    roots: Vec<CertificateDer<'static>>,
     pem: String,
 }
 
 impl Slots {
     /// The signers that the record names, of which `loaded` has each by its name; none where one is missing.
     pub(crate) fn new(signers: Signers, mut loaded: BTreeMap<String, Signer>) -> Option<Self> {
-        let mut pem = String::new();
+        let mut roots: Vec<CertificateDer<'static>> = Vec::new();
         for signer in signers.published() {
-            pem.push_str(loaded.get(&signer.name)?.pem.trim_end());
-            pem.push('\n');
+            for root in &loaded.get(&signer.name)?.roots {
+                if !roots.contains(root) {
+                    roots.push(root.clone());
+                }
+            }
         }
+        let pem = roots.iter().map(|root| pem_of(root)).collect();
         let current = loaded.remove(&signers.current().name)?;
-        Some(Slots { signers, current, others: loaded, pem })
+        Some(Slots { signers, current, others: loaded, roots, pem })
     }
 
     /// The first signer of a trust domain, published at `now`.
     pub(crate) fn only(signer: Signer, now: SystemTime) -> Self {
         let signers = Signers::first(signer.record(now, Duration::ZERO));
-        let pem = format!("{}\n", signer.pem.trim_end());
-        Slots { signers, current: signer, others: BTreeMap::new(), pem }
+        let roots = signer.roots.clone();
+        let pem = roots.iter().map(|root| pem_of(root)).collect();
+        Slots { signers, current: signer, others: BTreeMap::new(), roots, pem }
     }
 
     /// The signer of every workload's certificate that is issued now.
@@ -61,10 +71,11 @@ impl Slots {
         &self.current
     }
 
-    /// The signer of the CA's own server certificate: the one that is published for the longest time, so that the CA
-    /// is known also to those who have not asked for a while.
-    pub(crate) fn longest_known(&self) -> &Signer {
-        self.others.get(&self.signers.longest_known().name).unwrap_or(&self.current)
+    /// The signer of the CA's own server certificate, which is to last for `life`: the one that is published for the
+    /// longest time, so that the CA is known also to those who have not asked for a while.
+    pub(crate) fn longest_known(&self, now: SystemTime, life: Duration) -> &Signer {
+        let known = self.others.get(&self.signers.longest_known(now, life).name);
+        known.filter(|signer| signer.can_sign()).unwrap_or(&self.current)
     }
 
     /// Which signer is which.
@@ -74,8 +85,12 @@ impl Slots {
 
     /// The roots that a verifier of this trust domain shall trust, the current one first.
     pub(crate) fn roots(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
-        let others = self.signers.published().filter_map(|signer| self.others.get(&signer.name));
-        std::iter::once(&self.current).chain(others).map(|signer| &signer.certificate)
+        self.roots.iter()
+    }
+
+    /// Whether every root that this signer leads to is published.
+    pub(crate) fn publishes(&self, signer: &Signer) -> bool {
+        signer.roots.iter().all(|root| self.roots.contains(root))
     }
 
     /// The same roots as PEM.
@@ -136,12 +151,16 @@ pub(crate) struct RootPlan {
     pub(crate) intermediate: Option<Duration>,
 }
 
-/// A signing certificate with its key.
+/// A signing certificate with its key: a root of ours, or somebody else's certificate below their root.
 pub(crate) struct Signer {
     name: String,
     certificate: CertificateDer<'static>,
-    pem: String,
-    issuer: Issuer<'static, WipedKey>,
+    /// What a verifier has to trust.
+    roots: Vec<CertificateDer<'static>>,
+    /// What stands between a leaf and the roots, itself included; empty for a root.
+    above: Vec<CertificateDer<'static>>,
+    /// None where somebody else has the key and does not lend it any more.
+    issuer: Option<Issuer<'static, WipedKey>>,
     not_before: SystemTime,
     not_after: SystemTime,
     below: Option<Intermediate>,
@@ -150,7 +169,6 @@ pub(crate) struct Signer {
 /// A signing certificate under a root, made by this process; its key is never written down.
 struct Intermediate {
     certificate: CertificateDer<'static>,
-    pem: String,
     issuer: Issuer<'static, WipedKey>,
     not_after: SystemTime,
     renew_at: SystemTime,
@@ -189,6 +207,16 @@ pub(crate) enum SignerError {
     OtherTrustDomain { expected: TrustDomain, seen: String },
     #[error("the certificate is another one than the record of the signers tells of (its name would be {0})")]
     NotRecorded(String),
+    #[error("the chain is damaged: expected the certificates above the signing one in PEM; seen: {0}")]
+    Chain(String),
+    #[error(
+        "there is no root: expected a self-signed certificate in the chain, or as the signing certificate itself"
+    )]
+    NoRoot,
+    #[error(
+        "workloads would not accept what it signs: {0}; is the chain whole, and are all of its certificates valid now?"
+    )]
+    Unfit(String),
 }
 
 impl Signer {
@@ -230,8 +258,110 @@ impl Signer {
         let (not_before, not_after) = (system_time(validity.not_before), system_time(validity.not_after));
         let issuer = Issuer::from_ca_cert_der(&der, key)
             .map_err(|error| SignerError::Certificate(error.to_string()))?;
-        let (name, pem) = (name_of(&der), certificate_pem.to_owned());
-        Ok(Signer { name, certificate: der, pem, issuer, not_before, not_after, below: None })
+        let (name, roots) = (name_of(&der), vec![der.clone()]);
+        Ok(Signer {
+            name,
+            certificate: der,
+            roots,
+            above: Vec::new(),
+            issuer: Some(issuer),
+            not_before,
+            not_after,
+            below: None,
+        })
+    }
+
+    /// Takes up somebody else's certificate with what stands above it, roots included; with a key it is tried whether
+    /// workloads would accept what it signs.
+    pub(crate) fn external(
+        certificate_pem: &str,
+        chain_pem: &str,
+        key_pem: Option<&str>,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<Self, SignerError> {
+        let der = one_certificate(certificate_pem)?;
+        let mut all = vec![der.clone()];
+        for certificate in CertificateDer::pem_slice_iter(chain_pem.as_bytes()) {
+            let certificate = certificate.map_err(|error| SignerError::Chain(error.to_string()))?;
+            if !all.contains(&certificate) {
+                all.push(certificate);
+            }
+        }
+        if all.len() > LONGEST_CHAIN {
+            return Err(SignerError::Chain(format!(
+                "{} certificates, of which {LONGEST_CHAIN} are the most",
+                all.len()
+            )));
+        }
+        let (mut roots, mut above) = (Vec::new(), Vec::new());
+        let (mut not_before, mut not_after) = (SystemTime::UNIX_EPOCH, None::<SystemTime>);
+        for der in all {
+            svid::check_signer(&der)?;
+            let certificate = parse(&der)?;
+            check_no_other_trust_domain(&certificate, trust_domain)?;
+            let validity = certificate.validity();
+            not_before = not_before.max(system_time(validity.not_before));
+            let end = system_time(validity.not_after);
+            if certificate.subject() == certificate.issuer() {
+                roots.push(der.clone());
+            } else {
+                not_after = not_after.into_iter().chain([end]).min();
+                above.push(der.clone());
+            }
+        }
+        // With several roots it is enough that one of them is valid.
+        let ends = roots.iter().filter_map(|root| Some(svid::validity(root).ok()?.1)).max();
+        let root_end = ends.ok_or(SignerError::NoRoot)?;
+        let not_after = not_after.into_iter().chain([root_end]).min().unwrap_or(root_end);
+        let name = name_of(&der);
+        let mut signer =
+            Signer { name, certificate: der, roots, above, issuer: None, not_before, not_after, below: None };
+        if let Some(key_pem) = key_pem {
+            let key = KeyPair::from_pem(key_pem).map(WipedKey).map_err(SignerError::Key)?;
+            if key.subject_public_key_info() != parse(&signer.certificate)?.public_key().raw {
+                return Err(SignerError::NotAPair);
+            }
+            let issuer = Issuer::from_ca_cert_der(&signer.certificate, key);
+            signer.issuer = Some(issuer.map_err(|error| SignerError::Certificate(error.to_string()))?);
+            signer.try_out(trust_domain, now)?;
+        }
+        Ok(signer)
+    }
+
+    /// Signs a certificate that nobody gets to see, and verifies it as a workload would.
+    fn try_out(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<(), SignerError> {
+        let unfit = |fault: String| SignerError::Unfit(fault);
+        let making = |error: rcgen::Error| SignerError::Unfit(error.to_string());
+        let issuer = self.issuer.as_ref().ok_or_else(|| unfit("it has no key".to_owned()))?;
+        let key = RootKey::EcdsaP256.make().map_err(making)?;
+        let mut params = CertificateParams::default();
+        let name = format!("{}/trial", trust_domain.uri()).as_str().try_into().map_err(making)?;
+        params.subject_alt_names = vec![SanType::URI(name)];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.not_before = OffsetDateTime::from(now - BACKDATE);
+        params.not_after = OffsetDateTime::from(now + BACKDATE);
+        let leaf = params.signed_by(&key, issuer).map_err(making)?;
+        let leaf = webpki::EndEntityCert::try_from(leaf.der()).map_err(|error| unfit(error.to_string()))?;
+        let anchors = self.roots.iter().map(webpki::anchor_from_trusted_cert);
+        let anchors: Vec<_> = anchors.collect::<Result<_, _>>().map_err(|error| unfit(error.to_string()))?;
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        leaf.verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            &anchors,
+            &self.above,
+            UnixTime::since_unix_epoch(since),
+            webpki::KeyUsage::client_auth(),
+            None,
+            None,
+        )
+        .map(|_path| ())
+        .map_err(|error| unfit(error.to_string()))
+    }
+
+    /// Whether it has its key.
+    pub(crate) fn can_sign(&self) -> bool {
+        self.issuer.is_some()
     }
 
     /// Puts a new intermediate under the root, which signs from now on in its place.
@@ -246,9 +376,9 @@ impl Signer {
         let mut params = signer_params(trust_domain, 0, (now - BACKDATE, not_after))?;
         params.distinguished_name.push(DnType::OrganizationalUnitName, "intermediate");
         params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(&key, &self.issuer)?;
+        let Some(issuer) = &self.issuer else { return Ok(self) };
+        let certificate = params.signed_by(&key, issuer)?;
         let below = Intermediate {
-            pem: certificate.pem(),
             issuer: Issuer::from_ca_cert_der(certificate.der(), key)?,
             certificate: certificate.der().clone(),
             not_after,
@@ -280,18 +410,19 @@ impl Signer {
         &self.name
     }
 
-    pub(crate) fn issuer(&self) -> &Issuer<'static, impl SigningKey + use<>> {
-        self.below.as_ref().map_or(&self.issuer, |below| &below.issuer)
+    /// What signs; none without a key.
+    pub(crate) fn issuer(&self) -> Option<&Issuer<'static, impl SigningKey + use<>>> {
+        self.below.as_ref().map(|below| &below.issuer).or(self.issuer.as_ref())
     }
 
     /// What stands between a leaf and the root.
     pub(crate) fn chain(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
-        self.below.iter().map(|below| &below.certificate)
+        self.below.iter().map(|below| &below.certificate).chain(&self.above)
     }
 
     /// The same in PEM.
-    pub(crate) fn chain_pem(&self) -> &str {
-        self.below.as_ref().map_or("", |below| &below.pem)
+    pub(crate) fn chain_pem(&self) -> String {
+        self.chain().map(|certificate| pem_of(certificate)).collect()
     }
 
     /// The end of the signer's own validity: nothing it signs lasts longer.
@@ -346,6 +477,21 @@ pub(crate) fn random_serial() -> Result<rcgen::SerialNumber, rcgen::Error> {
     Ok(rcgen::SerialNumber::from_slice(&bytes))
 }
 
+/// As everybody writes it: lines of 64 characters.
+fn pem_of(certificate: &CertificateDer<'_>) -> String {
+    let text = STANDARD.encode(certificate);
+    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, more) = rest.split_at_checked(64).unwrap_or((rest, ""));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = more;
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    pem
+}
+
 /// The first 16 hexadecimal digits of the certificate's SHA-256.
 fn name_of(certificate: &CertificateDer<'_>) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
@@ -379,6 +525,21 @@ fn check_self_signature(certificate: &X509Certificate<'_>) -> Result<(), SignerE
         keys::verify(kind, key, algorithm, signed, &certificate.signature_value.data)
     };
     keys::kind_of(key).and_then(verify).map_err(SignerError::Signature)
+}
+
+/// Somebody else's signing certificate needs no SPIFFE ID; of another trust domain it must not be.
+fn check_no_other_trust_domain(
+    certificate: &X509Certificate<'_>,
+    expected: &TrustDomain,
+) -> Result<(), SignerError> {
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let mut names = names.iter().flat_map(|names| &names.value.general_names);
+    match names.find(|name| matches!(name, GeneralName::URI(uri) if *uri != expected.uri())) {
+        Some(other) => {
+            Err(SignerError::OtherTrustDomain { expected: expected.clone(), seen: other.to_string() })
+        }
+        None => Ok(()),
+    }
 }
 
 /// A signing certificate's own SPIFFE ID is the trust domain without a path (X509-SVID 3.2).

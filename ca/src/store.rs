@@ -6,7 +6,8 @@
 //! signers.json                  which signer is which; see `pillion_mesh::signers`
 //! signers/<name>/               one folder for each published root, made whole or not at all
 //!   certificate.pem
-//!   key.pem
+//!   key.pem                     not of an external signer, whose key stays where it is
+//!   chain.pem                   of an external signer: what stands above it
 //! tokens/<16 hex digits>.json   one record for each token; see `attest::token`
 //! ```
 //!
@@ -31,6 +32,8 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 use zeroize::Zeroizing;
 
 use crate::attest::token::TokenStore;
+use crate::authority::WorkloadTtl;
+use crate::external::{External, ExternalError};
 use crate::files::{self, FileError, Owner, PRIVATE_FILE, PRIVATE_FOLDER};
 use crate::slots::{self, RootPlan, Signer, SignerError, SignerSummary, Slots};
 
@@ -42,6 +45,7 @@ const SIGNERS: &str = "signers";
 const ONLY: &str = "current";
 const CERTIFICATE: &str = "certificate.pem";
 const KEY: &str = "key.pem";
+const CHAIN: &str = "chain.pem";
 const TOKENS: &str = "tokens";
 
 /// How long a process waits for another that changes the signers.
@@ -80,6 +84,8 @@ pub(crate) enum StateError {
     Foreign { path: PathBuf, source: SignerError },
     #[error("{path} holds no root; start `pillion-ca serve` with this state folder first")]
     NeverServed { path: PathBuf },
+    #[error(transparent)]
+    External(#[from] ExternalError),
     #[error("cannot make a root: {0}")]
     Making(rcgen::Error),
     #[error(transparent)]
@@ -117,16 +123,17 @@ impl State {
         }
     }
 
-    /// The files of the signers; on the very first start with a new root.
+    /// The files of the signers; on the very first start with the external one, or with a new root.
     pub(crate) fn signers(
         &self,
         trust_domain: &TrustDomain,
         plan: RootPlan,
-        longest: Duration,
+        ttl: WorkloadTtl,
+        external: Option<&External>,
         now: SystemTime,
     ) -> Result<SignerFiles, StateError> {
         let files = SignerFiles::of(&self.folder, trust_domain, plan);
-        files.begin(self.folder.join(TOKENS).exists(), longest, now)?;
+        files.begin(self.folder.join(TOKENS).exists(), ttl, external, now)?;
         Ok(files)
     }
 
@@ -194,7 +201,13 @@ impl SignerFiles {
     }
 
     /// Sees to it that there is a record. `served` tells that a CA has served with this folder before.
-    fn begin(&self, served: bool, longest: Duration, now: SystemTime) -> Result<(), StateError> {
+    fn begin(
+        &self,
+        served: bool,
+        ttl: WorkloadTtl,
+        external: Option<&External>,
+        now: SystemTime,
+    ) -> Result<(), StateError> {
         let _change = self.lock()?;
         let signers = self.folder.join(SIGNERS);
         let only = self.folder.join(ONLY);
@@ -204,7 +217,7 @@ impl SignerFiles {
         // A kill between the making of a signer and its record leaves the first; so does an older pillion, elsewhere.
         let mut found = folders_in(&signers)?;
         if found.is_empty() && only.exists() {
-            let signer = load(&only, &self.trust_domain)?;
+            let signer = load(&only, &self.trust_domain, now)?;
             files::ensure_private_folder(&signers, self.owner()?)?;
             let name = signer.name().to_owned();
             files::rename(&only, &signers.join(&name))?;
@@ -212,11 +225,16 @@ impl SignerFiles {
         }
         let name = match found.as_slice() {
             [] if served => return Err(StateError::Missing { path: signers }),
-            [] => self.make(now)?.name().to_owned(),
+            [] => match external {
+                Some(external) => self.keep(external, now)?.name().to_owned(),
+                None => self.make(now)?.name().to_owned(),
+            },
             [name] => name.clone(),
             [..] => return Err(StateError::Missing { path: self.folder.join(RECORD) }),
         };
-        let signer = self.load(&name)?;
+        let signer = self.load(&name, now)?;
+        // What a signer of unknown past has granted is not known.
+        let longest = if served { ttl.max } else { ttl.default };
         let record = signer.record(now, longest);
         let published = record.not_before.min(now);
         self.write(&Signers::first(pillion_mesh::signers::Signer { published, ..record }))
@@ -238,20 +256,29 @@ impl SignerFiles {
             .map_err(|source| StateError::Record { path: self.folder.join(RECORD), source })
     }
 
-    /// All signers with their keys.
-    pub(crate) fn slots(&self, text: &[u8], now: SystemTime) -> Result<Slots, StateError> {
+    /// All signers with their keys, of which `external` lends one.
+    pub(crate) fn slots(
+        &self,
+        text: &[u8],
+        external: Option<&External>,
+        now: SystemTime,
+    ) -> Result<Slots, StateError> {
         let signers = self.parse(text)?;
         let mut loaded = BTreeMap::new();
         for recorded in signers.published() {
-            let mut signer = self.load(&recorded.name)?;
             let path = || self.path_of(&recorded.name).join(CERTIFICATE);
-            if signer.name() != recorded.name
-                || signer.record(now, recorded.longest).not_after != recorded.not_after
-            {
+            let mut signer = match external.filter(|external| external.name() == recorded.name) {
+                Some(external) => external
+                    .signer(&self.trust_domain, now)
+                    .map_err(|source| StateError::Damaged { path: path(), source })?,
+                None => self.load(&recorded.name, now)?,
+            };
+            if signer.name() != recorded.name {
                 let source = SignerError::NotRecorded(signer.name().to_owned());
                 return Err(StateError::Damaged { path: path(), source });
             }
             if let Some(life) = self.plan.intermediate
+                && signer.can_sign()
                 && signer.takes_intermediate()
             {
                 signer =
@@ -289,7 +316,25 @@ impl SignerFiles {
         let pair: [(&str, &[u8]); 2] =
             [(CERTIFICATE, root.certificate_pem.as_bytes()), (KEY, root.key_pem.as_bytes())];
         files::create_folder_atomic(&self.path_of(&name), &pair, owner)?;
-        self.load(&name)
+        self.load(&name, now)
+    }
+
+    /// Keeps what is to be known of an external signer; its key stays where it is.
+    pub(crate) fn keep(&self, external: &External, now: SystemTime) -> Result<Signer, StateError> {
+        let owner = self.owner()?;
+        files::ensure_private_folder(&self.folder.join(SIGNERS), owner)?;
+        let path = self.path_of(external.name());
+        if path.exists() {
+            let chain = path.join(CHAIN);
+            if fs::read(&chain).is_ok_and(|kept| kept != external.chain.as_bytes()) {
+                files::write_atomic(&chain, external.chain.as_bytes(), PRIVATE_FILE, owner)?;
+            }
+        } else {
+            let pair: [(&str, &[u8]); 2] =
+                [(CERTIFICATE, external.certificate.as_bytes()), (CHAIN, external.chain.as_bytes())];
+            files::create_folder_atomic(&path, &pair, owner)?;
+        }
+        self.load(external.name(), now)
     }
 
     /// The certificate of a signer, read without its key.
@@ -299,8 +344,8 @@ impl SignerFiles {
         slots::summarize(&pem).map_err(|source| StateError::Damaged { path, source })
     }
 
-    fn load(&self, name: &str) -> Result<Signer, StateError> {
-        load(&self.path_of(name), &self.trust_domain)
+    fn load(&self, name: &str, now: SystemTime) -> Result<Signer, StateError> {
+        load(&self.path_of(name), &self.trust_domain, now)
     }
 
     fn path_of(&self, name: &str) -> PathBuf {
@@ -382,9 +427,15 @@ fn take_lock(lock: &File, path: &Path, patience: Duration) -> Result<bool, State
     }
 }
 
-fn load(folder: &Path, trust_domain: &TrustDomain) -> Result<Signer, StateError> {
+fn load(folder: &Path, trust_domain: &TrustDomain, now: SystemTime) -> Result<Signer, StateError> {
     let (certificate_path, key_path) = (folder.join(CERTIFICATE), folder.join(KEY));
     let certificate = read(&certificate_path)?;
+    let chain_path = folder.join(CHAIN);
+    if chain_path.exists() {
+        let chain = read(&chain_path)?;
+        return Signer::external(&certificate, &chain, None, trust_domain, now)
+            .map_err(|source| StateError::Damaged { path: folder.to_owned(), source });
+    }
     let key = read_key(&key_path)?;
     Signer::load(&certificate, &key, trust_domain).map_err(|source| match source {
         SignerError::Key(_) => StateError::Damaged { path: key_path, source },

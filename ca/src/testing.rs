@@ -21,6 +21,8 @@ pub(crate) fn id(service_account: &str) -> SpiffeId {
     SpiffeId::of_service_account(&trust_domain(), "default", service_account).unwrap()
 }
 
+pub(crate) const TTL: WorkloadTtl = WorkloadTtl { default: DAY, max: Duration::from_secs(90 * 24 * 60 * 60) };
+
 /// A root of ten years that signs workloads itself.
 pub(crate) const ROOT: RootPlan =
     RootPlan { key: RootKey::EcdsaP256, life: Duration::from_secs(3650 * 24 * 60 * 60), intermediate: None };
@@ -33,7 +35,7 @@ pub(crate) fn new_root(now: SystemTime) -> NewRoot {
 pub(crate) fn authority(now: SystemTime) -> Authority {
     let root = new_root(now);
     let signer = Signer::load(&root.certificate_pem, &root.key_pem, &trust_domain()).unwrap();
-    Authority::fixed(Slots::only(signer, now), WorkloadTtl { default: DAY, max: 90 * DAY }, Clock::SYSTEM)
+    Authority::fixed(Slots::only(signer, now), TTL, Clock::SYSTEM)
 }
 
 /// A request that asks for nothing beside its key.

@@ -15,6 +15,8 @@ use pillion_mesh::reason::Reason;
 use pillion_mesh::wire::{Direction, rfc3339};
 use pillion_testkit::TestCa;
 use rstest::rstest;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 use common::identity::IdentityFiles;
 use common::load::{Expect, Load, Seen};
@@ -152,6 +154,48 @@ fn a_ca_that_is_killed_and_comes_back_late_is_not_noticed() {
     }
     load.wait_for_answers(20);
     assert_unnoticed(&load.finish());
+}
+
+/// A day takes ten seconds here, which is how long certificates live. The root is replaced by age alone; the CA is killed
+/// while both roots are published, and again when the other one signs.
+#[test]
+fn a_root_that_is_replaced_by_age_while_the_ca_is_killed_twice_is_not_noticed() {
+    const ROTATION: Duration = Duration::from_secs(60);
+    let hurry = ["--time-scale", "8640", "--time-origin", &rfc3339::print(SystemTime::now())];
+    let Some(mut stage) = Stage::with_ca(&format!(
+        "workloadTtl: {{default: 24h, max: 24h}}\nrotation: {{rootLife: 81h, publishAhead: 24h}}\n\
+         time: {{scale: {}, origin: '{}'}}\n",
+        hurry[1], hurry[3]
+    )) else {
+        return;
+    };
+    stage.mode("STRICT");
+    let _app = stage.app("echo", Family::V4.any());
+    let start = |name, node| Sidecar::new(name).args(&hurry).start(node, &stage.ca).unwrap();
+    let (client, server) = (start("client", &stage.client), start("server", &stage.server));
+    let mut load = Load::new();
+    load.callers(&stage.client, stage.service(Family::V4), 4, Expect::Answer);
+
+    let roots = |stage: &Stage| -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_file_iter(stage.ca.bundle()).unwrap().map(Result::unwrap).collect()
+    };
+    let first = roots(&stage).remove(0);
+    wait_until(ROTATION, "a next root", || Ok((roots(&stage).len() == 2).then_some(()))).unwrap();
+    stage.ca.kill();
+    stage.ca.start_again().unwrap();
+    wait_until(ROTATION, "the next root to sign", || Ok((roots(&stage)[0] != first).then_some(()))).unwrap();
+    stage.ca.kill();
+    stage.ca.start_again().unwrap();
+    wait_until(ROTATION, "the end of the old root", || Ok((!roots(&stage).contains(&first)).then_some(())))
+        .unwrap();
+    for sidecar in [&client, &server] {
+        wait_for_renewals(sidecar, renewals(sidecar) + 1, Duration::from_secs(20));
+    }
+    load.wait_for_answers(20);
+    let seen = load.finish();
+    assert_eq!(seen.failures, [""; 0], "{seen:?}");
+    assert!(seen.answers > 200, "{seen:?}");
+    assert!(certificates_seen(&server).len() >= 5, "few certificates were shown");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! in the registrations, or the caller is refused; a registration that is taken away ends renewals too.
 
 pub(crate) mod certificate;
+pub(crate) mod delivery;
 pub(crate) mod jwt;
 pub(crate) mod token;
 

@@ -2,8 +2,9 @@
 //!
 //! The CA keeps a record of each token, not the token: `tokens/<first 16 hex digits of its SHA-256>.json` with the
 //! whole digest, the identity and, for a handed-out one, its end. The records are read when a token is shown, so one
-//! that was made or deleted while the CA runs counts at once. Tokens of registrations last as long as their files.
-//! One-time tokens are spent in [`once`].
+//! that was made or deleted while the CA runs counts at once. Tokens of registrations last as long as their files; where
+//! they have a life, the file gets a new one at half of it, and the last one counts to its end. One-time tokens are spent
+//! in [`once`].
 
 mod once;
 
@@ -84,7 +85,7 @@ struct Record {
     /// SHA-256 of the token's text, in hexadecimal.
     sha256: String,
     id: SpiffeId,
-    /// Absent for the token of a registration.
+    /// Absent for the token of a registration that lasts as long as its file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     not_after: Option<End>,
     /// Whether it counts for one certificate only.
@@ -190,32 +191,53 @@ impl TokenStore {
     pub(crate) fn deliver(
         &self,
         registrations: &[Registration],
+        life: Option<Duration>,
         now: SystemTime,
     ) -> Result<(), DeliveryError> {
         let mut delivered = BTreeSet::new();
+        let mut first_fault = None;
         for registration in registrations {
             let Some(path) = &registration.token_file else { continue };
-            let token = match self.delivered_before(path, registration) {
-                Some(token) => token,
-                None => self.deliver_anew(path, registration)?,
+            let token = match self.delivered_before(path, registration, life, now) {
+                Some(token) => Ok(token),
+                None => self.deliver_anew(path, registration, life, now),
             };
-            delivered.insert(self.path_of(&token.sha256()));
+            match token {
+                Ok(token) => drop(delivered.insert(self.path_of(&token.sha256()))),
+                // The others get theirs nevertheless.
+                Err(fault) => first_fault = first_fault.or(Some(fault)),
+            }
+        }
+        if let Some(fault) = first_fault {
+            return Err(fault);
         }
         self.sweep(&delivered, now)?;
         Ok(())
     }
 
-    fn deliver_anew(&self, path: &Path, registration: &Registration) -> Result<Token, DeliveryError> {
+    fn deliver_anew(
+        &self,
+        path: &Path,
+        registration: &Registration,
+        life: Option<Duration>,
+        now: SystemTime,
+    ) -> Result<Token, DeliveryError> {
         // The record first: what is in the file counts from the moment somebody can read it.
-        let token = self.create(&registration.id, None)?;
+        let token = self.create(&registration.id, life.and_then(|life| now.checked_add(life)))?;
         files::ensure_private_folder(files::parent_of(path), registration.owner)?;
         files::write_atomic(path, token.reveal().as_bytes(), PRIVATE_FILE, registration.owner)?;
         tracing::info!(id = registration.id.as_str(), file = %path.display(), "delivered a new token");
         Ok(token)
     }
 
-    /// The token that the file holds, if the file is as we would write it.
-    fn delivered_before(&self, path: &Path, registration: &Registration) -> Option<Token> {
+    /// The token that the file holds, if the file is as we would write it and the token lasts for long enough.
+    fn delivered_before(
+        &self,
+        path: &Path,
+        registration: &Registration,
+        life: Option<Duration>,
+        now: SystemTime,
+    ) -> Option<Token> {
         let metadata = fs::symlink_metadata(path).ok()?;
         let owned =
             |owner: Owner| metadata.uid() == owner.uid && owner.gid.is_none_or(|gid| metadata.gid() == gid);
@@ -229,7 +251,12 @@ impl TokenStore {
         let text = Zeroizing::new(fs::read_to_string(path).ok()?);
         let token = Token::parse(&text).ok()?;
         let record = self.find(&token).ok()?;
-        (record.id == registration.id && record.not_after.is_none()).then_some(token)
+        let lasts = match (record.not_after, life) {
+            (None, None) => true,
+            (Some(End(at)), Some(life)) => at.duration_since(now).is_ok_and(|left| left > life / 2),
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        (record.id == registration.id && lasts).then_some(token)
     }
 
     /// Looks the record up by a part of the digest and compares the whole of it in constant time.

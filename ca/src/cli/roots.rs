@@ -90,6 +90,10 @@ impl Roots {
     }
 
     fn prepare(&self) -> Result<(), Failure> {
+        if self.settings.signer.is_some() {
+            let fault = "the signer is external: replace its files, and the CA takes them up";
+            return Err(Failure::Configuration(anyhow!(fault)));
+        }
         let now = self.facts.now;
         let mut name = String::new();
         self.files.change(|signers| {

@@ -13,7 +13,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::ServerName;
 
-use crate::authority::{Authority, IssueError, SERVER_VALIDITY};
+use crate::authority::{Authority, IssueError};
 use crate::slots::Slots;
 
 /// Pause after a failed renewal of the server certificate.
@@ -50,8 +50,7 @@ impl Endpoint {
     ) -> Result<Self, EndpointError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let slots = authority.slots();
-        let config = configure(&authority, &slots, &names, &provider, now)?;
-        let renew_at = now + SERVER_VALIDITY / 2;
+        let (config, renew_at) = configure(&authority, &slots, &names, &provider, now)?;
         Ok(Endpoint { authority, names, provider, slots, config, renew_at })
     }
 
@@ -61,10 +60,10 @@ impl Endpoint {
         let slots = self.authority.slots();
         if now >= self.renew_at || !Arc::ptr_eq(&slots, &self.slots) {
             match configure(&self.authority, &slots, &self.names, &self.provider, now) {
-                Ok(config) => {
+                Ok((config, renew_at)) => {
                     tracing::info!("renewed the CA's own server certificate");
                     self.config = config;
-                    self.renew_at = now + SERVER_VALIDITY / 2;
+                    self.renew_at = renew_at;
                 }
                 Err(error) => {
                     tracing::error!(error = %error, "keeping the old server certificate");
@@ -77,14 +76,16 @@ impl Endpoint {
     }
 }
 
+/// A configuration, and when to replace it.
 fn configure(
     authority: &Authority,
     slots: &Slots,
     names: &[ServerName<'static>],
     provider: &Arc<CryptoProvider>,
     now: SystemTime,
-) -> Result<Arc<ServerConfig>, EndpointError> {
+) -> Result<(Arc<ServerConfig>, SystemTime), EndpointError> {
     let certificate = authority.issue_server(names, now)?;
+    let renew_at = now + certificate.not_after.duration_since(now).unwrap_or_default() / 2;
     let key = aws_lc_rs::sign::any_supported_type(&certificate.key())?;
     let certified = SingleCertAndKey::from(CertifiedKey::new(certificate.chain, key));
     let mut config = ServerConfig::builder_with_details(Arc::clone(provider), Arc::new(authority.clock()))
@@ -99,7 +100,7 @@ fn configure(
     // No session outlives its handshake: a resumed one would carry an old proof of identity.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
+    Ok((Arc::new(config), renew_at))
 }
 
 /// Accepts client certificates of every published root, and clients without one.

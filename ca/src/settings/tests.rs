@@ -23,7 +23,9 @@ attestation:
   - {issuer: https://one.example, audience: ca, jwks: {file: /run/jwks.json}}
   - {issuer: two, audience: ca, jwks: {url: 'https://two.example:6443/openid/v1/jwks', caFile: /run/ca.pem}}
 limits: {connections: 10, requestTimeout: 500ms, addressPerMinute: 7, identityPerMinute: 0}
+tokens: {life: 12h}
 rotation: {automatic: false, rootKeyType: rsa-3072, rootLife: 365d, intermediateLife: 60d, publishAhead: 48h}
+signer: {certificate: /s/ca.pem, key: /s/ca.key, chain: /s/chain.pem}
 time: {scale: 2880, origin: '1970-01-02T00:00:00Z'}
 ";
 
@@ -56,6 +58,9 @@ fn every_setting_is_read() {
     assert_eq!(settings.registrations[2].token_file, None);
     let root = RootPlan { key: RootKey::Rsa3072, life: 365 * DAY, intermediate: Some(60 * DAY) };
     assert_eq!(settings.rotation, Rotation { automatic: false, root, publish_ahead: 2 * DAY });
+    assert_eq!(settings.token_life, Some(DAY / 2));
+    let [certificate, key, chain] = ["/s/ca.pem", "/s/ca.key", "/s/chain.pem"].map(PathBuf::from);
+    assert_eq!(settings.signer, Some(ExternalFiles { certificate, key, chain: Some(chain) }));
     assert_eq!(settings.hurry, Some(Hurry::new(2_880, Some(SystemTime::UNIX_EPOCH + DAY)).unwrap()));
     let issuers: Vec<_> = settings.issuers.iter().map(|issuer| issuer.issuer.as_str()).collect();
     assert_eq!(issuers, ["https://one.example", "two"]);
@@ -133,6 +138,7 @@ fn a_longest_lifetime_under_a_day_shortens_the_default() {
 #[case("registrations: [{id: spiffe://cluster.local/a, owner: root}]", "a user ID")]
 #[case("registrations: [{id: spiffe://cluster.local/a, owner: 5000000000}]", "a user ID")]
 #[case("registrations: [{id: spiffe://cluster.local/a, token: x}]", "unknown")]
+#[case("tokens: {life: 30s}", "expected at least 1m")]
 #[case("rotation: {rootLife: 200d}", "expected at least")]
 #[case("rotation: {intermediateLife: 24h}", "twice workloadTtl.default")]
 #[case("rotation: {rootKeyType: ed25519}", "ecdsa-p256")]
@@ -160,7 +166,8 @@ fn a_longest_lifetime_under_a_day_shortens_the_default() {
     "stands there twice"
 )]
 #[case("attestation: {jwks: []}", "unknown")]
-#[case("signer: {certificate: a, key: b}", "not supported yet")]
+#[case("signer: {certificate: a}", "signer.key: is missing")]
+#[case("signer: {chain: a}", "signer.certificate: is missing")]
 fn a_wrong_setting_is_refused_with_its_name(#[case] text: &str, #[case] expected: &str) {
     let error = parse(text).unwrap_err().to_string();
     assert!(error.contains(expected), "expected {expected:?}; seen {error:?}");
@@ -192,6 +199,10 @@ fn a_flag_has_the_last_word() {
         "--bundle-file=/flag.pem",
         "--limits-connections=3",
         "--limits-request-timeout=4s",
+        "--tokens-life=2m",
+        "--signer-certificate=/c",
+        "--signer-key=/k",
+        "--signer-chain=/h",
         "--rotation-automatic=true",
         "--rotation-root-key-type=ecdsa-p384",
         "--rotation-root-life=300d",
@@ -215,6 +226,12 @@ fn a_flag_has_the_last_word() {
             workload_ttl: WorkloadTtl { default: DAY / 24, max: DAY / 12 },
             bundle_file: Some("/flag.pem".into()),
             registrations: vec![],
+            token_life: Some(Duration::from_secs(120)),
+            signer: Some(ExternalFiles {
+                certificate: "/c".into(),
+                key: "/k".into(),
+                chain: Some("/h".into()),
+            }),
             rotation: Rotation {
                 automatic: true,
                 root: RootPlan { key: RootKey::EcdsaP384, life: 300 * DAY, intermediate: Some(DAY / 8) },

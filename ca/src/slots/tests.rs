@@ -68,10 +68,10 @@ fn an_intermediate_signs_for_its_root_and_is_renewed_at_half_its_life() {
     assert_eq!((signer.not_after(), signer.renew_at()), (now + 30 * day, Some(now + 15 * day)));
     let below = signer.chain().next().unwrap();
     check_signer(below).unwrap();
-    assert_eq!(one_certificate(signer.chain_pem()).unwrap(), *below);
+    assert_eq!(one_certificate(&signer.chain_pem()).unwrap(), *below);
     let slots = Slots::only(signer, now);
     assert_eq!(slots.roots().count(), 1, "only the root is published");
-    assert!(!slots.bundle_pem().contains(slots.current().chain_pem()));
+    assert!(!slots.bundle_pem().contains(&slots.current().chain_pem()));
 }
 
 #[test]
@@ -169,6 +169,6 @@ fn req_32_serial_numbers_are_positive_random_and_16_bytes_long() {
 }
 
 fn pem(der: &[u8]) -> String {
-    let text = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, der);
+    let text = STANDARD.encode(der);
     format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
 }

@@ -44,8 +44,8 @@ fn start(folder: &Path) -> Result<(), StateError> {
 
 fn start_in(folder: &Path, trust_domain: &TrustDomain) -> Result<(), StateError> {
     let (state, now) = (State::open(folder)?, SystemTime::now());
-    let files = state.signers(trust_domain, SIGNER, testing::DAY, now)?;
-    files.slots(&files.text()?, now)?;
+    let files = state.signers(trust_domain, SIGNER, testing::TTL, None, now)?;
+    files.slots(&files.text()?, None, now)?;
     state.tokens()?;
     Ok(())
 }
@@ -223,6 +223,8 @@ fn a_root_from_before_there_was_a_record_is_taken_over_and_goes_on_signing() {
     start(&folder).unwrap();
     assert_eq!(fingerprint(&folder), first);
     assert!(!folder.join(ONLY).exists());
+    let longest = beside(&folder).read().unwrap().current().longest;
+    assert_eq!(longest, testing::TTL.max, "what it has granted is not known");
 }
 
 #[test]

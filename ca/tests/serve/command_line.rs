@@ -130,7 +130,7 @@ fn a_check_touches_nothing() {
 }
 
 #[rstest]
-#[case::signer("signer: {certificate: a, key: b}", "not supported yet")]
+#[case::signer("signer: {certificate: a}", "signer.key: is missing")]
 #[case::unknown_key("registration: []", "registrations")]
 fn a_wrong_configuration_ends_with_2(#[case] more: &str, #[case] expected: &str) {
     let home = Home::with(more);
@@ -172,6 +172,10 @@ fn help_names_the_environment_variable_of_every_flag() {
         "BUNDLE_FILE",
         "LIMITS_CONNECTIONS",
         "LIMITS_REQUEST_TIMEOUT",
+        "TOKENS_LIFE",
+        "SIGNER_CERTIFICATE",
+        "SIGNER_KEY",
+        "SIGNER_CHAIN",
         "ROTATION_AUTOMATIC",
         "ROTATION_ROOT_KEY_TYPE",
         "ROTATION_ROOT_LIFE",

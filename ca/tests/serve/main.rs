@@ -6,6 +6,7 @@
 mod api;
 mod bounds;
 mod command_line;
+mod disk;
 mod faults;
 #[cfg(feature = "grpc")]
 mod grpc;

@@ -4,13 +4,14 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, SystemTime};
 
 use pillion_mesh::wire::rfc3339;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use rstest::rstest;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde_json::Value;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
-use crate::support::{Ca, Client, Home, Identity, csr, current, stored_root, wait_for};
+use crate::support::{Ca, Client, Home, Identity, csr, current, plain_params, stored_root, wait_for};
 
 fn root(home: &Home, arguments: &[&str]) -> Output {
     let arguments: Vec<_> = ["root"].iter().chain(arguments).copied().collect();
@@ -131,13 +132,13 @@ fn req_35_a_kill_in_a_change_of_roots_leaves_it_done_or_not_begun(#[case] argume
     }
 }
 
-/// Certificates of six hours, roots of a day, and ten thousand times the world's speed.
+/// Certificates of six hours, roots of 27 hours, and ten thousand times the world's speed.
 #[test]
 fn a_root_is_replaced_by_age_alone() {
     let origin = rfc3339::print(SystemTime::now());
     let home = Home::with(&format!(
         "time: {{scale: 10000, origin: '{origin}'}}\nworkloadTtl: {{default: 6h, max: 6h}}\n\
-         rotation: {{rootLife: 24h, publishAhead: 6h}}"
+         rotation: {{rootLife: 27h, publishAhead: 6h}}"
     ));
     let ca = home.start();
     let first = current(&home).unwrap();
@@ -164,7 +165,7 @@ async fn with_an_intermediate_the_root_signs_no_workload_and_every_chain_leads_t
     let identity = client.enroll(&home.token(), "").await;
     assert_eq!(identity.chain.len(), 2, "leaf and intermediate");
     assert!(is_issued_by(&identity, &home.root()));
-    let alone = Identity { chain: vec![identity.leaf().clone()], key: rcgen::KeyPair::generate().unwrap() };
+    let alone = Identity { chain: vec![identity.leaf().clone()], key: KeyPair::generate().unwrap() };
     assert!(!is_issued_by(&alone, &home.root()), "the root signed the workload itself");
     let renewing = Client::with_certificate(&ca, &home, &identity);
     let answer = renewing.sign(None, csr(&identity.key)).await.unwrap();
@@ -220,4 +221,191 @@ fn commands_at_the_same_time_lose_no_change() {
     });
     assert_eq!(outcomes.iter().filter(|code| **code == Some(0)).count(), 1, "{outcomes:?}");
     wait_for("the next root to be published", || (bundle(&home).len() == 2).then_some(()));
+}
+
+/// Somebody else's authority: a root, and intermediates below it.
+struct Pki {
+    root: rcgen::CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Pki {
+    fn new() -> Self {
+        let mut params = authority_params("somebody's root");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+        Pki { root: rcgen::CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+    }
+
+    fn root(&self) -> CertificateDer<'static> {
+        self.root.der().clone()
+    }
+
+    /// Puts a new intermediate into the files, and into the chain these roots behind our own.
+    fn lend(&self, home: &Home, more: &[&Pki]) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = authority_params("somebody's intermediate").signed_by(&key, &self.root).unwrap();
+        let chain: String =
+            std::iter::once(self).chain(more.iter().copied()).map(|pki| pki.root.pem()).collect();
+        std::fs::write(home.path("ca.pem"), certificate.pem()).unwrap();
+        std::fs::write(home.path("chain.pem"), chain).unwrap();
+        std::fs::write(home.path("ca.key"), key.serialize_pem()).unwrap();
+    }
+}
+
+fn authority_params(name: &str) -> CertificateParams {
+    let mut params = plain_params();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.not_before = time::OffsetDateTime::now_utc() - Duration::from_secs(60);
+    params.not_after = time::OffsetDateTime::now_utc() + Duration::from_secs(30 * 24 * 3600);
+    params
+}
+
+/// A CA that signs by an intermediate of this authority.
+fn home_of(pki: &Pki) -> Home {
+    let home = Home::new();
+    let [certificate, key, chain] = ["ca.pem", "ca.key", "chain.pem"].map(|name| home.path(name));
+    let signer = format!(
+        "signer: {{certificate: '{}', key: '{}', chain: '{}'}}\n",
+        certificate.display(),
+        key.display(),
+        chain.display()
+    );
+    let text = std::fs::read_to_string(home.config()).unwrap() + &signer;
+    std::fs::write(home.config(), text).unwrap();
+    pki.lend(&home, &[]);
+    home
+}
+
+#[tokio::test]
+async fn an_external_intermediate_signs_and_its_root_is_the_bundle() {
+    let pki = Pki::new();
+    let home = home_of(&pki);
+    let ca = home.start();
+    assert_eq!(bundle(&home), [pki.root()]);
+    let identity = Client::new(&ca, &home).enroll(&home.token(), "").await;
+    assert_eq!(identity.chain.len(), 2);
+    assert!(is_issued_by(&identity, &pki.root()));
+    let key = std::fs::read_to_string(home.path("ca.key")).unwrap();
+    for file in crate::support::files_below(&home.path("state")) {
+        assert_ne!(std::fs::read_to_string(&file).unwrap_or_default(), key, "{} has the key", file.display());
+    }
+    assert!(done(&home, &["status"]).contains("somebody's intermediate"));
+    assert_eq!(root(&home, &["prepare"]).status.code(), Some(2));
+    drop(ca);
+    let ca = home.start();
+    Client::with_certificate(&ca, &home, &identity).sign(None, csr(&identity.key)).await.unwrap();
+}
+
+#[tokio::test]
+async fn another_intermediate_of_the_same_root_signs_as_soon_as_its_files_are_there() {
+    let pki = Pki::new();
+    let home = home_of(&pki);
+    let ca = home.start();
+    let client = Client::new(&ca, &home);
+    let first = client.enroll(&home.token(), "").await;
+    pki.lend(&home, &[]);
+    wait_for("the other one to sign", || {
+        ca.log().into_iter().find(|line| line["why"] == "its root is known")
+    });
+    let second = client.enroll(&home.token(), "").await;
+    assert_ne!(first.chain[1], second.chain[1]);
+    assert!(is_issued_by(&second, &pki.root()));
+    assert_eq!(bundle(&home), [pki.root()]);
+}
+
+/// The last one goes on signing: nobody knows the other root yet.
+#[tokio::test]
+async fn an_intermediate_of_another_root_is_published_before_it_signs() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let home = home_of(&pki);
+    let ca = home.start();
+    let client = Client::new(&ca, &home);
+    other.lend(&home, &[]);
+    wait_for("the other root to be published", || {
+        (bundle(&home) == [pki.root(), other.root()]).then_some(())
+    });
+    assert!(is_issued_by(&client.enroll(&home.token(), "").await, &pki.root()));
+    done(&home, &["activate", "--force"]);
+    wait_for("the other one to sign", || {
+        ca.log().iter().any(|line| line["roots"].to_string().contains("(old)")).then_some(())
+    });
+    wait_for("its key to be in use", || {
+        let client = Client::trusting(ca.api, &other.root(), None, &[&rustls::version::TLS13]);
+        std::thread::scope(|scope| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            scope.spawn(move || runtime.block_on(client.connect()).ok().map(drop)).join().unwrap()
+        })
+    });
+    let client = Client::trusting(ca.api, &other.root(), None, &[&rustls::version::TLS13]);
+    assert!(is_issued_by(&client.enroll(&home.token(), "").await, &other.root()));
+}
+
+/// As the operator is told to do it: first the root, into the chain; later the intermediate.
+#[tokio::test]
+async fn a_root_that_joins_the_chain_is_published() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let home = home_of(&pki);
+    let _ca = home.start();
+    let chain = pki.root.pem() + &other.root.pem();
+    std::fs::write(home.path("chain.pem"), chain).unwrap();
+    wait_for("the other root to be published", || {
+        (bundle(&home) == [pki.root(), other.root()]).then_some(())
+    });
+}
+
+#[rstest]
+#[case::key_cut("ca.key", "the key is damaged")]
+#[case::certificate_cut("ca.pem", "the certificate is damaged")]
+#[case::chain_cut("chain.pem", "chain is damaged")]
+#[tokio::test]
+async fn external_files_that_are_damaged_leave_the_last_good_ones_in_force_and_stop_a_start(
+    #[case] file: &str,
+    #[case] expected: &str,
+) {
+    let pki = Pki::new();
+    let home = home_of(&pki);
+    let ca = home.start();
+    let whole = std::fs::read(home.path(file)).unwrap();
+    std::fs::write(home.path(file), &whole[..whole.len() / 2]).unwrap();
+    let complaint = wait_for("a complaint", || ca.log().into_iter().find(|line| line["level"] == "ERROR"));
+    assert!(complaint["error"].as_str().unwrap().contains(expected), "{complaint}");
+    Client::new(&ca, &home).enroll(&home.token(), "").await;
+    drop(ca);
+    let output = home.command(&["serve"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains(expected) && error.contains(file), "{error}");
+    std::fs::write(home.path(file), whole).unwrap();
+    home.start();
+}
+
+#[test]
+fn an_external_key_of_another_certificate_or_a_chain_without_its_root_is_refused() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let home = home_of(&pki);
+    let refusal = || {
+        let output = home.command(&["serve"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    std::fs::write(home.path("ca.key"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    assert!(refusal().contains("do not belong together"));
+    pki.lend(&home, &[]);
+    std::fs::write(home.path("chain.pem"), other.root.pem()).unwrap();
+    assert!(refusal().contains("workloads would not accept what it signs"), "{}", refusal());
+    std::fs::write(home.path("chain.pem"), "").unwrap();
+    assert!(refusal().contains("there is no root"), "{}", refusal());
+    assert!(!home.path("state/signers.json").exists(), "a root of our own was made");
+}
+
+/// An hour is 36 ms here, and files are looked at once a second; so a life of 40 hours is replaced every other second.
+#[test]
+fn a_token_in_a_file_is_replaced_while_the_ca_serves() {
+    let origin = rfc3339::print(SystemTime::now());
+    let home = Home::with(&format!("time: {{scale: 100000, origin: '{origin}'}}\ntokens: {{life: 40h}}"));
+    let ca = home.start();
+    let first = home.token();
+    wait_for("another token", || (home.token() != first).then_some(()));
+    assert!(!ca.log().iter().any(|line| line["level"] == "ERROR"), "{:#?}", ca.log());
 }

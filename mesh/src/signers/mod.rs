@@ -287,10 +287,11 @@ impl Signers {
         std::iter::once(&self.current).chain(&self.next).chain(&self.old)
     }
 
-    /// The published root that was published first. Whoever has not asked for the longest time knows it at least.
+    /// The root that was published first of those that are valid for `life` more, else the current one: whoever has not
+    /// asked for the longest time knows it at least. The CA's own server certificate is best signed by it.
     #[must_use]
-    pub fn longest_known(&self) -> &Signer {
-        self.old.first().unwrap_or(&self.current)
+    pub fn longest_known(&self, now: SystemTime, life: Duration) -> &Signer {
+        self.old.iter().find(|root| root.not_after >= later(now, life)).unwrap_or(&self.current)
     }
 
     /// Counts the changes of the set of published roots, from 1 (SPIFFE bundle, `spiffe_sequence`).
@@ -327,6 +328,18 @@ impl Signers {
         self.next = Some(Signer { activated: None, replaced: None, ..root });
         self.sequence += 1;
         Ok(())
+    }
+
+    /// Takes the next root, which has signed nothing, out of the bundle.
+    pub fn drop_next(&mut self) {
+        if self.next.take().is_some() {
+            self.sequence += 1;
+        }
+    }
+
+    /// The current signer, which is somebody else's, leads to other roots than before.
+    pub fn republish(&mut self) {
+        self.sequence += 1;
     }
 
     /// Whether the next root can sign without cutting anybody off.

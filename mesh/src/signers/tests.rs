@@ -176,6 +176,15 @@ fn each_change_of_the_published_set_counts() {
 }
 
 #[test]
+fn a_next_root_that_has_signed_nothing_can_be_dropped() {
+    let mut signers = prepared();
+    signers.drop_next();
+    assert_eq!((signers.next(), signers.sequence()), (None, 3));
+    signers.drop_next();
+    assert_eq!(signers.sequence(), 3);
+}
+
+#[test]
 fn a_second_next_root_and_a_ninth_root_are_refused() {
     let mut signers = prepared();
     assert!(signers.prepare(root(3, 71)).unwrap_err().to_string().contains("there is a next root already"));
@@ -190,9 +199,16 @@ fn a_second_next_root_and_a_ninth_root_are_refused() {
 
 #[test]
 fn who_has_not_asked_for_long_knows_the_oldest_root() {
-    assert!(young().longest_known().name.ends_with('1'));
-    assert!(prepared().longest_known().name.ends_with('1'));
-    assert!(activated().longest_known().name.ends_with('1'));
+    for signers in [young(), prepared(), activated()] {
+        assert!(signers.longest_known(at(80), DAY).name.ends_with('1'));
+    }
+}
+
+/// Found by the year of a mesh (`tests/life.rs`): a CA that was away while its old root ended.
+#[test]
+fn a_root_that_ends_signs_no_server_certificate() {
+    assert!(activated().longest_known(at(99), DAY).name.ends_with('1'));
+    assert!(activated().longest_known(at(99) + HOUR, DAY).name.ends_with('2'));
 }
 
 #[test]

@@ -125,9 +125,9 @@ mod tests {
         let header = header(&store.create_once(&id("backend"), now + HOUR).unwrap());
         store.identify(&header, now).unwrap().once.unwrap().spend().unwrap();
         let records = || fs::read_dir(folder.path()).unwrap().count();
-        store.deliver(&[], now).unwrap();
+        store.deliver(&[], None, now).unwrap();
         assert_eq!(records(), 1);
-        store.deliver(&[], now + HOUR).unwrap();
+        store.deliver(&[], None, now + HOUR).unwrap();
         assert_eq!(records(), 0);
     }
 

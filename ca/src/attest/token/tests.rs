@@ -30,7 +30,7 @@ impl Folder {
 
     /// What a start does; the header that the delivered token makes.
     fn deliver(&self, name: &str) -> String {
-        self.store.deliver(&[self.registration(name)], SystemTime::now()).unwrap();
+        self.store.deliver(&[self.registration(name)], None, SystemTime::now()).unwrap();
         header(&fs::read_to_string(self.token_file(name)).unwrap())
     }
 
@@ -183,7 +183,7 @@ fn a_token_of_another_identity_in_the_file_is_replaced() {
     let file = folder.token_file("backend");
     fs::create_dir_all(file.parent().unwrap()).unwrap();
     files::write_atomic(&file, mallory.reveal().as_bytes(), PRIVATE_FILE, None).unwrap();
-    folder.store.deliver(&[backend], SystemTime::now()).unwrap();
+    folder.store.deliver(&[backend], None, SystemTime::now()).unwrap();
     let token = fs::read_to_string(&file).unwrap();
     assert_ne!(token, mallory.reveal());
     assert_eq!(folder.identify(&header(&token)).unwrap(), id("backend"));
@@ -204,7 +204,7 @@ fn a_restart_keeps_handed_out_tokens_until_they_expire() {
     let now = SystemTime::now();
     let token = folder.store.create(&id("backend"), Some(now + HOUR)).unwrap();
     folder.store.create(&id("backend"), Some(now - HOUR)).unwrap();
-    folder.store.deliver(&[], now).unwrap();
+    folder.store.deliver(&[], None, now).unwrap();
     assert_eq!(folder.records(), 1);
     assert!(folder.identify(&header(token.reveal())).is_ok());
 }
@@ -227,4 +227,47 @@ fn the_scheme_is_read_in_any_case() {
     let folder = folder();
     let token = folder.store.create(&id("backend"), None).unwrap();
     assert!(folder.identify(&format!("bearer {}", token.reveal())).is_ok());
+}
+
+#[test]
+fn a_token_with_a_life_is_replaced_at_half_of_it_and_the_last_one_counts_to_its_end() {
+    let folder = folder();
+    let begin = SystemTime::now();
+    let at = |hours: u32| begin + hours * HOUR;
+    let deliver = |hours: u32| {
+        folder.store.deliver(&[folder.registration("backend")], Some(8 * HOUR), at(hours)).unwrap();
+        header(&fs::read_to_string(folder.token_file("backend")).unwrap())
+    };
+    let counts = |token: &str, hours: u32| folder.store.identify(token.as_bytes(), at(hours)).is_ok();
+    let first = deliver(0);
+    assert_eq!(deliver(3), first);
+    let second = deliver(4);
+    assert_ne!(second, first);
+    assert!(counts(&first, 7) && !counts(&first, 8));
+    assert!(counts(&second, 11) && !counts(&second, 12));
+    deliver(9);
+    assert_eq!(folder.records(), 2, "the first one's record is cleared away");
+}
+
+#[test]
+fn a_token_that_was_to_last_for_ever_gets_an_end_when_tokens_get_a_life() {
+    let folder = folder();
+    let for_ever = folder.deliver("backend");
+    let now = SystemTime::now();
+    folder.store.deliver(&[folder.registration("backend")], Some(HOUR), now).unwrap();
+    assert!(matches!(folder.identify(&for_ever), Err(TokenError::Unknown)));
+    let token = header(&fs::read_to_string(folder.token_file("backend")).unwrap());
+    assert!(folder.store.identify(token.as_bytes(), now + HOUR).is_err());
+}
+
+#[test]
+fn a_file_that_cannot_be_written_keeps_no_other_from_being_written() {
+    let folder = folder();
+    fs::create_dir_all(folder.root.path().join("run")).unwrap();
+    fs::write(folder.root.path().join("run/backend"), "in the way").unwrap();
+    let both = [folder.registration("backend"), folder.registration("frontend")];
+    let fault = folder.store.deliver(&both, None, SystemTime::now()).unwrap_err().to_string();
+    assert!(fault.contains("backend"), "{fault}");
+    let token = fs::read_to_string(folder.token_file("frontend")).unwrap();
+    assert_eq!(folder.identify(&header(&token)).unwrap(), id("frontend"));
 }
