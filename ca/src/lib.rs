@@ -12,6 +12,8 @@ mod cli;
 mod csr;
 mod fault;
 mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 mod keys;
 mod metrics;
 mod refusal;
