@@ -1,5 +1,5 @@
-//! A CA that misbehaves on purpose (`--fault`), and the real proxy: it keeps the certificate that is valid, says what it
-//! saw, and recovers by itself.
+//! The real proxy and its CA. Under a CA that misbehaves on purpose (`--fault`) it keeps the certificate that is valid, says
+//! what it saw, and recovers by itself; what it began with may be a token that counts once.
 
 // Tests assert by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -81,6 +81,24 @@ fn a_slow_ca_costs_patience_and_no_certificate() {
     mesh.wait_for("slow", |certs| certs["chain"] != before["chain"] && certs["valid"] == true);
 }
 
+#[test]
+fn a_proxy_that_began_by_a_one_time_token_renews_by_its_certificate() {
+    let mesh = Mesh::with_token("4s", |folder| {
+        let mut create = Command::new(env!("CARGO_BIN_EXE_pillion"));
+        create
+            .env_clear()
+            .args(["ca", "token", "create", "--once", "--ttl", "1m", "--id", BACKEND, "--config"]);
+        let output = create.arg(folder.path().join("ca.yaml")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        fs::write(folder.path().join("token"), output.stdout).unwrap();
+    });
+    let renewed = mesh.wait_for("renewals", |certs| certs["renewals"]["succeeded"].as_u64() >= Some(3));
+    assert_eq!((&renewed["renewals"]["failed"], &renewed["valid"]), (&Value::from(0), &Value::Bool(true)));
+    let log = mesh.log("ca");
+    assert_eq!(log.matches("evidence=\"one-time token\"").count(), 1, "{log}");
+    assert!(log.matches("evidence=\"certificate\"").count() >= 2, "{log}");
+}
+
 /// A CA and one proxy on this machine, without interception.
 struct Mesh {
     folder: TempDir,
@@ -102,6 +120,11 @@ impl Drop for Running {
 impl Mesh {
     /// Certificates last as long as `life`.
     fn new(life: &str) -> Self {
+        Mesh::with_token(life, |_| ())
+    }
+
+    /// With something done between the starts of the CA and of the proxy.
+    fn with_token(life: &str, deliver: impl FnOnce(&TempDir)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ports = free_ports();
         let [ca, monitoring, admin, inbound, readiness, metrics] = ports[..] else { panic!("{ports:?}") };
@@ -129,6 +152,7 @@ metrics: {{address: '127.0.0.1:{metrics}'}}
         fs::write(folder.path().join("proxy.yaml"), settings).unwrap();
         let ca = start(&folder, "ca", &["ca", "serve"], &[]);
         wait_listening(&folder);
+        deliver(&folder);
         let proxy = start(&folder, "proxy", &["proxy"], &[]);
         Mesh { folder, ports, ca: Some(ca), _proxy: proxy }
     }

@@ -141,6 +141,11 @@ impl Desk {
         }
     }
 
+    /// The time that certificates and tokens live by.
+    pub(super) fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -154,8 +159,8 @@ impl Desk {
         self.faults.published(&self.authority)
     }
 
-    pub(super) fn can_sign(&self, now: SystemTime) -> bool {
-        now < self.authority.slots().current().not_after()
+    pub(super) fn can_sign(&self) -> bool {
+        self.now() < self.authority.slots().current().not_after()
     }
 
     /// A client certificate that does not verify ends here, before there is a request to answer.
@@ -217,7 +222,7 @@ impl Case<'_> {
         let source = rate::source(self.caller.address.ip());
         locked(&desk.addresses).admit(source, now).map_err(Denial::AddressRate)?;
         self.misbehave()?;
-        let who = desk.attestor.identify(&evidence, SystemTime::now())?;
+        let who = desk.attestor.identify(&evidence, desk.now())?;
         self.evidence = who.evidence;
         self.identity = Some(who.id.clone());
         let limited = locked(&desk.identities).admit(who.id.clone(), now);
@@ -250,7 +255,7 @@ impl Case<'_> {
         self.public_key = Some(csr.sha256.clone());
         let csr = faults.key(csr).map_err(IssueError::from)?;
         who.spend()?;
-        let now = faults.time(SystemTime::now(), ttl);
+        let now = faults.time(self.desk.now(), ttl);
         let mut issued = faults.signer(authority).issue(faults.identity(&who.id), &csr, ttl, now)?;
         if faults.issues_garbage() {
             GARBAGE.clone_into(&mut issued.chain_pem);

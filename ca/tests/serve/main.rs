@@ -9,6 +9,7 @@ mod command_line;
 mod faults;
 #[cfg(feature = "grpc")]
 mod grpc;
+mod hostile;
 mod jwt;
 mod state;
 mod support;
