@@ -47,7 +47,8 @@ pub fn evidence(bytes: &[u8]) {
         let attestor = Attestor::new(trust_domain(), [backend()], nothing);
         attestor.with_issuers(Issuers::new(&[issuer]).into())
     });
-    let refused = ATTESTOR.identify(&Evidence::Authorization(bytes), SystemTime::UNIX_EPOCH);
+    let now = SystemTime::UNIX_EPOCH;
+    let refused = ATTESTOR.identify(&Evidence::Authorization(bytes), now, now);
     let refusal = refused.expect_err("an identity out of nothing");
     assert!(refusal.to_string().len() < 4096, "a log line without end");
 }

@@ -222,7 +222,7 @@ impl Case<'_> {
         let source = rate::source(self.caller.address.ip());
         locked(&desk.addresses).admit(source, now).map_err(Denial::AddressRate)?;
         self.misbehave()?;
-        let who = desk.attestor.identify(&evidence, desk.now())?;
+        let who = desk.attestor.identify(&evidence, desk.now(), SystemTime::now())?;
         self.evidence = who.evidence;
         self.identity = Some(who.id.clone());
         let limited = locked(&desk.identities).admit(who.id.clone(), now);

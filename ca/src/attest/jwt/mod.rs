@@ -154,4 +154,6 @@ fn shortened(text: &str) -> String {
 }
 
 #[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
 mod tests;
