@@ -15,6 +15,8 @@ mod csr;
 mod external;
 mod fault;
 mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 mod keeper;
 mod keys;
 mod metrics;

@@ -115,7 +115,7 @@ refusals! {
         "The CA could not sign.",
         "The log has the reason.";
     OnPurpose = "on_purpose", 401,
-        "The CA was told to refuse (--fault).",
+        "The CA was told to refuse (--fault refuse), or to answer 429 (busy) or 500 (error).",
         "Start the CA without --fault.";
 }
 

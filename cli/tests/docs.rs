@@ -12,14 +12,16 @@ use std::process::Command;
 use common::console::Console;
 use pillion_mesh::resource::Resources;
 
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 13] = [
     "README.md",
+    "docs/how-to/certificates.md",
     "docs/how-to/compose.md",
     "docs/how-to/gateway.md",
     "docs/how-to/machines.md",
     "docs/how-to/outside.md",
     "docs/how-to/policies.md",
     "docs/how-to/roots.md",
+    "docs/reference/ca.md",
     "docs/reference/settings.md",
     "examples/compose/README.md",
     "examples/labs/strict/README.md",

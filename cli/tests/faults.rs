@@ -1,5 +1,5 @@
-//! A CA that misbehaves on purpose (`--fault`), and the real proxy: it keeps the certificate that is valid, says what it
-//! saw, and recovers by itself.
+//! The real proxy and its CA. Under a CA that misbehaves on purpose (`--fault`) it keeps the certificate that is valid, says
+//! what it saw, and recovers by itself; what it began with may be a token that counts once.
 
 // Tests assert by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -44,7 +44,7 @@ fn the_proxy_keeps_what_is_valid_under_every_fault_says_what_it_saw_and_recovers
         thread::scope(|scope| {
             for (fault, expected) in faults {
                 // The meshes are made one after the other, so that no two are given the same ports.
-                let mesh = Mesh::new("10s");
+                let mesh = Mesh::new("16s");
                 scope.spawn(move || one_fault(mesh, fault, expected));
             }
         });
@@ -54,9 +54,9 @@ fn the_proxy_keeps_what_is_valid_under_every_fault_says_what_it_saw_and_recovers
 fn one_fault(mut mesh: Mesh, fault: &str, expected: &str) {
     let before = mesh.wait_for(fault, |certs| certs["valid"] == true);
     mesh.start_ca(&["--fault", fault]);
-    let seen = mesh.wait_for(fault, |certs| certs["renewals"]["lastError"].is_string());
-    let error = seen["renewals"]["lastError"].as_str().unwrap();
-    assert!(error.contains(expected), "{fault}: expected {expected:?}; seen {error:?}");
+    let says =
+        |certs: &Value| certs["renewals"]["lastError"].as_str().is_some_and(|it| it.contains(expected));
+    let seen = mesh.wait_for(&format!("{fault}: {expected}"), says);
     assert_eq!((&seen["valid"], &seen["identity"]), (&Value::Bool(true), &BACKEND.into()), "{fault}");
     assert_eq!(seen["chain"], before["chain"], "{fault}: the certificate that is valid stays");
     assert_eq!(seen["bundles"], before["bundles"], "{fault}: so do the roots");
@@ -81,6 +81,24 @@ fn a_slow_ca_costs_patience_and_no_certificate() {
     mesh.wait_for("slow", |certs| certs["chain"] != before["chain"] && certs["valid"] == true);
 }
 
+#[test]
+fn a_proxy_that_began_by_a_one_time_token_renews_by_its_certificate() {
+    let mesh = Mesh::with_token("10s", |folder| {
+        let mut create = Command::new(env!("CARGO_BIN_EXE_pillion"));
+        create
+            .env_clear()
+            .args(["ca", "token", "create", "--once", "--ttl", "1m", "--id", BACKEND, "--config"]);
+        let output = create.arg(folder.path().join("ca.yaml")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        fs::write(folder.path().join("token"), output.stdout).unwrap();
+    });
+    let renewed = mesh.wait_for("renewals", |certs| certs["renewals"]["succeeded"].as_u64() >= Some(2));
+    assert_eq!((&renewed["renewals"]["failed"], &renewed["valid"]), (&Value::from(0), &Value::Bool(true)));
+    let log = mesh.log("ca");
+    assert_eq!(log.matches("evidence=\"one-time token\"").count(), 1, "{log}");
+    assert!(log.contains("evidence=\"certificate\""), "{log}");
+}
+
 /// A CA and one proxy on this machine, without interception.
 struct Mesh {
     folder: TempDir,
@@ -102,6 +120,11 @@ impl Drop for Running {
 impl Mesh {
     /// Certificates last as long as `life`.
     fn new(life: &str) -> Self {
+        Mesh::with_token(life, |_| ())
+    }
+
+    /// With something done between the starts of the CA and of the proxy.
+    fn with_token(life: &str, deliver: impl FnOnce(&TempDir)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ports = free_ports();
         let [ca, monitoring, admin, inbound, readiness, metrics] = ports[..] else { panic!("{ports:?}") };
@@ -129,6 +152,7 @@ metrics: {{address: '127.0.0.1:{metrics}'}}
         fs::write(folder.path().join("proxy.yaml"), settings).unwrap();
         let ca = start(&folder, "ca", &["ca", "serve"], &[]);
         wait_listening(&folder);
+        deliver(&folder);
         let proxy = start(&folder, "proxy", &["proxy"], &[]);
         Mesh { folder, ports, ca: Some(ca), _proxy: proxy }
     }

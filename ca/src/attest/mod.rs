@@ -120,11 +120,17 @@ impl Attestor {
         Attestor { issuers, ..self }
     }
 
-    /// The identity that the evidence proves.
-    pub(crate) fn identify(&self, evidence: &Evidence<'_>, now: SystemTime) -> Result<Identified, Refusal> {
+    /// The identity that the evidence proves at `now`. Tokens of other issuers live by the `world`'s time, which is another
+    /// where ours is hurried.
+    pub(crate) fn identify(
+        &self,
+        evidence: &Evidence<'_>,
+        now: SystemTime,
+        world: SystemTime,
+    ) -> Result<Identified, Refusal> {
         let (id, once) = match evidence {
             Evidence::Authorization(header) if jwt::is_one(header) => {
-                (self.issuers.identify(token::bearer(header)?, &self.trust_domain, now)?, None)
+                (self.issuers.identify(token::bearer(header)?, &self.trust_domain, world)?, None)
             }
             Evidence::Authorization(header) => {
                 let shown = self.tokens.identify(header, now)?;

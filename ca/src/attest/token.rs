@@ -299,6 +299,15 @@ fn parse_record(bytes: &[u8]) -> Result<Record, TokenError> {
     serde_json::from_slice(bytes).map_err(|error| TokenError::Damaged(error.to_string()))
 }
 
+/// Reads a record, and holds that writing it gives the same one; for fuzzers.
+pub(crate) fn read_and_write(bytes: &[u8]) {
+    if let Ok(record) = parse_record(bytes) {
+        let written = serde_json::to_vec(&record).unwrap_or_default();
+        let again = parse_record(&written).ok().and_then(|record| serde_json::to_vec(&record).ok());
+        assert_eq!(again, Some(written), "a record that changes when it is written");
+    }
+}
+
 /// Whether a record that belongs to no delivered token can go.
 fn counts_no_more(path: &Path, now: SystemTime) -> bool {
     match path.extension().and_then(|extension| extension.to_str()) {

@@ -167,7 +167,8 @@ where
     case.sign(&who, &body.to_bytes())
 }
 
-fn broken(error: &(dyn Error + Send + Sync + 'static)) -> Denial {
+/// Why a body could not be read.
+pub(super) fn broken(error: &(dyn Error + Send + Sync + 'static)) -> Denial {
     if error.is::<LengthLimitError>() { Denial::TooLarge } else { Denial::Broken(error.to_string()) }
 }
 

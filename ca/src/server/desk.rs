@@ -16,7 +16,6 @@ use tokio::time::Instant;
 use super::faults::{BUSY, Faults, GARBAGE};
 use crate::attest::{Attestor, Evidence, Identified, Refusal};
 use crate::authority::{Authority, IssueError, Issued};
-use crate::clock::Clock;
 use crate::csr::{self, CsrError};
 use crate::metrics::Metrics;
 use crate::refusal::RefusalId;
@@ -148,8 +147,9 @@ impl Desk {
         self.metrics.encode()
     }
 
-    pub(super) fn clock(&self) -> Clock {
-        self.authority.clock()
+    /// The time that certificates and tokens live by.
+    pub(super) fn now(&self) -> SystemTime {
+        self.authority.clock().now()
     }
 
     pub(super) fn faults(&self) -> &Faults {
@@ -161,8 +161,8 @@ impl Desk {
         self.faults.published(&self.authority)
     }
 
-    pub(super) fn can_sign(&self, now: SystemTime) -> bool {
-        now < self.authority.slots().current().not_after()
+    pub(super) fn can_sign(&self) -> bool {
+        self.now() < self.authority.slots().current().not_after()
     }
 
     /// A client certificate that does not verify ends here, before there is a request to answer.
@@ -224,7 +224,7 @@ impl Case<'_> {
         let source = rate::source(self.caller.address.ip());
         locked(&desk.addresses).admit(source, now).map_err(Denial::AddressRate)?;
         self.misbehave()?;
-        let who = desk.attestor.identify(&evidence, desk.clock().now())?;
+        let who = desk.attestor.identify(&evidence, desk.now(), SystemTime::now())?;
         self.evidence = who.evidence;
         self.identity = Some(who.id.clone());
         let limited = locked(&desk.identities).admit(who.id.clone(), now);
@@ -257,7 +257,7 @@ impl Case<'_> {
         self.public_key = Some(csr.sha256.clone());
         let csr = faults.key(csr).map_err(IssueError::from)?;
         who.spend()?;
-        let now = faults.time(authority.clock().now(), ttl);
+        let now = faults.time(self.desk.now(), ttl);
         let mut issued = faults.signer(authority).issue(faults.identity(&who.id), &csr, ttl, now)?;
         if faults.issues_garbage() {
             GARBAGE.clone_into(&mut issued.chain_pem);

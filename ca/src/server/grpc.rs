@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tonic::Status;
@@ -14,7 +15,7 @@ use self::api_of_istio::istio_certificate_service_server::{
     IstioCertificateService, IstioCertificateServiceServer,
 };
 use self::api_of_istio::{IstioCertificateRequest, IstioCertificateResponse};
-use super::api::Api;
+use super::api::{self, Api};
 use super::desk::{BODY_LIMIT, Caller, Case, Denial, Door};
 use crate::attest::Refusal;
 use crate::authority::Issued;
@@ -35,15 +36,28 @@ mod api_of_istio {
 /// The path of every call begins so.
 pub(super) const PREFIX: &str = "/istio.v1.auth.IstioCertificateService/";
 
+/// A message comes behind a byte for its compression and four for its length.
+const FRAME: usize = 5;
+
 /// Answers one call.
 pub(super) async fn answer(
     api: Arc<Api>,
     caller: Arc<Caller>,
     request: Request<Incoming>,
 ) -> Response<tonic::body::Body> {
+    let (head, body) = request.into_parts();
+    let body = match Limited::new(body, FRAME + BODY_LIMIT).collect().await {
+        Ok(body) => Full::new(body.to_bytes()),
+        Err(error) => {
+            let denial = api::broken(&*error);
+            let answer = worded(&denial).into_http();
+            api.desk().open(&caller, Door::Grpc).close(&Err(denial));
+            return answer;
+        }
+    };
     let mut service =
         IstioCertificateServiceServer::new(Call { api, caller }).max_decoding_message_size(BODY_LIMIT);
-    match service.call(request).await {
+    match service.call(Request::from_parts(head, body)).await {
         Ok(answer) => answer,
         Err(never) => match never {},
     }

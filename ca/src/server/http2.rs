@@ -29,6 +29,9 @@ use super::http::HEAD_LIMIT;
 pub(super) const ALPN: &[u8] = b"h2";
 /// Requests of one connection at the same time.
 const STREAMS: u32 = 16;
+/// What a client may send of one request, and of all of them, before somebody reads it.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// What is buffered of an answer that its client does not read.
 const SEND_BUFFER: usize = 64 * 1024;
 
@@ -50,6 +53,8 @@ pub(super) async fn serve(
     let connection = http2::Builder::new(TokioExecutor::new())
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(u32::try_from(HEAD_LIMIT).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);

@@ -99,14 +99,13 @@ impl Server {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let connections = TaskTracker::new();
         let Server { api, monitoring, mut endpoint, state, limits } = self;
-        let clock = state.desk().clock();
         let monitoring_address = shown(monitoring.local_addr());
         tracing::info!(api = api.address(), monitoring = monitoring_address, "listening");
         let serve_api = async {
             // A socket that does not listen keeps its port until the end, and refuses whoever dials it.
             let ApiSocket::Listening(api) = api else { return stop.cancelled().await };
             let serve = |stream, peer| {
-                let config = endpoint.config(clock.now());
+                let config = endpoint.config(state.desk().now());
                 api::serve(Arc::clone(&state), stream, peer, config, limits.request_timeout, stop.clone())
             };
             accept::accept(api, limits.connections, &stop, &connections, serve).await;

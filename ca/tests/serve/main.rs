@@ -10,6 +10,7 @@ mod disk;
 mod faults;
 #[cfg(feature = "grpc")]
 mod grpc;
+mod hostile;
 mod jwt;
 mod rotation;
 mod state;

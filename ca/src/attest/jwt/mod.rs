@@ -142,11 +142,18 @@ pub(crate) fn is_one(header: &[u8]) -> bool {
     header.iter().filter(|byte| **byte == b'.').count() == 2
 }
 
+/// Reads a set of keys for nothing but to see whether it can be read.
+pub(crate) fn read_keys(json: &[u8]) -> Result<(), String> {
+    keys::KeySet::parse(json).map(drop)
+}
+
 /// What a stranger wrote, cut to what a log line can bear.
 fn shortened(text: &str) -> String {
     const LONGEST: usize = 100;
     text.chars().take(LONGEST).collect()
 }
 
+#[cfg(test)]
+pub(super) mod testing;
 #[cfg(test)]
 mod tests;
