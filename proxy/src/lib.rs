@@ -23,6 +23,8 @@ mod identity;
 mod inbound;
 mod listener;
 mod live;
+#[doc(hidden)]
+pub mod measure;
 mod net;
 mod outbound;
 mod reload;

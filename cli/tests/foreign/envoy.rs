@@ -260,3 +260,34 @@ fn pillion_calls_envoy(#[case] mode: &str, #[case] tls: (&str, &str), #[case] ve
     pillion.wait_for_line(&[&id("backend"), version, "completed"]);
     assert!(envoy.counter("listener.*.ssl.handshake") > 0, "{}", envoy.process.printed());
 }
+
+/// Envoy resumes its sessions as client and as server; a sidecar does so with it, and each connection is what it was.
+#[rstest]
+#[case::envoy_calls(true)]
+#[case::pillion_calls(false)]
+fn envoy_and_pillion_resume_their_sessions(#[case] envoy_calls: bool) {
+    let Some(binary) = program("PILLION_TEST_ENVOY", "envoy") else { return };
+    let mesh = Mesh::new();
+    mesh.mode("STRICT");
+    let app = echo_app();
+    let (_envoy, pillion, address, peer) = if envoy_calls {
+        let (pillion, address) = mesh.in_front_of(app);
+        let upstream = cluster(address, Some(upstream_tls(&mesh, "backend", ANY_TLS)));
+        let envoy = Envoy::start(&binary, &mesh, &[client_listener()], &upstream);
+        let address = envoy.address;
+        (envoy, pillion, address, "frontend")
+    } else {
+        let listener = server_listener(&mesh, "STRICT", ANY_TLS);
+        let envoy = Envoy::start(&binary, &mesh, &[listener], &cluster(app, None));
+        mesh.backend_at(envoy.address);
+        let (pillion, address) = mesh.towards_backend();
+        (envoy, pillion, address, "backend")
+    };
+    let peer = id(peer);
+    let resumed = |line: &str| line.contains(&peer) && line.contains(" resumed  ");
+    let seen = eventually(|| {
+        assert_eq!(call(address, b"again").unwrap(), b"again");
+        pillion.printed().lines().any(resumed).then_some(())
+    });
+    assert!(seen.is_some(), "no session was resumed:\n{}", pillion.printed());
+}

@@ -171,12 +171,13 @@ mod tests {
         let mut roots = Roots::default();
         let mut said = Vec::new();
         for minutes in [60, 530, 545, 590, 610, 620] {
-            said.extend(roots.look(own, begin + Duration::from_secs(minutes * 60)));
+            let new = roots.look(own, begin + Duration::from_secs(minutes * 60));
+            said.extend(new.into_iter().map(|(stage, words)| (minutes, stage, words)));
         }
-        let stages: Vec<_> = said.iter().map(|(stage, _)| *stage).collect();
-        assert_eq!(stages, [Stage::Near, Stage::Ended], "{said:?}");
-        assert!(said[0].1.contains("CN=root of our trust domain ends at 20"), "{}", said[0].1);
-        assert!(said[1].1.contains("our clock says 20"), "{}", said[1].1);
+        let stages: Vec<_> = said.iter().map(|(minutes, stage, _)| (*minutes, *stage)).collect();
+        assert_eq!(stages, [(545, Stage::Near), (610, Stage::Ended)], "{said:?}");
+        assert!(said[0].2.contains("CN=root of our trust domain ends at 20"), "{}", said[0].2);
+        assert!(said[1].2.contains("our clock says 20"), "{}", said[1].2);
         assert_eq!(roots.look(&[], begin), []);
     }
 }
