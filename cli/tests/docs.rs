@@ -12,13 +12,14 @@ use std::process::Command;
 use common::console::Console;
 use pillion_mesh::resource::Resources;
 
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "README.md",
     "docs/how-to/compose.md",
     "docs/how-to/gateway.md",
     "docs/how-to/machines.md",
     "docs/how-to/outside.md",
     "docs/how-to/policies.md",
+    "docs/how-to/spiffe.md",
     "docs/reference/settings.md",
     "examples/compose/README.md",
     "examples/labs/strict/README.md",
@@ -71,8 +72,11 @@ fn every_yaml_block_of_the_documentation_is_valid() {
                 Resources::default().read(name, &block).unwrap_or_else(|error| panic!("{error}\n{block}"));
                 continue;
             }
-            let program: &[&str] =
-                if block.contains("registrations") { &["ca", "serve"] } else { &["proxy"] };
+            let program: &[&str] = match &block {
+                block if block.starts_with("# agent.yaml\n") => &["ca", "agent"],
+                block if block.contains("registrations") => &["ca", "serve"],
+                _ => &["proxy"],
+            };
             // The page's mesh folder is not on this machine; an empty one stands in for it.
             let block = block.replace("/etc/pillion/mesh", &folder.path().display().to_string());
             let file = folder.path().join("settings.conf");

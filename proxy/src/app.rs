@@ -155,8 +155,8 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     };
     let identity = identity::spawn(own, settings.identity.clone(), settings.tls, mark, drain.quit_token());
     let federation = settings.federation.clone();
-    let identity =
-        identity::federate(identity, &id, federation, (settings.tls, mark), &telemetry, &drain.quit_token());
+    let speaking = (settings.tls, mark, &Clock::system());
+    let identity = identity::federate(identity, &id, federation, speaking, &telemetry, &drain.quit_token());
     let identity = Arc::new(identity);
     let resolver = Resolver::new(publisher.clone(), Dns::system(), settings.dns_refresh);
     if timeout(FIRST_NAMES, resolver.refresh()).await.is_err() {

@@ -88,7 +88,7 @@ pub(crate) fn federate(
     identity: Identity,
     own_id: &SpiffeId,
     federation: Vec<Federated>,
-    (tls, mark): (TlsSettings, Option<u32>),
+    (tls, mark, clock): (TlsSettings, Option<u32>, &Clock),
     telemetry: &Arc<Telemetry>,
     cancel: &CancellationToken,
 ) -> Identity {
@@ -104,7 +104,7 @@ pub(crate) fn federate(
             own: identity.credentials.clone(),
             telemetry: telemetry.clone(),
             tls,
-            clock: Clock::system(),
+            clock: clock.clone(),
         };
         let cancel = cancel.clone();
         match bundle {

@@ -66,7 +66,8 @@ impl Believing {
         };
         let telemetry = Arc::new(Telemetry::new(&workload));
         let (stop, tls) = (CancellationToken::new(), TlsSettings::default());
-        let identity = federate(identity, &id(), federation, (tls, None), &telemetry, &stop);
+        let identity =
+            federate(identity, &id(), federation, (tls, None, &Clock::system()), &telemetry, &stop);
         let believing =
             Believing { identity, own, telemetry, ca: TestCa::root("own root"), _stop: stop.drop_guard() };
         believing.renew();
