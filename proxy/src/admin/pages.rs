@@ -106,6 +106,9 @@ pub(super) fn certs(state: &AdminState, _: &Parts) -> Answer {
             "lastError": status.last_error,
             "next": status.next_attempt.map(rfc3339::print),
         },
+        "federation": state.identity.federation().iter()
+            .map(|(trust_domain, fault)| (trust_domain.to_string(), json!({ "lastError": fault })))
+            .collect::<serde_json::Map<_, _>>(),
         "destinationRuleFiles": state.originator.files(),
     }))
 }

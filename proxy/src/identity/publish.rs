@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
+use super::federation::Faults;
 use super::{Identity, Status};
 use crate::tls::Credentials;
 
@@ -19,7 +20,10 @@ impl Publisher {
     pub(super) fn new() -> (Publisher, Identity) {
         let (credentials, live) = watch::channel(None);
         let (status, shown) = watch::channel(Status::default());
-        (Publisher { credentials, status }, Identity { credentials: live, status: shown })
+        (
+            Publisher { credentials, status },
+            Identity { credentials: live, status: shown, federation: Faults::none() },
+        )
     }
 
     /// The credentials in use.
