@@ -12,7 +12,7 @@ use std::process::Command;
 use common::console::Console;
 use pillion_mesh::resource::Resources;
 
-const PAGES: [&str; 13] = [
+const PAGES: [&str; 14] = [
     "README.md",
     "docs/how-to/certificates.md",
     "docs/how-to/compose.md",
@@ -21,6 +21,7 @@ const PAGES: [&str; 13] = [
     "docs/how-to/outside.md",
     "docs/how-to/policies.md",
     "docs/how-to/roots.md",
+    "docs/how-to/spiffe.md",
     "docs/reference/ca.md",
     "docs/reference/settings.md",
     "examples/compose/README.md",
@@ -74,8 +75,11 @@ fn every_yaml_block_of_the_documentation_is_valid() {
                 Resources::default().read(name, &block).unwrap_or_else(|error| panic!("{error}\n{block}"));
                 continue;
             }
-            let program: &[&str] =
-                if block.contains("registrations") { &["ca", "serve"] } else { &["proxy"] };
+            let program: &[&str] = match &block {
+                block if block.starts_with("# agent.yaml\n") => &["ca", "agent"],
+                block if block.contains("registrations") => &["ca", "serve"],
+                _ => &["proxy"],
+            };
             // The page's mesh folder is not on this machine; an empty one stands in for it.
             let block = block.replace("/etc/pillion/mesh", &folder.path().display().to_string());
             let file = folder.path().join("settings.conf");

@@ -167,8 +167,8 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
         drain.quit_token(),
     );
     let federation = settings.federation.clone();
-    let identity =
-        identity::federate(identity, &id, federation, (settings.tls, mark), &telemetry, &drain.quit_token());
+    let speaking = (settings.tls, mark, &clock);
+    let identity = identity::federate(identity, &id, federation, speaking, &telemetry, &drain.quit_token());
     let identity = Arc::new(identity);
     let resolver = Resolver::new(publisher.clone(), Dns::system(), settings.dns_refresh);
     if timeout(FIRST_NAMES, resolver.refresh()).await.is_err() {

@@ -113,6 +113,9 @@ pub(super) fn certs(state: &AdminState, _: &Parts) -> Answer {
             "nextUpdate": status.lists.as_ref().and_then(|lists| lists.next_update).map(rfc3339::print),
             "lastError": status.lists_error,
         })),
+        "federation": state.identity.federation().iter()
+            .map(|(trust_domain, fault)| (trust_domain.to_string(), json!({ "lastError": fault })))
+            .collect::<serde_json::Map<_, _>>(),
         "destinationRuleFiles": state.originator.files(),
     }))
 }

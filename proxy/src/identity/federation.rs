@@ -68,6 +68,26 @@ pub(crate) enum EndpointTrust {
     },
 }
 
+/// Why the newest bundle of each other trust domain could not be had. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub(super) struct Faults(watch::Sender<BTreeMap<TrustDomain, Option<String>>>);
+
+impl Faults {
+    /// Of no trust domain.
+    pub(super) fn none() -> Faults {
+        Faults(watch::Sender::new(BTreeMap::new()))
+    }
+
+    /// Those of each trust domain that is believed, or is to be.
+    pub(super) fn all(&self) -> BTreeMap<TrustDomain, Option<String>> {
+        self.0.borrow().clone()
+    }
+
+    fn set(&self, trust_domain: &TrustDomain, fault: Option<String>) {
+        self.0.send_modify(|faults| _ = faults.insert(trust_domain.clone(), fault));
+    }
+}
+
 /// The newest bundle of each other trust domain.
 type Foreign = BTreeMap<TrustDomain, Bundles>;
 
@@ -77,6 +97,7 @@ struct Shared {
     trust_domain: TrustDomain,
     own_id: SpiffeId,
     foreign: watch::Sender<Foreign>,
+    faults: Faults,
     own: LiveCredentials,
     telemetry: Arc<Telemetry>,
     tls: TlsSettings,
@@ -88,7 +109,7 @@ pub(crate) fn federate(
     identity: Identity,
     own_id: &SpiffeId,
     federation: Vec<Federated>,
-    (tls, mark): (TlsSettings, Option<u32>),
+    (tls, mark, clock): (TlsSettings, Option<u32>, &Clock),
     telemetry: &Arc<Telemetry>,
     cancel: &CancellationToken,
 ) -> Identity {
@@ -101,10 +122,11 @@ pub(crate) fn federate(
             trust_domain,
             own_id: own_id.clone(),
             foreign: foreign.clone(),
+            faults: identity.federation.clone(),
             own: identity.credentials.clone(),
             telemetry: telemetry.clone(),
             tls,
-            clock: Clock::system(),
+            clock: clock.clone(),
         };
         let cancel = cancel.clone();
         match bundle {
@@ -119,9 +141,9 @@ pub(crate) fn federate(
         }
     }
     let (sender, credentials) = watch::channel(None);
-    let joining = join(identity.credentials, bundles, sender);
+    let joining = join(identity.credentials.clone(), bundles, sender);
     tokio::spawn(cancel.clone().run_until_cancelled_owned(joining));
-    Identity { credentials, status: identity.status }
+    Identity { credentials, ..identity }
 }
 
 /// Makes new credentials of our own and of the foreign bundles, whenever one of them changes.
@@ -161,6 +183,7 @@ impl Shared {
     /// Takes a bundle into use, where it is another one.
     fn take(&self, bundles: Bundles, whence: &str) {
         self.telemetry.federation_refreshed(self.trust_domain.as_str(), true);
+        self.faults.set(&self.trust_domain, None);
         if self.current().as_ref() == Some(&bundles) {
             return;
         }
@@ -178,6 +201,7 @@ impl Shared {
     /// Nothing could be had; what is in use stays. What was `told` already is counted only.
     fn failed(&self, fault: &str, told: bool) {
         self.telemetry.federation_refreshed(self.trust_domain.as_str(), false);
+        self.faults.set(&self.trust_domain, Some(fault.to_owned()));
         if told {
             return;
         }

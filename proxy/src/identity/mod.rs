@@ -17,6 +17,7 @@ mod rotate;
 #[cfg(feature = "workload-api")]
 mod workload_api;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::tls::{BundleError, Bundles, Clock, LiveCredentials, Revocations, TlsSettings};
 
+use federation::Faults;
 pub(crate) use federation::{BundleSource, Endpoint, EndpointTrust, Federated, federate};
 use publish::Publisher;
 
@@ -137,12 +139,18 @@ pub(crate) struct Identity {
     /// The newest credentials; the last good ones stay when their successors cannot be had, also past their end.
     pub(crate) credentials: LiveCredentials,
     status: watch::Receiver<Status>,
+    federation: Faults,
 }
 
 impl Identity {
     /// How it fares now.
     pub(crate) fn status(&self) -> Status {
         self.status.borrow().clone()
+    }
+
+    /// Why the newest bundle of each other trust domain could not be had; none where it could.
+    pub(crate) fn federation(&self) -> BTreeMap<TrustDomain, Option<String>> {
+        self.federation.all()
     }
 }
 

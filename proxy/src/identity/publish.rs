@@ -7,6 +7,7 @@ use pillion_mesh::reason::Reason;
 use tokio::sync::watch;
 use tracing::error;
 
+use super::federation::Faults;
 use super::{Identity, Status};
 use crate::tls::{Credentials, Revocations, Revoked};
 
@@ -33,7 +34,7 @@ impl Publisher {
         let (credentials, live) = watch::channel(None);
         let (status, shown) = watch::channel(Status::default());
         let publisher = Publisher { credentials, status, gate: Arc::default() };
-        (publisher, Identity { credentials: live, status: shown })
+        (publisher, Identity { credentials: live, status: shown, federation: Faults::none() })
     }
 
     /// Hands no credentials on before there are revocation lists.

@@ -83,6 +83,8 @@ async fn req_05_no_root_vouches_for_another_trust_domain(#[case] by_ours: bool, 
 #[rstest]
 #[case::by_principal("principals: [other.example/ns/default/sa/frontend]", true)]
 #[case::by_trust_domain("principals: ['other.example/*']", true)]
+#[case::by_namespace_of_any_trust_domain("namespaces: [default]", true)]
+#[case::by_our_trust_domain("principals: ['cluster.local/*']", false)]
 #[case::the_same_path_with_us("principals: [cluster.local/ns/default/sa/frontend]", false)]
 #[case::another_of_theirs("principals: [other.example/ns/default/sa/payments]", false)]
 #[tokio::test]

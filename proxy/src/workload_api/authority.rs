@@ -42,7 +42,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Named<S> {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            if self.frames.give(into) {
+            if self.frames.give(into) || into.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
             let mut bytes = [0; 4096];

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use hyper::client::conn::http2;
@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use pillion_mesh::workload::Workload;
 use pillion_testkit::authority::{after, before, valid_between};
 use pillion_testkit::{Held, TestCa};
+use proptest::prelude::*;
 use rstest::rstest;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
@@ -443,4 +444,50 @@ fn bundles_of_other_trust_domains_come_along_and_a_bad_one_is_left_out() {
     assert_eq!(own.len(), 1);
     assert_eq!(&own[0].der, ca.root_certificate(), "our own bundle is nobody else's to give");
     assert_eq!(given.faults.len(), 2);
+}
+
+proptest! {
+    /// Whatever an agent sends is used or refused, and never more than it is.
+    #[test]
+    fn any_message_is_used_or_refused(
+        chain in prop::collection::vec(any::<u8>(), 0..80),
+        bundle in prop::collection::vec(any::<u8>(), 0..80),
+        name in "(spiffe://)?[a-z./%]{0,12}",
+        ours in any::<bool>(),
+    ) {
+        let svid = X509svid {
+            spiffe_id: if ours { ID.to_owned() } else { name.clone() },
+            x509_svid: chain,
+            x509_svid_key: vec![0; 8],
+            bundle: bundle.clone(),
+            hint: String::new(),
+        };
+        let message = X509svidResponse { svids: vec![svid], crl: Vec::new(), federated_bundles: [(name, bundle)].into() };
+        if let Ok(given) = given(message) {
+            prop_assert!(ours);
+            prop_assert!(given.foreign.iter().all(|(_, roots)| roots.is_empty()), "no root can come of noise");
+        }
+    }
+
+    /// Damage to a good message is found, or does no harm to the chain.
+    #[test]
+    fn a_message_cut_off_anywhere_loses_no_certificate_unseen(at in any::<prop::sample::Index>()) {
+        static CA: LazyLock<(TestCa, Held)> = LazyLock::new(|| {
+            let ca = TestCa::root("root");
+            let held = ca.intermediate("intermediate").issue(ID);
+            (ca, held)
+        });
+        let (ca, held) = &*CA;
+        let mut message = message(held, ca);
+        let whole = message.svids[0].x509_svid.len();
+        let cut = at.index(whole);
+        message.svids[0].x509_svid.truncate(cut);
+        match given(message) {
+            Ok(given) => {
+                let length: usize = given.chain.iter().map(|certificate| certificate.len()).sum();
+                prop_assert_eq!(length, cut, "cut between two certificates, or before the first");
+            }
+            Err(error) => prop_assert!(error.contains("x509_svid"), "{}", error),
+        }
+    }
 }
