@@ -47,6 +47,11 @@ impl Clock {
         self.scale.map_or(world, |scale| scale.at(world))
     }
 
+    /// How many times as fast as the world's its time runs.
+    pub(crate) fn factor(self) -> u32 {
+        self.factor
+    }
+
     /// How long it takes in the world until `span` of its time has passed.
     pub(crate) fn world(self, span: Duration) -> Duration {
         span / self.factor

@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use pillion_mesh::duration;
+use pillion_mesh::rotation::{Jump, Moment, jump};
 use pillion_mesh::signers::{Facts, Policy, Signers, Step};
 use pillion_mesh::spiffe::TrustDomain;
+use pillion_mesh::wire::rfc3339;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -67,11 +69,19 @@ pub(crate) struct Keeper {
     seen: Mutex<Seen>,
 }
 
+/// The two clocks when the process began to serve, or when the wall clock was set since; and at the last look.
+#[derive(Clone, Copy)]
+struct Serving {
+    since: Duration,
+    last: Moment,
+}
+
 /// What the signers in force were made of. Whoever changes them holds it.
 struct Seen {
     record: Vec<u8>,
     /// The last good contents of the external signer's files.
     external: Option<External>,
+    serving: Serving,
     /// The bundle that was written for others.
     delivered: Option<String>,
     /// What went wrong last, so that it is said once.
@@ -88,8 +98,11 @@ impl Keeper {
     ) -> Result<Self, StateError> {
         let record = files.text()?;
         let slots = files.slots(&record, external.as_ref(), clock.now())?;
-        let seen = Mutex::new(Seen { record, external, delivered: None, complaint: None });
-        Ok(Keeper { files, plan, clock, live: Live::new(slots), begun: Instant::now(), seen })
+        let begun = Instant::now();
+        let last = Moment { wall: clock.now(), steady: Duration::ZERO };
+        let serving = Serving { since: Duration::ZERO, last };
+        let seen = Mutex::new(Seen { record, external, serving, delivered: None, complaint: None });
+        Ok(Keeper { files, plan, clock, live: Live::new(slots), begun, seen })
     }
 
     pub(crate) fn live(&self) -> &Arc<Live> {
@@ -153,6 +166,8 @@ impl Keeper {
     }
 
     fn look_at(&self, seen: &mut Seen) -> Result<(), StateError> {
+        let now = Moment { wall: self.clock.now(), steady: self.begun.elapsed() };
+        self.notice(&mut seen.serving, now);
         self.take_up(seen)?;
         let slots = self.live.get();
         if slots.current().renew_at().is_some_and(|at| at <= self.clock.now()) {
@@ -171,7 +186,7 @@ impl Keeper {
             self.follow(seen)?;
         }
         for _ in 0..MOST_STEPS {
-            let facts = self.facts();
+            let facts = self.facts(seen);
             if !self.plan.automatic
                 || matches!(self.live.get().signers().step(&facts, &self.plan.policy), Step::Wait { .. })
             {
@@ -183,15 +198,35 @@ impl Keeper {
         Ok(())
     }
 
-    fn facts(&self) -> Facts {
-        Facts { now: self.clock.now(), serving: self.clock.passed(self.begun.elapsed()) }
+    fn facts(&self, seen: &Seen) -> Facts {
+        let serving = self.begun.elapsed().saturating_sub(seen.serving.since);
+        Facts { now: self.clock.now(), serving: self.clock.passed(serving) }
+    }
+
+    /// Where the clock was set, what is due by it has to wait as after a start: it may be set again.
+    fn notice(&self, serving: &mut Serving, now: Moment) {
+        let last = std::mem::replace(&mut serving.last, now);
+        let by = match jump(last, now, self.clock.factor()) {
+            Some(Jump::Forward(by)) => {
+                format!("forward by {}", duration::print(Duration::from_secs(by.as_secs())))
+            }
+            Some(Jump::Back(by)) => format!("back by {}", duration::print(Duration::from_secs(by.as_secs()))),
+            None => return,
+        };
+        serving.since = now.steady;
+        let now = rfc3339::print(now.wall);
+        tracing::warn!(
+            by = by.as_str(),
+            now = now.as_str(),
+            "the clock was set, or the machine slept; roots are not replaced until it has been right for a while"
+        );
     }
 
     /// Takes up the files of the external signer where they have changed. One whose roots are published signs at once;
     /// one of another root is published first, while the last one goes on signing as long as this process has its key.
     fn follow(&self, seen: &mut Seen) -> Result<(), StateError> {
         let Some(files) = &self.plan.external else { return Ok(()) };
-        let facts = self.facts();
+        let facts = self.facts(seen);
         let external = External::read(files, &self.plan.trust_domain, facts.now)?;
         let slots = self.live.get();
         let signs = slots.signers().current().name == external.name();

@@ -88,3 +88,18 @@ fn a_next_root_that_cannot_be_made_now_changes_nothing_and_is_made_later() {
     keeper.look();
     assert_eq!((keeper.live().get().roots().count(), &keeper.seen().complaint), (2, &None));
 }
+
+#[test]
+fn after_the_clock_was_set_roots_are_not_replaced_at_once() {
+    let (_folder, _state, files) = since(SystemTime::now());
+    let keeper = keeper(files, true, None);
+    let mut seen = keeper.seen();
+    let later = |wall: SystemTime, hours: u32| Moment { wall, steady: hours * HOUR };
+    let begun = seen.serving.last.wall;
+    keeper.notice(&mut seen.serving, later(begun + 2 * HOUR, 2));
+    assert_eq!(seen.serving.since, Duration::ZERO, "the clocks agree");
+    keeper.notice(&mut seen.serving, later(begun + 4 * HOUR, 3));
+    assert_eq!(seen.serving.since, 3 * HOUR);
+    keeper.notice(&mut seen.serving, later(begun + 4 * HOUR, 4));
+    assert_eq!(seen.serving.since, 4 * HOUR);
+}

@@ -5,7 +5,9 @@ mod requester;
 
 use std::time::{Duration, SystemTime};
 
-pub use requester::{Act, Evidence, Held, Jump, LEAST_WAIT, Moment, REFRESH, Requester, Setback, Urgency};
+pub use requester::{
+    Act, Evidence, Held, Jump, LEAST_WAIT, Moment, REFRESH, Requester, Setback, Urgency, jump,
+};
 
 /// When to ask for the next certificate: half of the validity that was left when it arrived, moved by `jitter`.
 ///

@@ -91,6 +91,19 @@ pub enum Jump {
     Back(Duration),
 }
 
+/// Whether the wall clock was set between two moments. `factor` is that of a hurried wall clock, else 1.
+#[must_use]
+pub fn jump(last: Moment, now: Moment, factor: u32) -> Option<Jump> {
+    let passed = now.steady.saturating_sub(last.steady).saturating_mul(factor);
+    let expected = last.wall.checked_add(passed)?;
+    let noticeable = NOTICEABLE.saturating_mul(factor);
+    match now.wall.duration_since(expected) {
+        Ok(ahead) if ahead > noticeable => Some(Jump::Forward(ahead)),
+        Err(behind) if behind.duration() > noticeable => Some(Jump::Back(behind.duration())),
+        _ => None,
+    }
+}
+
 /// When to ask next.
 #[derive(Debug, Clone, Copy)]
 struct Due {
@@ -157,14 +170,7 @@ impl Requester {
     /// then comes at once: the failures may have been the clock's.
     pub fn notice(&mut self, now: Moment) -> Option<Jump> {
         let last = self.last.replace(now)?;
-        let passed = now.steady.saturating_sub(last.steady).saturating_mul(self.factor);
-        let expected = last.wall.checked_add(passed)?;
-        let noticeable = NOTICEABLE.saturating_mul(self.factor);
-        let jump = match now.wall.duration_since(expected) {
-            Ok(ahead) if ahead > noticeable => Jump::Forward(ahead),
-            Err(behind) if behind.duration() > noticeable => Jump::Back(behind.duration()),
-            _ => return None,
-        };
+        let jump = jump(last, now, self.factor)?;
         if self.due.wall.is_none() {
             self.due.steady = self.due.steady.min(now.steady.saturating_add(LEAST_WAIT));
         }
