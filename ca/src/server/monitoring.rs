@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::header::ACCEPT;
 use hyper::{Method, StatusCode};
+use pillion_mesh::exposition::Format;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::api::Api;
 use super::http::{self, Answer};
-use crate::metrics;
 
 /// Serves one request of one connection.
 pub(super) async fn serve(
@@ -19,7 +20,8 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) {
     let answering = http::serve_one(&mut stream, &stop, |request| {
-        let answer = respond(&state, request.method(), request.uri().path());
+        let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+        let answer = respond(&state, request.method(), request.uri().path(), Format::of_accept(accept));
         std::future::ready(answer)
     });
     match tokio::time::timeout(timeout, answering).await {
@@ -29,13 +31,13 @@ pub(super) async fn serve(
     }
 }
 
-fn respond(state: &Api, method: &Method, path: &str) -> Answer {
+fn respond(state: &Api, method: &Method, path: &str, format: Format) -> Answer {
     match path {
         "/metrics" | "/stats/prometheus" | "/healthz/ready" | "/ready" if !http::reads(method) => {
             http::method_not_allowed(method, "GET, HEAD")
         }
         "/metrics" | "/stats/prometheus" => {
-            http::answer(StatusCode::OK, metrics::CONTENT_TYPE, state.desk().scrape())
+            http::answer(StatusCode::OK, format.content_type(), format.render(state.desk().scrape()))
         }
         "/healthz/ready" | "/ready" if state.desk().can_sign() => {
             http::answer(StatusCode::OK, "text/plain", "ready\n")
