@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
+use pillion_mesh::spiffe::{SpiffeId, TrustDomain, bundle};
 use rcgen::PublicKeyData;
 use rustls_pki_types::CertificateDer;
 
@@ -65,8 +65,13 @@ pub fn certificate(bytes: &[u8]) {
     }
 }
 
-/// A root on its way into the bundle: what is published is JSON that holds it, or nothing.
+/// A bundle on its way in, which is read as it would be written, or refused; and a root on its way out: what is published is
+/// JSON that holds it, or nothing.
 pub fn bundle(bytes: &[u8]) {
+    if let Ok(read) = bundle::Bundle::parse(bytes) {
+        let written = serde_json::to_vec(&read).expect("a bundle that is no JSON");
+        assert_eq!(bundle::Bundle::parse(&written).ok(), Some(read), "a bundle that cannot be read again");
+    }
     let root = CertificateDer::from(bytes.to_vec());
     let bundle = serde_json::to_value(Bundle::of([&root], 1)).expect("a bundle that is no JSON");
     let keys = bundle.get("keys").and_then(serde_json::Value::as_array).expect("a bundle without keys");

@@ -73,20 +73,20 @@ fn roots(sidecar: &RunningSidecar) -> (BTreeSet<String>, String) {
     (trusted.map(|root| id(&root["subjectKeyId"])).collect(), id(&page["chain"][0]["authorityKeyId"]))
 }
 
-/// Certificates live for an hour, which takes ten seconds.
+/// Certificates live for four hours, which take ten seconds.
 #[test]
 fn a_root_is_rotated_under_load_with_lives_of_ten_seconds_and_no_connection_fails() {
     let origin = rfc3339::print(SystemTime::now());
     let settings = format!(
-        "workloadTtl: {{default: 1h, max: 1h}}
-rotation: {{automatic: false, publishAhead: 1h}}
-time: {{scale: 360, origin: '{origin}'}}
+        "workloadTtl: {{default: 4h, max: 4h}}
+rotation: {{automatic: false, publishAhead: 4h}}
+time: {{scale: 1440, origin: '{origin}'}}
 "
     );
     let Some(mut stage) = Stage::with_ca(&settings) else { return };
     stage.mode("STRICT");
     let _app = stage.app("echo", Family::V4.any());
-    let hurried = ["--time-scale", "360", "--time-origin", &origin];
+    let hurried = ["--time-scale", "1440", "--time-origin", &origin];
     let start = |name, node| Sidecar::new(name).args(&hurried).start(node, &stage.ca).unwrap();
     let sidecars = [start("client", &stage.client), start("server", &stage.server)];
     let all = |what: &str, condition: &dyn Fn(&BTreeSet<String>, &str) -> bool| {

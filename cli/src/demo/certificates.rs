@@ -13,16 +13,17 @@ use super::traffic::Traffic;
 use super::walk::Walk;
 use crate::lab::{LabError, RunningSidecar, TRUST_DOMAIN, wait_until};
 
-/// How many times as fast as the world's the time runs: an hour passes in five seconds.
-const FACTOR: u32 = 720;
+/// How many times as fast as the world's the time runs.
+const FACTOR: u32 = 1440;
 
 /// What an hour takes in the world's time.
-const HOUR: Duration = Duration::from_secs(5);
+const HOUR: Duration = Duration::from_millis(2_500);
 
 /// How many hours a certificate lives.
-const LIFE: u32 = 4;
+const LIFE: u32 = 8;
 
-/// More than anything here takes in the world's time: what certificates ask for takes one of their lives, at most.
+/// More than anything here takes in the world's time: a root is known to all, or out of use, after a certificate's life and
+/// what clocks may differ by.
 const SOON: Duration = Duration::from_secs(60);
 
 /// The time that this story's mesh lives in.
@@ -60,7 +61,7 @@ pub(super) fn tell(page: &Page, stage: &mut Stage) -> Result<(usize, usize), Lab
     let mut walk = Walk::new(page);
     walk.step(
         "Certificates are renewed",
-        "They live four hours. An hour passes in five seconds here.",
+        "They live eight hours. An hour passes in two and a half seconds here.",
         "a new certificate for each sidecar by half its life",
         || renewed(stage),
     )?;
