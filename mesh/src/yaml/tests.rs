@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use rstest::rstest;
@@ -126,11 +125,9 @@ fn a_long_value_is_cut_in_the_message() {
 #[case::many_values(format!("[{}]", "x,".repeat(MAX_NODES)))]
 #[case::a_large_value("x".repeat(2 * MAX_SCALAR_BYTES))]
 #[case::aliases_of_a_large_value(format!("- &a {}\n{}", "x".repeat(MAX_SCALAR_BYTES / 2), "- *a\n".repeat(100)))]
-fn what_would_cost_much_is_refused_at_once(#[case] text: String) {
-    let started = Instant::now();
+fn what_would_cost_much_is_refused(#[case] text: String) {
     read::<IgnoredAny>("bomb.yaml", &text).unwrap_err();
     read::<Vec<String>>("bomb.yaml", &text).unwrap_err();
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
 /// The values of each document, with the line of each value in the file.
