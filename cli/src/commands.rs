@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{analyze, authz, demo, describe, probe, svid, wiretap};
+use crate::{analyze, authz, demo, describe, job, probe, svid, wait, wiretap};
 
 /// Mutual TLS between services by sidecars that they know nothing of.
 ///
@@ -39,6 +39,22 @@ enum Command {
     Authz(authz::Options),
     /// Asks what a certificate says of itself
     Svid(svid::Options),
+    /// Waits until the sidecar here is ready, and says what is missing as long as it is not
+    ///
+    /// Asks at least once. It takes nothing but the admin API, so it runs in any container of the workload.
+    ///
+    /// Exit codes: 0 ready, 1 not in time, 2 wrong arguments.
+    Wait(wait::Options),
+    /// Runs a job: waits for the sidecar, runs the command, drains the sidecar when the command has ended
+    ///
+    /// The command begins when the sidecar is ready, so that its first call goes the right way. SIGHUP, SIGINT, SIGQUIT,
+    /// SIGTERM, SIGUSR1 and SIGUSR2 are passed on to it. When it has ended, however it did, the sidecar takes no new connections, lets
+    /// the open ones finish and ends; that is waited for, so that the last bytes are out before the container is gone.
+    ///
+    /// Exit codes: those of the command, and 128 + N where signal N ended it; 125 the sidecar was not ready in time (the
+    /// command has not run, and the sidecar stays), 126 and 127 the command cannot be started or is not found; 2 wrong
+    /// arguments.
+    Run(job::Options),
     /// Asks an HTTP endpoint once and prints its answer; exit code 0 when that is 2xx and comes within two seconds
     Probe {
         /// http://HOST[:PORT][/PATH]
@@ -125,6 +141,8 @@ fn run(command: Command) -> ExitCode {
         Command::Describe(options) => describe::run(&options),
         Command::Authz(options) => authz::run(&options),
         Command::Svid(options) => svid::run(&options),
+        Command::Wait(options) => wait::run(&options),
+        Command::Run(options) => job::run(&options),
         Command::Probe { url } => probe::run(&url),
         Command::Proxy(rest) => pillion_proxy::main_with(rest.after("pillion proxy")),
         Command::Ca(rest) => ca(rest.after("pillion ca")),
