@@ -4,9 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{analyze, authz, demo, describe, job, probe, svid, wait, wiretap};
+use crate::{analyze, authz, demo, describe, job, manual, probe, svid, wait, wiretap};
 
 /// Mutual TLS between services by sidecars that they know nothing of.
 ///
@@ -60,6 +60,16 @@ enum Command {
         /// http://HOST[:PORT][/PATH]
         url: String,
     },
+    /// Prints what a shell completes the command line by
+    ///
+    /// bash reads it from /usr/share/bash-completion/completions/pillion, zsh from a file _pillion in a folder of its fpath, fish
+    /// from ~/.config/fish/completions/pillion.fish.
+    #[command(visible_alias = "completions")]
+    Completion(manual::Completion),
+    /// Writes a manual page for each command, those of the sidecar, the CA and the rules too
+    ///
+    /// Exit codes: 0 written, 1 the folder cannot be written to, 2 wrong arguments.
+    Man(manual::Man),
     /// The sidecar: pillion-proxy
     #[command(disable_help_flag = true)]
     Proxy(Rest),
@@ -143,6 +153,8 @@ fn run(command: Command) -> ExitCode {
         Command::Svid(options) => svid::run(&options),
         Command::Wait(options) => wait::run(&options),
         Command::Run(options) => job::run(&options),
+        Command::Completion(options) => manual::completion(&options, &Arguments::command()),
+        Command::Man(options) => manual::man(&options, &Arguments::command()),
         Command::Probe { url } => probe::run(&url),
         Command::Proxy(rest) => pillion_proxy::main_with(rest.after("pillion proxy")),
         Command::Ca(rest) => ca(rest.after("pillion ca")),
@@ -162,13 +174,24 @@ fn run(command: Command) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use std::fs;
 
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    /// The tools that read their arguments themselves have pages of their own. `UPDATE_GOLDEN=1` writes the page anew.
+    #[test]
+    fn the_reference_page_of_commands_is_what_help_says() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/commands.md");
+        let page = manual::reference(Arguments::command());
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&path, &page).unwrap();
+        }
+        snapbox::assert_data_eq!(page, snapbox::Data::read_from(&path, None).raw());
     }
 
     #[test]

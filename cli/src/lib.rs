@@ -11,6 +11,7 @@ mod describe;
 pub mod http;
 mod job;
 pub mod lab;
+mod manual;
 mod output;
 mod probe;
 mod sidecar;
