@@ -39,3 +39,9 @@ use std::process::ExitCode;
 pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     cli::run(args)
 }
+
+/// The command line's definition, for completion scripts and manual pages.
+#[must_use]
+pub fn command() -> clap::Command {
+    cli::command()
+}

@@ -4,9 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{analyze, authz, demo, describe, probe, svid, wiretap};
+use crate::{analyze, authz, demo, describe, job, manual, probe, svid, wait, wiretap};
 
 /// Mutual TLS between services by sidecars that they know nothing of.
 ///
@@ -39,11 +39,37 @@ enum Command {
     Authz(authz::Options),
     /// Asks what a certificate says of itself
     Svid(svid::Options),
+    /// Waits until the sidecar here is ready, and says what is missing as long as it is not
+    ///
+    /// Asks at least once. It takes nothing but the admin API, so it runs in any container of the workload.
+    ///
+    /// Exit codes: 0 ready, 1 not in time, 2 wrong arguments.
+    Wait(wait::Options),
+    /// Runs a job: waits for the sidecar, runs the command, drains the sidecar when the command has ended
+    ///
+    /// The command begins when the sidecar is ready, so that its first call goes the right way. SIGHUP, SIGINT, SIGQUIT,
+    /// SIGTERM, SIGUSR1 and SIGUSR2 are passed on to it. When it has ended, however it did, the sidecar takes no new connections, lets
+    /// the open ones finish and ends; that is waited for, so that the last bytes are out before the container is gone.
+    ///
+    /// Exit codes: those of the command, and 128 + N where signal N ended it; 125 the sidecar was not ready in time (the
+    /// command has not run, and the sidecar stays), 126 and 127 the command cannot be started or is not found; 2 wrong
+    /// arguments.
+    Run(job::Options),
     /// Asks an HTTP endpoint once and prints its answer; exit code 0 when that is 2xx and comes within two seconds
     Probe {
         /// http://HOST[:PORT][/PATH]
         url: String,
     },
+    /// Prints what a shell completes the command line by
+    ///
+    /// bash reads it from /usr/share/bash-completion/completions/pillion, zsh from a file _pillion in a folder of its fpath, fish
+    /// from ~/.config/fish/completions/pillion.fish.
+    #[command(visible_alias = "completions")]
+    Completion(manual::Completion),
+    /// Writes a manual page for each command, those of the sidecar, the CA and the rules too
+    ///
+    /// Exit codes: 0 written, 1 the folder cannot be written to, 2 wrong arguments.
+    Man(manual::Man),
     /// The sidecar: pillion-proxy
     #[command(disable_help_flag = true)]
     Proxy(Rest),
@@ -125,6 +151,10 @@ fn run(command: Command) -> ExitCode {
         Command::Describe(options) => describe::run(&options),
         Command::Authz(options) => authz::run(&options),
         Command::Svid(options) => svid::run(&options),
+        Command::Wait(options) => wait::run(&options),
+        Command::Run(options) => job::run(&options),
+        Command::Completion(options) => manual::completion(&options, &Arguments::command()),
+        Command::Man(options) => manual::man(&options, &Arguments::command()),
         Command::Probe { url } => probe::run(&url),
         Command::Proxy(rest) => pillion_proxy::main_with(rest.after("pillion proxy")),
         Command::Ca(rest) => ca(rest.after("pillion ca")),
@@ -144,13 +174,24 @@ fn run(command: Command) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use std::fs;
 
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    /// The tools that read their arguments themselves have pages of their own. `UPDATE_GOLDEN=1` writes the page anew.
+    #[test]
+    fn the_reference_page_of_commands_is_what_help_says() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/commands.md");
+        let page = manual::reference(Arguments::command());
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&path, &page).unwrap();
+        }
+        snapbox::assert_data_eq!(page, snapbox::Data::read_from(&path, None).raw());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A plain HTTP GET by the standard library alone, for health checks and for the lab's look at admin ports.
+//! A plain HTTP GET, or POST without a body, by the standard library alone, for health checks and admin ports.
 //!
 //! HTTP/1.0, so that the answer ends where the connection ends. No TLS, no redirects.
 
@@ -41,10 +41,30 @@ struct Target {
 /// When the URL is not `http://host[:port][/path]`, when the server cannot be reached or resets, when it is not done
 /// in time, when its answer is not HTTP or is larger than [`MAX_ANSWER`].
 pub fn get(url: &str, timeout: Duration) -> io::Result<Answer> {
+    ask("GET", url, timeout)
+}
+
+/// The same by POST, without a body: a button of an admin API is pressed.
+///
+/// # Errors
+/// As [`get`].
+pub fn post(url: &str, timeout: Duration) -> io::Result<Answer> {
+    ask("POST", url, timeout)
+}
+
+/// Whether [`get`] could ask `url`, without asking.
+///
+/// # Errors
+/// When it is not `http://host[:port][/path]`.
+pub(crate) fn check(url: &str) -> io::Result<()> {
+    parse(url).map(drop)
+}
+
+fn ask(method: &str, url: &str, timeout: Duration) -> io::Result<Answer> {
     let deadline = Instant::now() + timeout;
     let target = parse(url)?;
     let stream = dial(&target, deadline)?;
-    exchange(stream, &target, deadline)
+    exchange(stream, method, &target, deadline)
 }
 
 /// The same over a connection that exists already; `url` gives path and `Host`.
@@ -52,13 +72,17 @@ pub fn get(url: &str, timeout: Duration) -> io::Result<Answer> {
 /// # Errors
 /// As [`get`].
 pub fn get_over(stream: TcpStream, url: &str, timeout: Duration) -> io::Result<Answer> {
-    exchange(stream, &parse(url)?, Instant::now() + timeout)
+    exchange(stream, "GET", &parse(url)?, Instant::now() + timeout)
 }
 
-fn exchange(mut stream: TcpStream, target: &Target, deadline: Instant) -> io::Result<Answer> {
+fn exchange(mut stream: TcpStream, method: &str, target: &Target, deadline: Instant) -> io::Result<Answer> {
     stream.set_write_timeout(Some(left(deadline)?))?;
-    let request =
-        format!("GET {} HTTP/1.0\r\nHost: {}\r\nUser-Agent: pillion\r\n\r\n", target.path, target.authority);
+    // A POST without a body says so (RFC 9110, 8.6).
+    let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
+    let request = format!(
+        "{method} {} HTTP/1.0\r\nHost: {}\r\nUser-Agent: pillion\r\n{length}\r\n",
+        target.path, target.authority
+    );
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     let mut chunk = [0_u8; 8192];

@@ -9,11 +9,15 @@ mod commands;
 mod demo;
 mod describe;
 pub mod http;
+mod job;
 pub mod lab;
+mod manual;
 mod output;
 mod probe;
+mod sidecar;
 mod source;
 mod svid;
+mod wait;
 pub mod wiretap;
 
 pub use commands::main_with;

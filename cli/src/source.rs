@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use crate::http;
 
 /// Where a proxy's admin API is unless its settings say otherwise.
-const ADMIN: &str = "http://127.0.0.1:15000";
+pub(crate) const ADMIN: &str = "http://127.0.0.1:15000";
 /// Time for an answer of a proxy.
 const TIMEOUT: Duration = Duration::from_secs(10);
 

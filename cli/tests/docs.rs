@@ -11,12 +11,14 @@ use std::process::Command;
 
 use common::console::Console;
 use pillion_mesh::resource::Resources;
+use rstest::rstest;
 
-const PAGES: [&str; 14] = [
+const PAGES: [&str; 15] = [
     "README.md",
     "docs/how-to/certificates.md",
     "docs/how-to/compose.md",
     "docs/how-to/gateway.md",
+    "docs/how-to/jobs.md",
     "docs/how-to/machines.md",
     "docs/how-to/outside.md",
     "docs/how-to/policies.md",
@@ -44,21 +46,23 @@ fn yaml_blocks(text: &str) -> Vec<String> {
 
 /// Every command of the page runs, one after the other, and prints what stands below it. `UPDATE_GOLDEN=1` writes the page
 /// anew.
-#[test]
-fn the_page_on_policies_shows_what_its_commands_print() {
-    const PAGE: &str = "docs/how-to/policies.md";
-    let written = page(PAGE);
+#[rstest]
+#[case("docs/how-to/jobs.md")]
+#[case("docs/how-to/policies.md")]
+fn the_page_shows_what_its_commands_print(#[case] name: &str) {
+    let written = page(name);
     let console = Console::new();
     let mut blocks = written.split("```console\n");
     let mut seen = blocks.next().unwrap().to_owned();
     for block in blocks {
         let (session, rest) = block.split_once("```").unwrap();
         // What follows a command is enough to tell commands apart; exit codes are the text's to tell.
-        let lines = console.replay(session).replace("\n\n$ ", "\n$ ").replace("? 1\n", "");
+        let lines = console.replay(session).replace("\n\n$ ", "\n$ ");
+        let lines: String = lines.split_inclusive('\n').filter(|line| !line.starts_with("? ")).collect();
         seen += &format!("```console\n{lines}```{rest}");
     }
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(root().join(PAGE), &seen).unwrap();
+        fs::write(root().join(name), &seen).unwrap();
         return;
     }
     snapbox::assert_data_eq!(seen, snapbox::Data::text(written).raw());
@@ -71,6 +75,10 @@ fn every_yaml_block_of_the_documentation_is_valid() {
     for name in PAGES {
         for block in yaml_blocks(&page(name)) {
             checked += 1;
+            if block.starts_with("services:\n") {
+                assert_is_compose(name, &block);
+                continue;
+            }
             if block.contains("kind: ") {
                 Resources::default().read(name, &block).unwrap_or_else(|error| panic!("{error}\n{block}"));
                 continue;
@@ -94,6 +102,27 @@ fn every_yaml_block_of_the_documentation_is_valid() {
         }
     }
     assert!(checked >= 6, "only {checked} blocks were found");
+}
+
+/// Part of a compose file, whose other services are said to be as elsewhere: docker-compose judges it where it is installed,
+/// and pillion its own arguments.
+fn assert_is_compose(page: &str, block: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let elsewhere = "version: '3.9'\nservices: {report-net: {image: net}, report-proxy: {image: proxy}}\n";
+    for (name, text) in [("compose.yaml", elsewhere), ("part.yaml", &format!("version: '3.9'\n{block}"))] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let mut judge = Command::new("docker-compose");
+    judge.current_dir(folder.path()).args(["-f", "compose.yaml", "-f", "part.yaml", "config", "-q"]);
+    match judge.output() {
+        Ok(output) => assert!(output.status.success(), "{page}:\n{block}\n{output:?}"),
+        Err(error) => eprintln!("SKIPPED, docker-compose: {error}"),
+    }
+    for command in block.split("[pillion, ").skip(1).filter_map(|rest| rest.split(']').next()) {
+        let words = command.split(", ").take_while(|word| *word != "--");
+        let output = Command::new(env!("CARGO_BIN_EXE_pillion")).args(words).arg("--help").output().unwrap();
+        assert!(output.status.success(), "{page}: pillion {command}: {output:?}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::CommandFactory;
 use pillion_mesh::yaml::{self, YamlError};
 use tracing::{error, info};
 
@@ -50,6 +51,12 @@ pub(crate) enum SettingsError {
 /// Exit codes: 0 clean, 1 runtime failure, 2 wrong arguments, settings or mesh resources.
 pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     run(Program::Proxy, args)
+}
+
+/// The command line's definition, for completion scripts and manual pages.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Runs `pillion-ca agent` likewise, for a workload that has no sidecar: a proxy that takes in no connection, keeps an

@@ -36,7 +36,7 @@ mod tls;
 #[cfg(feature = "workload-api")]
 mod workload_api;
 
-pub use entry::{agent_main_with, main_with};
+pub use entry::{agent_main_with, command, main_with};
 
 #[cfg(test)]
 mod tests;
