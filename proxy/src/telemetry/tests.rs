@@ -1,5 +1,7 @@
 //! Records in; log lines and the metrics text out, read back as a monitoring system would.
 
+mod page;
+
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
