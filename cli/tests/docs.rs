@@ -12,7 +12,7 @@ use std::process::Command;
 use common::console::Console;
 use pillion_mesh::resource::Resources;
 
-const PAGES: [&str; 14] = [
+const PAGES: [&str; 16] = [
     "README.md",
     "docs/how-to/certificates.md",
     "docs/how-to/compose.md",
@@ -23,9 +23,11 @@ const PAGES: [&str; 14] = [
     "docs/how-to/roots.md",
     "docs/how-to/spiffe.md",
     "docs/reference/ca.md",
+    "docs/reference/metrics.md",
     "docs/reference/settings.md",
     "examples/compose/README.md",
     "examples/labs/strict/README.md",
+    "examples/monitoring/README.md",
     "examples/zero-trust/README.md",
 ];
 
