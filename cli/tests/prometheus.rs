@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use common::{ECONNRESET, PORT, SOON, errno_of_call, lab, skip};
 use pillion_cli::lab::{Ca, Lab, Node, Process, RunningSidecar, Service, Sidecar, wait_until};
+use pillion_mesh::reason::Reason;
 use serde_json::Value;
 
 /// A few scrapes a second apart, rules evaluated on them, and rates over them.
@@ -72,6 +73,56 @@ fn every_alert_has_an_example() {
     for alert in alerts {
         assert!(examples.contains(&format!("alertname=\"{alert}\"")), "{alert} fires in no example");
         assert!(read("README.md").contains(&format!("`{alert}`")), "README.md does not tell of {alert}");
+    }
+}
+
+/// A name that nobody has is no error to Prometheus: the alert would be silent for ever.
+#[test]
+fn what_alerts_and_dashboard_ask_for_is_there() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
+    let rules = read("examples/monitoring/prometheus/alerts.yml");
+    let metrics = read("docs/reference/metrics.md");
+    let queries: Vec<String> = dashboard().into_iter().map(|(_title, query)| query).collect();
+    let mut asked = 0;
+    for name in words(&format!("{rules} {}", queries.join(" "))) {
+        if ["pillion_", "istio_", "citadel_"].iter().any(|prefix| name.starts_with(prefix)) {
+            let family = name.strip_suffix("_bucket").unwrap_or(name);
+            let family = family
+                .strip_suffix("duration_seconds_count")
+                .map_or_else(|| family.to_owned(), |handshakes| format!("{handshakes}duration_seconds"));
+            assert!(metrics.contains(&format!("| `{family}` |")), "nobody has {name}");
+            asked += 1;
+        }
+    }
+    assert!(asked > 50, "only {asked} names were found");
+    for (label, ids) in matched_by_pattern(&rules) {
+        let refusals = read("docs/reference/ca-refusals.md");
+        for id in ids.split('|') {
+            let exists = match label {
+                "reason" => Reason::ALL.iter().any(|reason| reason.id() == id),
+                "result" => refusals.contains(&format!("| `{id}` |")),
+                label => panic!("{label} is matched by a pattern, and nobody knows its values"),
+            };
+            assert!(exists, "there is no {label} {id}");
+        }
+    }
+}
+
+#[test]
+fn the_panels_of_the_dashboard_have_numbers_and_places_of_their_own() {
+    let file = root().join("examples/monitoring/grafana/dashboards/pillion.json");
+    let dashboard: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let (mut numbers, mut places) = (BTreeSet::new(), BTreeSet::new());
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let title = &panel["title"];
+        assert!(numbers.insert(panel["id"].as_u64().unwrap()), "{title} has the number of another");
+        let place = |name: &str| panel["gridPos"][name].as_u64().unwrap();
+        assert!(place("x") + place("w") <= 24, "{title} is wider than the page");
+        for x in place("x")..place("x") + place("w") {
+            for y in place("y")..place("y") + place("h") {
+                assert!(places.insert((x, y)), "{title} stands on another");
+            }
+        }
     }
 }
 
@@ -309,6 +360,25 @@ fn dashboard() -> Vec<(String, String)> {
         }
     }
     queries
+}
+
+/// The words of queries: names, keywords, values of labels.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'))
+}
+
+/// The labels that a pattern is held against, `reason=~"a|b"`, and the pattern.
+fn matched_by_pattern(rules: &str) -> Vec<(&str, &str)> {
+    let ends: Vec<(usize, &str)> = rules.match_indices("~\"").collect();
+    let found: Vec<(&str, &str)> = ends
+        .into_iter()
+        .map(|(at, mark)| {
+            let label = words(rules[..at].trim_end_matches(['=', '!'])).last().unwrap();
+            (label, rules[at + mark.len()..].split('"').next().unwrap())
+        })
+        .collect();
+    assert!(found.len() >= 4, "{found:?}");
+    found
 }
 
 /// Whether one of the samples is a number.
