@@ -171,14 +171,17 @@ impl EncodeMetric for Count {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::time::Duration;
 
+    use pillion_mesh::exposition::Format;
     use pillion_mesh::signers::Signer;
+    use pillion_testkit::page::{hold_section, metrics_table};
 
     use super::*;
 
-    #[test]
-    fn the_names_are_those_of_istio_without_a_suffix_and_our_own_with_a_prefix() {
+    /// A CA with a second root, that has issued a certificate, and has a fault.
+    fn busy() -> Metrics {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let root =
             |name: &str, end| Signer::new(name.repeat(16), (at(0), at(end)), at(1), Duration::from_secs(1));
@@ -192,7 +195,23 @@ mod tests {
         metrics.success.increment();
         metrics.request("https", "token", "issued");
         metrics.fault("slow");
-        let text = metrics.encode();
+        metrics
+    }
+
+    #[test]
+    fn the_reference_page_tells_every_metric_of_the_ca() {
+        let text = Format::Plain.render(busy().encode());
+        let (source, _tests) = include_str!("metrics.rs").split_once("#[cfg(test)]").unwrap();
+        for help in source.split('"').filter(|text| text.starts_with("The ")) {
+            assert!(text.contains(help), "{help:?} has no sample here; let busy() make one");
+        }
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/metrics.md");
+        hold_section(&page, "CA", &metrics_table(&text, ("", &[])));
+    }
+
+    #[test]
+    fn the_names_are_those_of_istio_without_a_suffix_and_our_own_with_a_prefix() {
+        let text = busy().encode();
         for line in [
             "citadel_server_csr_count 2",
             "citadel_server_authentication_failure_count 0",

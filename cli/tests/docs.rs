@@ -13,7 +13,7 @@ use common::console::Console;
 use pillion_mesh::resource::Resources;
 use rstest::rstest;
 
-const PAGES: [&str; 15] = [
+const PAGES: [&str; 17] = [
     "README.md",
     "docs/how-to/certificates.md",
     "docs/how-to/compose.md",
@@ -25,9 +25,11 @@ const PAGES: [&str; 15] = [
     "docs/how-to/roots.md",
     "docs/how-to/spiffe.md",
     "docs/reference/ca.md",
+    "docs/reference/metrics.md",
     "docs/reference/settings.md",
     "examples/compose/README.md",
     "examples/labs/strict/README.md",
+    "examples/monitoring/README.md",
     "examples/zero-trust/README.md",
 ];
 

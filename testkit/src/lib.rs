@@ -1,5 +1,5 @@
 //! What tests share: a certificate authority that can be told to misbehave, TLS peers that trust a mesh's root, plain
-//! peers named by behaviour, and a name server that answers as it is told.
+//! peers named by behaviour, a name server that answers as it is told, and reference pages held equal to the code.
 //!
 //! For tests only, so every function panics where it cannot do its work. The authority rests on rcgen alone, not on
 //! `pillion-ca`: what our own authority gets wrong must not look right here.
@@ -10,6 +10,7 @@
 pub mod authority;
 pub mod defect;
 pub mod dns;
+pub mod page;
 pub mod peer;
 pub mod tls;
 pub mod weak;

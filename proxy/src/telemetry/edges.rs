@@ -166,7 +166,7 @@ fn uri(name: &str) -> Option<String> {
 }
 
 /// Envoy's response flags for how a connection or request ended, `-` for one that is open or ended well.
-fn response_flags(direction: Direction, reason: Option<Reason>) -> &'static str {
+pub(super) fn response_flags(direction: Direction, reason: Option<Reason>) -> &'static str {
     let inbound = direction == Direction::Inbound;
     let Some(reason) = reason else { return "-" };
     match reason {

@@ -46,6 +46,8 @@ pub(crate) struct Telemetry {
     requests_refused: Family<ReasonLabels, Counter>,
     handshakes: Family<HandshakeLabels, Histogram>,
     reloads: Family<ResultLabel, Counter>,
+    /// 1 while the mesh resources as they were seen last are in force, 0 while older ones are.
+    last_reload: Gauge,
     renewals: Family<ResultLabel, Counter>,
     expiry: Family<KindLabel, Gauge>,
     shadow: Family<ShadowLabel, Counter>,
@@ -139,6 +141,7 @@ impl Telemetry {
             requests_refused: Family::default(),
             handshakes: Family::new_with_constructor(|| Histogram::new(HANDSHAKE_BUCKETS)),
             reloads: Family::default(),
+            last_reload: Gauge::default(),
             renewals: Family::default(),
             expiry: Family::default(),
             shadow: Family::default(),
@@ -153,6 +156,8 @@ impl Telemetry {
         for taken in [true, false] {
             drop(telemetry.reloads.get_or_create(&result(taken)));
         }
+        // Nobody starts with resources that cannot be used.
+        telemetry.last_reload.set(1);
         telemetry
     }
 
@@ -210,6 +215,7 @@ impl Telemetry {
     /// The mesh resources had changed; `taken` says whether the new ones are in force.
     pub(crate) fn policy_reloaded(&self, taken: bool) {
         self.reloads.get_or_create(&result(taken)).inc();
+        self.last_reload.set(taken.into());
     }
 
     /// A task of ours panicked.
@@ -346,6 +352,11 @@ impl Telemetry {
             "pillion_policy_reload",
             "Changes of the mesh resources that were seen",
             self.reloads.clone(),
+        );
+        registry.register(
+            "pillion_policy_last_reload_successful",
+            "1 while the mesh resources that were seen last are in force, 0 while those before them are",
+            self.last_reload.clone(),
         );
         registry.register(
             "pillion_panics",

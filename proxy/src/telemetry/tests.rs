@@ -1,5 +1,7 @@
 //! Records in; log lines and the metrics text out, read back as a monitoring system would.
 
+mod page;
+
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -446,6 +448,9 @@ fn the_proxys_own_state_is_counted() {
     ] {
         assert_eq!(sum(&all, name, &[label]), expected, "{name}{label:?}");
     }
+    assert_eq!(sum(&all, "pillion_policy_last_reload_successful", &[]), 0.0);
+    telemetry.policy_reloaded(true);
+    assert_eq!(sum(&scrape(&telemetry), "pillion_policy_last_reload_successful", &[]), 1.0);
     assert_eq!(sum(&all, "pillion_panics_total", &[]), 1.0);
     assert_eq!(sum(&all, "pillion_accept_failures_total", &[]), 1.0);
     let without = scrape(&telemetry);
