@@ -262,16 +262,27 @@ fn a_signal_ends_the_wait_for_the_sidecars_end() {
     assert_eq!(end(job).status.code(), Some(4));
 }
 
-/// Both are in the terminal's foreground: it sends its keys' signals to both.
-#[test]
-fn a_key_of_the_terminal_reaches_the_command_once() {
+/// The terminal sends its keys' signals to all in its foreground, `pillion run` and its command; a command that left the
+/// foreground is to hear nothing, as beside a shell.
+#[rstest]
+#[case::in_foreground("sh", 300, "n=1")]
+#[case::in_a_session_of_its_own("setsid sh", 10, "n=0")]
+fn a_key_of_the_terminal_is_the_terminals_to_pass_on(
+    #[case] shell: &str,
+    #[case] patience: u32,
+    #[case] heard: &str,
+) {
     let sidecar = FakeSidecar::ready();
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("job");
-    // `wait` ends with the first signal at once, so that a second one is not mistaken for it.
-    let text = "n=0; trap 'n=$((n+1))' INT; sleep 600 & p=$!; echo trapped; wait; sleep 0.5 & wait $!; kill $p; echo n=$n";
+    // `wait` ends with a signal at once, so that a second one is not mistaken for the first.
+    let text = format!(
+        "n=0; trap 'n=$((n+1))' INT; echo trapped; i=0
+while [ $n = 0 ] && [ $((i+=1)) -le {patience} ]; do sleep 0.05 & wait $!; done
+sleep 0.3 & wait $!; echo n=$n"
+    );
     fs::write(&script, text).unwrap();
-    let typed = format!("{PILLION} run --admin {} -- sh {}", sidecar.admin, script.display());
+    let typed = format!("{PILLION} run --admin {} -- {shell} {}", sidecar.admin, script.display());
     let mut terminal = Command::new("script");
     terminal.args(["-qefc", &typed, "/dev/null"]).stdin(Stdio::piped());
     let mut terminal = start(terminal);
@@ -282,7 +293,7 @@ fn a_key_of_the_terminal_reaches_the_command_once() {
     let output = end(terminal);
     drop(keys);
     let shown = String::from_utf8(output.stdout).unwrap();
-    assert!(shown.contains("n=1"), "{shown}");
+    assert!(shown.contains(heard), "{shown}");
 }
 
 /// Nobody else does in a container.
