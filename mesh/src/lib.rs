@@ -25,5 +25,6 @@ pub mod spiffe;
 pub mod svid;
 pub mod time_scale;
 pub mod wire;
+pub mod words;
 pub mod workload;
 pub mod yaml;
