@@ -8,6 +8,8 @@ mod authz;
 mod commands;
 mod demo;
 mod describe;
+mod edges;
+mod explain;
 pub mod http;
 pub mod lab;
 mod output;

@@ -12,10 +12,11 @@ use std::process::Command;
 use common::console::Console;
 use pillion_mesh::resource::Resources;
 
-const PAGES: [&str; 14] = [
+const PAGES: [&str; 15] = [
     "README.md",
     "docs/how-to/certificates.md",
     "docs/how-to/compose.md",
+    "docs/how-to/explain.md",
     "docs/how-to/gateway.md",
     "docs/how-to/machines.md",
     "docs/how-to/outside.md",
