@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{analyze, authz, demo, describe, job, manual, probe, svid, wait, wiretap};
+use crate::{analyze, authz, demo, describe, edges, explain, job, manual, probe, svid, wait, wiretap};
 
 /// Mutual TLS between services by sidecars that they know nothing of.
 ///
@@ -35,6 +35,22 @@ enum Command {
     /// Asks the proxy that runs here, or with --folder the files. Exit codes: 0 described, 1 the proxy does not answer,
     /// 2 wrong arguments.
     Describe(Box<describe::Options>),
+    /// Tells what became of a connection, step by step, and what helps where it was refused
+    ///
+    /// Who came, what its first bytes were, what the port accepts and why, the handshake, which policy and rule decided,
+    /// whom the proxy dialled, how it ended. The proxy keeps the last thousand connections that ended and the refusals of
+    /// the last hour; /connections?state=all of its admin API lists them with their ids.
+    ///
+    /// Exit codes: 0 told, 1 the proxy knows no such connection or does not answer, 2 wrong arguments.
+    Explain(explain::Options),
+    /// Who talks to whom, with both identities, and whether it is secured
+    ///
+    /// By the connections that proxies know: those that are open, the last thousand that ended, and the refusals of the
+    /// last hour. An edge that both ends tell of stands once. SECURED is √ for mutual TLS (and for TLS that a
+    /// DestinationRule asks for), × for plaintext, `by the app` for TLS that passes through, and `refused`.
+    ///
+    /// Exit codes: 0 told, 1 a proxy does not answer, 2 wrong arguments.
+    Edges(edges::Options),
     /// Asks the authorization policies
     Authz(authz::Options),
     /// Asks what a certificate says of itself
@@ -149,6 +165,8 @@ fn run(command: Command) -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Analyze(options) => analyze::run(&options),
         Command::Describe(options) => describe::run(&options),
+        Command::Explain(options) => explain::run(&options),
+        Command::Edges(options) => edges::run(&options),
         Command::Authz(options) => authz::run(&options),
         Command::Svid(options) => svid::run(&options),
         Command::Wait(options) => wait::run(&options),

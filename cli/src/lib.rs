@@ -8,6 +8,8 @@ mod authz;
 mod commands;
 mod demo;
 mod describe;
+mod edges;
+mod explain;
 pub mod http;
 mod job;
 pub mod lab;

@@ -11,7 +11,7 @@ use pillion_mesh::known::{Known, Sidecar, known_workloads};
 use pillion_mesh::policy::Snapshot;
 use pillion_mesh::resource::Resources;
 use pillion_mesh::spiffe::TrustDomain;
-use pillion_mesh::wire::Problem;
+use pillion_mesh::wire::{Problem, UNKNOWN};
 use pillion_mesh::workload::{Labels, MeshConfig, Workload};
 use pillion_proxy::folder::Folder;
 use pillion_proxy::sidecar_file::SidecarFile;
@@ -23,6 +23,8 @@ use crate::http;
 pub(crate) const ADMIN: &str = "http://127.0.0.1:15000";
 /// Time for an answer of a proxy.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// For questions that the files can answer as well.
+const FILES_INSTEAD: &str = "Without a proxy ask the files: --folder FOLDER --config PROXY.yaml";
 
 /// The flags that say whom a question is about.
 #[derive(Debug, Args)]
@@ -68,7 +70,11 @@ pub(crate) struct Files {
 }
 
 /// The admin API of a proxy.
-pub(crate) struct Admin(String);
+pub(crate) struct Admin {
+    url: String,
+    /// What can be done where it does not answer.
+    otherwise: &'static str,
+}
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -86,8 +92,8 @@ impl Source {
     /// When nobody, or not exactly one workload, is meant; when a file is no good.
     pub(crate) fn answering(&self) -> Result<Answering, Fault> {
         if self.folder.is_none() && self.config.is_empty() {
-            let url = self.admin.as_deref().unwrap_or(ADMIN);
-            return Ok(Answering::Proxy(Admin(url.trim_end_matches('/').to_owned())));
+            let admin = Admin::at(self.admin.as_deref().unwrap_or(ADMIN), FILES_INSTEAD);
+            return Ok(Answering::Proxy(admin));
         }
         let (resources, mut files) = self.files()?;
         let (sidecar, ports) = match (&self.workload, files.pop(), files.is_empty()) {
@@ -229,26 +235,38 @@ pub(crate) fn mesh_config(sidecars: &[Sidecar], root_namespace: Option<&str>) ->
 }
 
 impl Admin {
+    /// The admin API at `url`, or at `http://HOST:PORT` where the scheme is left out. `otherwise` is what can be done where it
+    /// does not answer.
+    pub(crate) fn at(url: &str, otherwise: &'static str) -> Self {
+        let scheme = if url.contains("://") { "" } else { "http://" };
+        Self { url: format!("{scheme}{}", url.trim_end_matches('/')), otherwise }
+    }
+
     /// Asks a page of the admin API.
     ///
     /// # Errors
-    /// When the proxy does not answer, or not as one of this version.
+    /// When the proxy does not answer, or not as one of this version; when it does not know what is asked for.
     pub(crate) fn get<T: DeserializeOwned>(&self, page: &str) -> Result<T, Fault> {
-        let Self(url) = self;
+        let Self { url, otherwise } = self;
         let fault = |what: String| Fault::Proxy(format!("{url}: {what}"));
         let answer = http::get(&format!("{url}{page}"), TIMEOUT).map_err(|error| {
             fault(format!(
                 "{error}\nis the proxy running, and is this its admin API (admin.address)? It listens on loopback only: ask in its \
-                 container or network namespace.\nWithout a proxy ask the files: --folder FOLDER --config PROXY.yaml"
+                 container or network namespace.\n{otherwise}"
             ))
         })?;
+        let problem: Option<Problem> = serde_json::from_str(&answer.body).ok();
+        if let Some(Problem { title, detail: Some(detail), .. }) = &problem
+            && title == UNKNOWN
+        {
+            return Err(fault(detail.clone()));
+        }
         if answer.status == 404 {
             return Err(fault(format!(
                 "has no page {page}; it is no pillion-proxy, or one of an older version"
             )));
         }
         if !answer.is_success() {
-            let problem: Option<Problem> = serde_json::from_str(&answer.body).ok();
             let detail = problem.and_then(|problem| problem.detail).unwrap_or(answer.body);
             return Err(fault(format!("answered {}: {detail}", answer.status)));
         }

@@ -49,6 +49,8 @@ pub struct ConnectionRecord {
     pub original_destination: Option<SocketAddr>,
     /// The first bytes, once looked at.
     pub first_bytes: Option<FirstBytes>,
+    /// What plaintext of them looks like, such as `GET /`; see [`crate::plaintext`].
+    pub looks_like: Option<String>,
     /// The port's mode (inbound) and where it came from.
     pub mode: Option<ModeRecord>,
     /// The service that the registry found, `host:port`: the one that was dialled, or inbound the app's own.
@@ -67,10 +69,29 @@ pub struct ConnectionRecord {
     pub bytes_to_client: u64,
     /// From accept to end, or to now for an open connection, in microseconds.
     pub duration_micros: u64,
+    /// When each step was done.
+    #[serde(default)]
+    pub times: Times,
     /// How it ended; none while it is open.
     pub reason: Option<Reason>,
     /// What exactly was expected and seen, where the reason alone does not say it.
     pub detail: Option<String>,
+}
+
+/// When each step of a connection was done, in microseconds after it was accepted; none for a step that it did not come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Times {
+    /// The first bytes were known.
+    pub first_bytes: Option<u64>,
+    /// The TLS handshake was finished and verified.
+    pub handshake: Option<u64>,
+    /// The AuthorizationPolicies had decided.
+    pub authorized: Option<u64>,
+    /// The other side was dialled: this is when that began.
+    pub dialled: Option<u64>,
+    /// It was admitted, and bytes or requests could pass.
+    pub opened: Option<u64>,
 }
 
 /// What is known of one HTTP request. The access log and the metrics of requests come from it.
@@ -252,6 +273,9 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
+
+/// The title of a [`Problem`] of status 404 where the page is there, and what it was asked for is not.
+pub const UNKNOWN: &str = "Unknown";
 
 /// Times as RFC 3339 text in UTC with milliseconds.
 pub mod rfc3339 {

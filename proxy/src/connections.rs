@@ -1,4 +1,7 @@
-//! The table of open connections. One record per connection; when it ends, the record is logged and counted once.
+//! The table of connections: those that are open, and those that ended and are still told of. One record per connection;
+//! when it ends, the record is logged and counted once.
+
+mod history;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -7,15 +10,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use pillion_mesh::reason::Reason;
-use pillion_mesh::wire::{ConnectionRecord, Direction};
+use pillion_mesh::wire::{ConnectionRecord, Direction, RequestRecord, Times};
 
 use crate::net::relay::{End, Moved};
 use crate::telemetry::Telemetry;
+use history::History;
 
-/// All connections that are open now.
+/// All connections that are open now, and the last that were.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionTable {
     open: Mutex<HashMap<u64, Arc<Entry>>>,
+    history: Mutex<History>,
     last_id: AtomicU64,
 }
 
@@ -38,6 +43,40 @@ impl ConnectionTable {
     pub(crate) fn len(&self) -> usize {
         lock(&self.open).len()
     }
+
+    /// The records of the last connections that were served and have ended, oldest first.
+    pub(crate) fn ended(&self) -> Vec<ConnectionRecord> {
+        lock(&self.history).ended()
+    }
+
+    /// The records of the connections that were refused lately, oldest first.
+    pub(crate) fn refused(&self) -> Vec<ConnectionRecord> {
+        lock(&self.history).refused(Instant::now())
+    }
+
+    /// The records of the requests that were refused or cut lately, oldest first, whatever became of their connections.
+    pub(crate) fn refused_requests(&self) -> Vec<RequestRecord> {
+        lock(&self.history).refused_requests(Instant::now())
+    }
+
+    /// A request has ended: it is kept where it was refused or cut.
+    pub(crate) fn request_ended(&self, record: RequestRecord) {
+        lock(&self.history).request_ended(record, Instant::now());
+    }
+
+    /// All connections that are known, open, ended or refused, in the order in which they were accepted.
+    pub(crate) fn all(&self) -> Vec<ConnectionRecord> {
+        let mut records = [self.list(), self.ended(), self.refused()].concat();
+        records.sort_by_key(|record| record.id);
+        // One that ended between two of the lists stands in both.
+        records.dedup_by_key(|record| record.id);
+        records
+    }
+
+    /// The connections that were refused, or on which a request was, newest first.
+    pub(crate) fn refusals(&self) -> Vec<u64> {
+        lock(&self.history).refusals(Instant::now())
+    }
 }
 
 impl Entry {
@@ -45,8 +84,31 @@ impl Entry {
         let mut record = lock(&self.record).clone();
         record.bytes_to_server = self.moved.to_server.load(Ordering::Relaxed);
         record.bytes_to_client = self.moved.to_client.load(Ordering::Relaxed);
-        record.duration_micros = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        record.duration_micros = self.micros();
         record
+    }
+
+    /// Since the accept.
+    fn micros(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Notes what was learnt, and that it is known from now on.
+    fn note(&self, note: impl FnOnce(&mut ConnectionRecord)) {
+        let now = self.micros();
+        let mut record = lock(&self.record);
+        note(&mut record);
+        let ConnectionRecord { first_bytes, tls, authorization, upstream, times, .. } = &mut *record;
+        for (known, time) in [
+            (first_bytes.is_some(), &mut times.first_bytes),
+            (tls.is_some(), &mut times.handshake),
+            (authorization.is_some(), &mut times.authorized),
+            (upstream.is_some(), &mut times.dialled),
+        ] {
+            if known && time.is_none() {
+                *time = Some(now);
+            }
+        }
     }
 }
 
@@ -76,6 +138,7 @@ impl Connection {
             client,
             original_destination: None,
             first_bytes: None,
+            looks_like: None,
             mode: None,
             service: None,
             plan: None,
@@ -85,6 +148,7 @@ impl Connection {
             bytes_to_server: 0,
             bytes_to_client: 0,
             duration_micros: 0,
+            times: Times::default(),
             reason: None,
             detail: None,
         };
@@ -96,7 +160,7 @@ impl Connection {
 
     /// Notes what was learnt.
     pub(crate) fn note(&self, note: impl FnOnce(&mut ConnectionRecord)) {
-        note(&mut lock(&self.entry.record));
+        self.entry.note(note);
     }
 
     /// The address that dialled.
@@ -117,6 +181,8 @@ impl Connection {
     /// The connection was admitted and both legs stand: it counts as opened.
     pub(crate) fn opened(&mut self) {
         self.opened = true;
+        let now = self.entry.micros();
+        self.note(|record| record.times.opened = Some(now));
         self.telemetry.opened(&self.entry.now());
     }
 
@@ -132,6 +198,7 @@ impl Connection {
         record.reason = Some(end.reason);
         record.detail = end.detail;
         self.telemetry.closed(&record, self.opened);
+        lock(&self.table.history).ended_now(record, Instant::now());
     }
 }
 
@@ -142,7 +209,7 @@ pub(crate) struct Notes(Arc<Entry>);
 impl Notes {
     /// Notes what was learnt.
     pub(crate) fn note(&self, note: impl FnOnce(&mut ConnectionRecord)) {
-        note(&mut lock(&self.0.record));
+        self.0.note(note);
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -175,3 +242,6 @@ impl Drop for Connection {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ mod app;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use pillion_mesh::plaintext;
 use pillion_mesh::policy::Snapshot;
 use pillion_mesh::policy::admit::{Admission, Observed, admit, carries_requests, needs_sniff};
 use pillion_mesh::reason::Reason;
@@ -21,7 +22,7 @@ use crate::net::Leg;
 use crate::net::original_dst::original_destination;
 use crate::net::relay::{End, relay};
 use crate::net::rewind::Rewound;
-use crate::net::sniff::{First, sniff};
+use crate::net::sniff::{First, Sniffed, sniff};
 use crate::outbound::refuse;
 use crate::settings::PolicyChange;
 use crate::tls::{Door, usable};
@@ -80,7 +81,10 @@ pub(crate) async fn serve(
             return refuse(Reason::HelloTooLarge, format!("more than {limit} bytes (limits.helloSize)"));
         }
     };
-    connection.note(|record| record.first_bytes = Some(first_bytes(&sniffed.first)));
+    connection.note(|record| {
+        record.first_bytes = Some(first_bytes(&sniffed.first));
+        record.looks_like = looks_like(&sniffed);
+    });
 
     let admission = admit(decision.mode, snapshot.protocol(target.port()), observed);
     let sni = if let First::Hello(hello) = sniffed.first { hello.sni } else { None };
@@ -308,4 +312,9 @@ pub(crate) fn first_bytes(first: &First) -> FirstBytes {
         First::Plaintext | First::TooLarge => FirstBytes::Plaintext,
         First::Silent => FirstBytes::Silent,
     }
+}
+
+/// What the record tells of plaintext.
+pub(crate) fn looks_like(sniffed: &Sniffed) -> Option<String> {
+    if sniffed.first == First::Plaintext { plaintext::looks_like(&sniffed.bytes) } else { None }
 }

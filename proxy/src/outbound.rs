@@ -16,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::app::Shared;
 use crate::connections::Connection;
-use crate::inbound::first_bytes;
+use crate::inbound::{first_bytes, looks_like};
 use crate::listener::Role;
 use crate::live::Published;
 use crate::net::Leg;
@@ -184,7 +184,10 @@ async fn told_by_first_bytes(
     let sniffed = sniff(&app, shared.settings.limits.hello_size, shared.settings.detection_timeout)
         .await
         .map_err(|error| End { reason: Reason::ClientReset, detail: Some(error.to_string()) })?;
-    connection.note(|record| record.first_bytes = Some(first_bytes(&sniffed.first)));
+    connection.note(|record| {
+        record.first_bytes = Some(first_bytes(&sniffed.first));
+        record.looks_like = looks_like(&sniffed);
+    });
     let app = Rewound::new(sniffed.bytes, app);
     match sniffed.first {
         First::Hello(hello) => {

@@ -4,6 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use super::{About, Access, AccessTable, Answer, DryRun, Matrix, May, Pair, Step};
 use crate::policy::authz::{PolicyDescription, RuleDescription};
+use crate::words::Columns;
 
 impl Display for Answer {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -141,25 +142,5 @@ impl Display for May {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let list = |of: &[String], all: &str| if of.is_empty() { all.to_owned() } else { of.join(", ") };
         write!(f, "{} on {}", list(&self.methods, "every method"), list(&self.paths, "every path"))
-    }
-}
-
-/// Rows in columns, two spaces between; the last column may be as wide as it likes.
-struct Columns<'r, R>(&'r [R]);
-
-impl<R: AsRef<[String]>> Display for Columns<'_, R> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let count = self.0.iter().map(|row| row.as_ref().len()).max().unwrap_or_default();
-        let width = |column: usize| {
-            let cells = self.0.iter().filter_map(|row| row.as_ref().get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
-        };
-        let widths: Vec<usize> = (0..count).map(width).collect();
-        for row in self.0 {
-            let cells = row.as_ref().iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-            let line = cells.collect::<Vec<_>>().join("  ");
-            writeln!(f, "{}", line.trim_end())?;
-        }
-        Ok(())
     }
 }

@@ -22,6 +22,7 @@ fn record() -> ConnectionRecord {
             alpn: vec!["istio".to_owned()],
             mesh: true,
         }),
+        looks_like: None,
         mode: Some(ModeRecord { mode: Mode::Strict, because: "default/strict".to_owned() }),
         service: None,
         plan: None,
@@ -47,6 +48,7 @@ fn record() -> ConnectionRecord {
         bytes_to_server: 1,
         bytes_to_client: 2,
         duration_micros: 3,
+        times: Times { first_bytes: Some(1), handshake: Some(2), ..Times::default() },
         reason: Some(Reason::Completed),
         detail: None,
     }
@@ -63,6 +65,7 @@ fn a_connection_record_has_stable_names() {
             "client": "[2001:db8::1]:40000",
             "originalDestination": "10.0.0.1:8080",
             "firstBytes": {"class": "tls", "sni": "backend", "alpn": ["istio"], "mesh": true},
+            "looksLike": null,
             "mode": {"mode": "STRICT", "because": "default/strict"},
             "service": null,
             "plan": null,
@@ -88,6 +91,7 @@ fn a_connection_record_has_stable_names() {
             "bytesToServer": 1,
             "bytesToClient": 2,
             "durationMicros": 3,
+            "times": {"firstBytes": 1, "handshake": 2, "authorized": null, "dialled": null, "opened": null},
             "reason": "completed",
             "detail": null,
         })

@@ -2,6 +2,7 @@
 //!
 //! Nothing here decides about traffic. All of it is bounded: connections, request heads, and the time of each request.
 
+mod connections;
 mod guard;
 mod pages;
 mod readiness;

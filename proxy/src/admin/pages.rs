@@ -240,11 +240,6 @@ fn endpoint(destination: &Destination, plan: &DialPlan) -> Value {
     })
 }
 
-/// `/connections`.
-pub(super) fn connections(state: &AdminState, _: &Parts) -> Answer {
-    Answer::json(&json!({ "connections": state.connections.list() }))
-}
-
 /// `/describe`.
 pub(super) fn describe(state: &AdminState, _: &Parts) -> Answer {
     let published = state.snapshot.borrow().clone();
@@ -263,11 +258,9 @@ pub(super) fn authz(state: &AdminState, request: &Parts) -> Answer {
     if query.is_empty() {
         return Answer::json(&ask::table(snapshot, workload));
     }
-    let Some(parts) = decoded(query) else {
-        return Answer::problem(
-            StatusCode::BAD_REQUEST,
-            "the query has a `%` without two hexadecimal digits behind it",
-        );
+    let parts = match decoded(query) {
+        Ok(parts) => parts,
+        Err(broken) => return broken,
     };
     match Question::parse(parts) {
         Ok(question) => Answer::json(&ask::ask(snapshot, workload, &question)),
@@ -275,13 +268,19 @@ pub(super) fn authz(state: &AdminState, request: &Parts) -> Answer {
     }
 }
 
-/// Names and values of a query; `None` where an escape is broken.
-fn decoded(query: &str) -> Option<Vec<(String, String)>> {
+/// Names and values of a query; the answer where an escape is broken.
+pub(super) fn decoded(query: &str) -> Result<Vec<(String, String)>, Answer> {
     let pair = |pair: &str| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         Some((percent_decoded(name)?, percent_decoded(value)?))
     };
-    query.split('&').filter(|pair| !pair.is_empty()).map(pair).collect()
+    let pairs: Option<_> = query.split('&').filter(|pair| !pair.is_empty()).map(pair).collect();
+    pairs.ok_or_else(|| {
+        Answer::problem(
+            StatusCode::BAD_REQUEST,
+            "the query has a `%` without two hexadecimal digits behind it",
+        )
+    })
 }
 
 /// `/stats/prometheus`.

@@ -5,7 +5,7 @@ use hyper::{Method, StatusCode};
 use serde_json::json;
 
 use super::server::Answer;
-use super::{AdminState, pages};
+use super::{AdminState, connections, pages};
 
 /// One page, or one button.
 pub(super) struct Route {
@@ -28,14 +28,24 @@ const fn post(path: &'static str, about: &'static str, answer: fn(&AdminState, &
 }
 
 /// The admin API.
-pub(super) static ADMIN: [Route; 13] = [
+pub(super) static ADMIN: [Route; 15] = [
     get("/", "these pages", |_, _| index(&ADMIN)),
     get("/ready", "whether connections are served, and why not", pages::ready),
     get("/config_dump", "settings in force, mesh resources and their findings", pages::config_dump),
     get("/certs", "own certificate chain, trust bundles, renewals, files of DestinationRules", pages::certs),
     get("/listeners", "addresses listened on, and what each port accepts", pages::listeners),
     get("/endpoints", "known services, and how each is dialled", pages::endpoints),
-    get("/connections", "open connections", pages::connections),
+    get(
+        "/connections",
+        "open connections; ?state=ended: the last that were served; ?state=refused: refusals of the last hour; ?state=all",
+        connections::list,
+    ),
+    get(
+        "/explain",
+        "what became of the connection that was last refused, step by step; ?id=7 of that one; ?client=10.0.0.7:4312 or 10.0.0.7: of the newest from there",
+        connections::explain,
+    ),
+    get("/edges", "who talks to whom, with both identities, and whether it is secured", connections::edges),
     get("/describe", "what the mesh resources mean for this workload, and why", pages::describe),
     get(
         "/authz",

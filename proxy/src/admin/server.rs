@@ -12,7 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use pillion_mesh::wire::Problem;
+use pillion_mesh::wire::{Problem, UNKNOWN};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -62,8 +62,18 @@ impl Answer {
 
     /// What went wrong, as RFC 9457 says it.
     pub(super) fn problem(status: StatusCode, detail: impl Into<String>) -> Self {
-        let title = status.canonical_reason().unwrap_or("Problem").to_owned();
-        let problem = Problem { status: status.as_u16(), title, detail: Some(detail.into()) };
+        let title = status.canonical_reason().unwrap_or("Problem");
+        Self::titled(status, title, detail)
+    }
+
+    /// The page is there, and what it was asked for is not.
+    pub(super) fn unknown(detail: impl Into<String>) -> Self {
+        Self::titled(StatusCode::NOT_FOUND, UNKNOWN, detail)
+    }
+
+    fn titled(status: StatusCode, title: &str, detail: impl Into<String>) -> Self {
+        let problem =
+            Problem { status: status.as_u16(), title: title.to_owned(), detail: Some(detail.into()) };
         let body = serde_json::to_string_pretty(&problem).unwrap_or_default();
         Self::page("application/problem+json", body + "\n").with_status(status)
     }

@@ -6,11 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use pillion_mesh::ask::{AccessTable, Answer};
 use pillion_mesh::describe::{Description, describe};
+use pillion_mesh::edges::{Edges, Secured};
+use pillion_mesh::explain::Story;
 use pillion_mesh::policy::Snapshot;
 use pillion_mesh::policy::mode::Outcome;
 use pillion_mesh::reason::Reason;
 use pillion_mesh::resource::Resources;
-use pillion_mesh::wire::{ConnectionRecord, Direction, Problem};
+use pillion_mesh::wire::{ConnectionRecord, Direction, Problem, UNKNOWN};
 use pillion_testkit::TestCa;
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -24,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::connections::Connection;
 use crate::live::Publisher;
+use crate::net::relay::End;
 use crate::settings::RawSettings;
 use crate::tls::origination::Originator;
 use crate::tls::{Bundles, Clock, Credentials, TlsSettings};
@@ -159,6 +162,24 @@ impl Lab {
         connection.opened();
         connection
     }
+
+    /// Enters an inbound connection and refuses it.
+    fn refused(&self) {
+        let state = &self.state;
+        let client = "10.0.0.9:999".parse().unwrap();
+        let connection = Connection::begin(&state.connections, &state.telemetry, Direction::Inbound, client);
+        connection.end(End { reason: Reason::StrictPlaintext, detail: Some("port 80 is STRICT".to_owned()) });
+    }
+
+    /// Enters a request on `connection` that is denied.
+    fn denied_request(&self, connection: u64) {
+        let record = json!({
+            "connection": connection, "direction": "inbound", "received": "2026-11-20T12:00:00Z", "client": "10.0.0.7:4312",
+            "destination": "10.0.0.8:7777", "protocol": "HTTP/1.1", "isGrpc": false, "method": "GET", "path": "/admin",
+            "bytesToServer": 0, "bytesToClient": 0, "durationMicros": 1, "reason": "authorization_denied",
+        });
+        self.state.connections.request_ended(serde_json::from_value(record).unwrap());
+    }
 }
 
 fn settings(folder: &TempDir) -> Settings {
@@ -223,9 +244,10 @@ async fn send(address: SocketAddr, request: &str) -> Reply {
 #[tokio::test]
 async fn the_index_lists_every_page_and_every_page_answers() {
     let lab = Lab::ready().await;
+    lab.refused(); // so that there is something to explain
     let index = lab.get("/").await.json();
     let pages = index["pages"].as_array().unwrap();
-    assert_eq!(pages.len(), 13);
+    assert_eq!(pages.len(), 15);
     for page in pages.iter().filter(|page| page["method"] == "GET") {
         let path = page["path"].as_str().unwrap();
         assert_eq!(lab.get(path).await.status, 200, "{path}");
@@ -461,6 +483,93 @@ async fn open_connections_are_listed_as_records_until_they_end() {
     assert_eq!((records[0].client.to_string().as_str(), records[0].reason), ("10.0.0.7:4312", None));
     drop(connection);
     assert_eq!(lab.get("/connections").await.json()["connections"], json!([]));
+}
+
+#[tokio::test]
+async fn connections_that_are_over_are_listed_by_how_they_ended() {
+    let lab = Lab::ready().await;
+    lab.connection().end(End { reason: Reason::Completed, detail: None });
+    lab.refused();
+    let _open = lab.connection();
+    lab.denied_request(3);
+    let ids = async |query: &str| -> Vec<u64> {
+        let page = lab.get(&format!("/connections{query}")).await.json();
+        let records: Vec<ConnectionRecord> = serde_json::from_value(page["connections"].clone()).unwrap();
+        records.iter().map(|record| record.id).collect()
+    };
+    assert_eq!((ids("").await, ids("?state=open").await), (vec![3], vec![3]));
+    assert_eq!((ids("?state=ended").await, ids("?state=refused").await), (vec![1], vec![2]));
+    assert_eq!(ids("?state=all").await, [1, 2, 3]);
+    let refused = lab.get("/connections?state=refused").await.json();
+    assert_eq!(refused["requests"][0]["path"], "/admin");
+}
+
+#[rstest]
+#[case("/connections?state=closed", "open, ended, refused or all")]
+#[case("/connections?state=%zz", "two hexadecimal digits")]
+#[case("/explain?id=seven", "?id=NUMBER")]
+#[case("/explain?client=frontend", "?client=ADDRESS")]
+#[case("/explain?id=7&client=10.0.0.7", "one part")]
+#[tokio::test]
+async fn what_cannot_be_meant_is_400_and_says_what_can(#[case] path: &str, #[case] why: &str) {
+    let lab = Lab::ready().await;
+    let page = lab.get(path).await;
+    assert_eq!(page.status, 400);
+    let detail = page.problem().detail.unwrap();
+    assert!(detail.contains(why), "{detail}");
+}
+
+#[tokio::test]
+async fn a_connection_is_explained_by_its_id_its_client_or_as_the_last_refused() {
+    let lab = Lab::ready().await;
+    for nothing in ["/explain", "/explain?last=refused", "/explain?id=7", "/explain?client=10.0.0.7"] {
+        let page = lab.get(nothing).await;
+        assert_eq!((page.status, page.problem().title.as_str()), (404, UNKNOWN), "{nothing}");
+    }
+    lab.connection().end(End { reason: Reason::ClientReset, detail: None });
+    lab.refused();
+    let _open = lab.connection();
+    let story = async |query: &str| -> Story {
+        let page = lab.get(&format!("/explain{query}")).await;
+        serde_json::from_str(&page.body).unwrap_or_else(|error| panic!("{error}: {}", page.body))
+    };
+    for (query, id) in [
+        ("?id=1", 1),
+        ("?client=10.0.0.9:999", 2),
+        ("?client=10.0.0.9%3A999", 2),
+        ("?client=10.0.0.9", 2),
+        ("?client=10.0.0.7", 3),
+        ("?last=refused", 2),
+        ("", 2),
+    ] {
+        assert_eq!(story(query).await.connection.id, id, "{query}");
+    }
+    assert_eq!(story("").await.cure.as_deref(), Some(Reason::StrictPlaintext.cure()));
+
+    // A request that was refused later, on a connection that was let in; and one whose connection nobody knows any more.
+    lab.denied_request(3);
+    lab.denied_request(77);
+    let denied = story("").await;
+    assert_eq!((denied.connection.id, denied.refused_requests.len()), (3, 1));
+    assert_eq!(denied.cure.as_deref(), Some(Reason::AuthorizationDenied.cure()));
+}
+
+#[tokio::test]
+async fn the_edges_are_those_of_all_connections_that_are_known() {
+    let lab = Lab::ready().await;
+    lab.connection().end(End { reason: Reason::Completed, detail: None });
+    lab.refused();
+    let _open = lab.connection();
+    let seen: Edges = serde_json::from_str(&lab.get("/edges").await.body).unwrap();
+    let told: Vec<_> = seen
+        .edges
+        .iter()
+        .map(|edge| (edge.src.as_str(), edge.dst.as_str(), edge.secured, edge.open, edge.over))
+        .collect();
+    assert_eq!(
+        told,
+        [("10.0.0.7", "backend", Secured::No, 1, 1), ("10.0.0.9", "backend", Secured::Refused, 0, 1),]
+    );
 }
 
 #[tokio::test]

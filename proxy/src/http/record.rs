@@ -13,6 +13,7 @@ use pillion_mesh::wire::{AuthorizationRecord, Direction, Parties, RequestRecord,
 use super::asked::Asked;
 use super::io::IoState;
 use super::{Downstream, Upstream};
+use crate::connections::ConnectionTable;
 use crate::telemetry::Telemetry;
 
 /// The record of a request that is under way. Dropped without [`Recording::finish`], the request ends as its connection does.
@@ -21,6 +22,7 @@ pub(super) struct Recording {
     record: Option<RequestRecord>,
     begun: Instant,
     sent: Arc<AtomicU64>,
+    connections: Arc<ConnectionTable>,
     telemetry: Arc<Telemetry>,
     state: Arc<IoState>,
 }
@@ -60,6 +62,7 @@ impl Recording {
             record: Some(record),
             begun: Instant::now(),
             sent: Arc::default(),
+            connections: downstream.shared.connections.clone(),
             telemetry: downstream.shared.telemetry.clone(),
             state: downstream.state.clone(),
         }
@@ -120,6 +123,7 @@ impl Recording {
         record.reason = reason;
         record.detail = detail;
         self.telemetry.request_ended(&record);
+        self.connections.request_ended(record);
     }
 }
 

@@ -1,11 +1,12 @@
 //! The access log: one line for each connection when it has ended, on the target `access`, and one for each HTTP request,
 //! on `access::request`.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::time::Duration;
 
 use pillion_mesh::reason::{Kind, Reason};
 use pillion_mesh::wire::{ConnectionRecord, Direction, FirstBytes, RequestRecord};
+use pillion_mesh::words::{Bytes, Elapsed, Escaped};
 use serde::Serialize;
 use tracing::{info, warn};
 
@@ -177,55 +178,4 @@ fn write_end(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt::Resu
         write!(f, " {} by {}.", mode.mode, Escaped(&mode.because))?;
     }
     write!(f, " Cure: {}", reason.cure())
-}
-
-/// Text from outside on its way to a terminal: what would act there is shown as `\n`, `\u{1b}`, never sent.
-pub(super) struct Escaped<'a>(pub(super) &'a str);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            if acts_on_a_terminal(c) {
-                write!(f, "{}", c.escape_default())?;
-            } else {
-                f.write_char(c)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Control characters, line and paragraph separators, and what turns the direction of writing.
-pub(super) fn acts_on_a_terminal(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// `120 B`, `4.1 kB`: thousands, as networks count.
-struct Bytes(u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(u64, &str); 4] =
-            [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
-        match UNITS.iter().find(|(size, _)| self.0 >= *size) {
-            Some((size, name)) => write!(f, "{}.{} {name}", self.0 / size, self.0 % size * 10 / size),
-            None => write!(f, "{} B", self.0),
-        }
-    }
-}
-
-/// `0.8 ms`, `12 ms`, `3.4 s`, `2 m 5 s`.
-struct Elapsed(Duration);
-
-impl fmt::Display for Elapsed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (seconds, micros) = (self.0.as_secs(), self.0.as_micros());
-        match (seconds, micros) {
-            (0, ..10_000) => write!(f, "{}.{} ms", micros / 1000, micros % 1000 / 100),
-            (0, _) => write!(f, "{} ms", micros / 1000),
-            (..60, _) => write!(f, "{seconds}.{} s", micros % 1_000_000 / 100_000),
-            (..3600, _) => write!(f, "{} m {} s", seconds / 60, seconds % 60),
-            _ => write!(f, "{} h {} m", seconds / 3600, seconds % 3600 / 60),
-        }
-    }
 }

@@ -6,6 +6,7 @@
 use std::fmt::{self, Debug};
 use std::io::{self, IsTerminal};
 
+use pillion_mesh::words::{Escaped, acts_on_a_terminal};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -19,7 +20,6 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
-use super::access::{Escaped, acts_on_a_terminal};
 use crate::settings::LogFormat;
 
 /// A field that holds JSON: part of a line in the JSON form, left out of the text.

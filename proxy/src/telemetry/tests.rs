@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pillion_mesh::policy::mode::Mode;
 use pillion_mesh::reason::{Kind, Reason};
-use pillion_mesh::wire::{ConnectionRecord, Direction, FirstBytes, ModeRecord, TlsMode, TlsRecord};
+use pillion_mesh::wire::{ConnectionRecord, Direction, FirstBytes, ModeRecord, Times, TlsMode, TlsRecord};
 use pillion_mesh::workload::Workload;
 use rstest::rstest;
 use serde_json::Value;
@@ -41,6 +41,7 @@ fn record(direction: Direction) -> ConnectionRecord {
         client: "10.0.0.7:4312".parse().unwrap(),
         original_destination: Some("10.0.0.8:8080".parse().unwrap()),
         first_bytes: Some(FirstBytes::Plaintext),
+        looks_like: None,
         mode: None,
         service: None,
         plan: None,
@@ -50,6 +51,7 @@ fn record(direction: Direction) -> ConnectionRecord {
         bytes_to_server: 0,
         bytes_to_client: 0,
         duration_micros: 12_345,
+        times: Times::default(),
         reason: None,
         detail: None,
     }

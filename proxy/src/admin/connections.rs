@@ -1,0 +1,135 @@
+//! The pages on connections: those that are open and those that are over, the story of one, and who talks to whom.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hyper::StatusCode;
+use hyper::http::request::Parts;
+use pillion_mesh::edges::Edges;
+use pillion_mesh::explain::explain as tell;
+use pillion_mesh::wire::{ConnectionRecord, RequestRecord};
+use serde_json::json;
+
+use super::AdminState;
+use super::pages::decoded;
+use super::server::Answer;
+
+/// `/connections`.
+pub(super) fn list(state: &AdminState, request: &Parts) -> Answer {
+    let connections = &state.connections;
+    match asked(request) {
+        Err(answer) => answer,
+        Ok(None) => Answer::json(&json!({ "connections": connections.list() })),
+        Ok(Some((name, value))) => match (name.as_str(), value.as_str()) {
+            ("state", "open") => Answer::json(&json!({ "connections": connections.list() })),
+            ("state", "ended") => Answer::json(&json!({ "connections": connections.ended() })),
+            ("state", "refused") => {
+                let requests = connections.refused_requests();
+                Answer::json(&json!({ "connections": connections.refused(), "requests": requests }))
+            }
+            ("state", "all") => Answer::json(&json!({ "connections": connections.all() })),
+            _ => wrong("expected ?state= with open, ended, refused or all"),
+        },
+    }
+}
+
+/// `/explain`.
+pub(super) fn explain(state: &AdminState, request: &Parts) -> Answer {
+    let which = match asked(request) {
+        Err(answer) => return answer,
+        Ok(None) => Which::LastRefused,
+        Ok(Some((name, value))) => match Which::read(&name, &value) {
+            Some(which) => which,
+            None => {
+                return wrong(
+                    "expected ?id=NUMBER, ?client=ADDRESS with or without a port, or ?last=refused",
+                );
+            }
+        },
+    };
+    match which.of(state) {
+        Some(record) => Answer::json(&tell(&record, &refused_on(state, record.id))),
+        None => Answer::unknown(which.unknown()),
+    }
+}
+
+/// `/edges`.
+pub(super) fn edges(state: &AdminState, _: &Parts) -> Answer {
+    Answer::json(&Edges::seen_by(&state.settings.workload, &state.connections.all()))
+}
+
+/// The one part that the query has, if it has any.
+fn asked(request: &Parts) -> Result<Option<(String, String)>, Answer> {
+    let mut parts = decoded(request.uri.query().unwrap_or_default())?.into_iter();
+    match (parts.next(), parts.next()) {
+        (_, Some(_)) => Err(wrong("expected one part in the query")),
+        (part, None) => Ok(part),
+    }
+}
+
+fn wrong(detail: &str) -> Answer {
+    Answer::problem(StatusCode::BAD_REQUEST, detail)
+}
+
+fn refused_on(state: &AdminState, connection: u64) -> Vec<RequestRecord> {
+    let mut requests = state.connections.refused_requests();
+    requests.retain(|request| request.connection == connection);
+    requests
+}
+
+/// Which connection is meant.
+enum Which {
+    Id(u64),
+    /// The newest from this address and port.
+    Socket(SocketAddr),
+    /// The newest from this address.
+    Address(IpAddr),
+    LastRefused,
+}
+
+impl Which {
+    fn read(name: &str, value: &str) -> Option<Self> {
+        match (name, value) {
+            ("last", "refused") => Some(Self::LastRefused),
+            ("id", id) => id.parse().ok().map(Self::Id),
+            ("client", client) => {
+                let address = || client.parse().ok().map(Self::Address);
+                client.parse().ok().map(Self::Socket).or_else(address)
+            }
+            _ => None,
+        }
+    }
+
+    fn of(&self, state: &AdminState) -> Option<ConnectionRecord> {
+        let known = state.connections.all();
+        let newest = |is_meant: &dyn Fn(&ConnectionRecord) -> bool| {
+            known.iter().rev().find(|record| is_meant(record)).cloned()
+        };
+        match self {
+            Self::Id(id) => newest(&|record| record.id == *id),
+            Self::Socket(client) => newest(&|record| record.client == *client),
+            Self::Address(client) => newest(&|record| record.client.ip() == *client),
+            // A request may be kept for longer than its connection.
+            Self::LastRefused => {
+                let mut refusals = state.connections.refusals().into_iter();
+                refusals.find_map(|id| newest(&|record| record.id == id))
+            }
+        }
+    }
+
+    fn unknown(&self) -> String {
+        let which = match self {
+            Self::Id(id) => format!("connection {id} is not known"),
+            Self::Socket(client) => format!("no connection of {client} is known"),
+            Self::Address(client) => format!("no connection of {client} is known"),
+            Self::LastRefused => {
+                return "nothing was refused here in the last hour, no connection and no request on one; where a client \
+                        was reset all the same, ask by its address, or ask the proxy of the other side"
+                    .to_owned();
+            }
+        };
+        format!(
+            "{which}: the open ones are, the last thousand that have ended, and those that were refused in the last \
+             hour (/connections?state=all); did it come to this proxy?"
+        )
+    }
+}
