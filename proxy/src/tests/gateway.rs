@@ -6,6 +6,7 @@ use std::io;
 use hyper::client::conn::http2;
 use hyper::{Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use pillion_mesh::policy::mode::Mode;
 use rstest::rstest;
 use tokio::net::TcpListener;
 
@@ -287,6 +288,8 @@ async fn a_changed_rule_takes_effect_for_the_next_request_of_a_client() {
     .concat();
     lab.resources(Some(&resources));
     let edge = Edge::start(&lab, "").await;
+    let mode = || backend.running.shared.snapshot.borrow().snapshot.modes.for_port(app.address.port()).mode;
+    backend.eventually("STRICT at the backend", || mode() == Mode::Strict).await;
     let mut stream = TcpStream::connect(edge.address).await.unwrap();
     // A service that comes with each change: what is known of it is in force with all else. Names that are looked up again
     // make new versions too.
