@@ -54,6 +54,8 @@ fn record(direction: Direction) -> ConnectionRecord {
         times: Times::default(),
         reason: None,
         detail: None,
+        closed: None,
+        wire: None,
     }
 }
 
@@ -74,6 +76,8 @@ fn secured(direction: Direction) -> ConnectionRecord {
         handshake_micros: 1_500,
         peer_serial: "01".to_owned(),
         peer_not_after: UNIX_EPOCH,
+        local_serial: None,
+        local_not_after: None,
     };
     ConnectionRecord { tls: Some(tls), ..record(direction) }
 }
@@ -505,6 +509,7 @@ fn a_name_cannot_forge_a_metric() {
             sni: Some(forged.to_owned()),
             alpn: vec![forged.to_owned()],
             mesh: true,
+            offer: Box::default(),
         }),
         detail: Some(forged.to_owned()),
         ..secured(Direction::Inbound)
@@ -524,8 +529,12 @@ fn a_name_cannot_forge_a_metric() {
 fn an_unproved_server_name_makes_no_label_set() {
     let telemetry = Telemetry::new(&workload());
     for id in 0..100 {
-        let first =
-            FirstBytes::Tls { sni: Some(format!("host-{id}")), alpn: vec![format!("p{id}")], mesh: false };
+        let first = FirstBytes::Tls {
+            sni: Some(format!("host-{id}")),
+            alpn: vec![format!("p{id}")],
+            mesh: false,
+            offer: Box::default(),
+        };
         telemetry.opened(&ConnectionRecord { id, first_bytes: Some(first), ..record(Direction::Inbound) });
     }
     let samples = scrape(&telemetry);
@@ -539,11 +548,15 @@ fn an_unproved_server_name_makes_no_label_set() {
 #[case::mtls(
     ended(ConnectionRecord { bytes_to_server: 120, bytes_to_client: 4_123, ..secured(Direction::Inbound) }, Reason::Completed),
     "inbound   10.0.0.7:4312 -> 10.0.0.8:8080  mTLS spiffe://cluster.local/ns/shop/sa/frontend  TLSv1.3 X25519MLKEM768  \
-     120 B to server, 4.1 kB to client  12 ms  completed"
+     120 B to server, 4.1 kB to client  12 ms  id=1  completed"
 )]
 #[case::plaintext(
     ended(ConnectionRecord { duration_micros: 850, ..record(Direction::Inbound) }, Reason::Completed),
-    "inbound   10.0.0.7:4312 -> 10.0.0.8:8080  plaintext  0 B to server, 0 B to client  0.8 ms  completed"
+    "inbound   10.0.0.7:4312 -> 10.0.0.8:8080  plaintext  0 B to server, 0 B to client  0.8 ms  id=1  completed"
+)]
+#[case::what_plaintext_looks_like(
+    ended(ConnectionRecord { looks_like: Some("GET /\u{1b}".into()), ..record(Direction::Inbound) }, Reason::Completed),
+    "inbound   10.0.0.7:4312 -> 10.0.0.8:8080  plaintext (GET /\\u{1b})  0 B to server, 0 B to client  12 ms  id=1  completed"
 )]
 #[case::outbound_to_a_service(
     ended(
@@ -558,34 +571,34 @@ fn an_unproved_server_name_makes_no_label_set() {
     ),
     "outbound  10.0.0.7:4312 -> 10.0.0.8:8080 (customers:3000) at 10.0.0.9:3000  \
      mTLS spiffe://cluster.local/ns/shop/sa/customers  TLSv1.3 X25519MLKEM768  \
-     0 B to server, 2.3 GB to client  2 m 5 s  \
+     0 B to server, 2.3 GB to client  2 m 5 s  id=1  \
      server_reset: The server reset the connection; the reset was passed on."
 )]
 #[case::simple_tls_to_a_server_outside(
     ended(outside(TlsMode::Simple, "api.example.com", ""), Reason::Completed),
     "outbound  10.0.0.7:4312 -> 10.0.0.8:8080 (api.example.com:443)  TLS api.example.com  TLSv1.3 X25519MLKEM768  \
-     0 B to server, 0 B to client  12 ms  completed"
+     0 B to server, 0 B to client  12 ms  id=1  completed"
 )]
 #[case::mutual_tls_to_a_server_outside(
     ended(outside(TlsMode::Mutual, "api.example.com", "CN=client"), Reason::Completed),
     "outbound  10.0.0.7:4312 -> 10.0.0.8:8080 (api.example.com:443)  mTLS api.example.com  TLSv1.3 X25519MLKEM768  \
-     0 B to server, 0 B to client  12 ms  completed"
+     0 B to server, 0 B to client  12 ms  id=1  completed"
 )]
 #[case::whoever_answered(
     ended(outside(TlsMode::Simple, "", ""), Reason::Completed),
     "outbound  10.0.0.7:4312 -> 10.0.0.8:8080 (api.example.com:443)  TLS unverified  TLSv1.3 X25519MLKEM768  \
-     0 B to server, 0 B to client  12 ms  completed"
+     0 B to server, 0 B to client  12 ms  id=1  completed"
 )]
 #[case::of_the_apps_own_tls(
     ended(
         ConnectionRecord {
-            first_bytes: Some(FirstBytes::Tls { sni: None, alpn: Vec::new(), mesh: false }),
+            first_bytes: Some(FirstBytes::Tls { sni: None, alpn: Vec::new(), mesh: false, offer: Box::default() }),
             original_destination: None,
             ..record(Direction::Inbound)
         },
         Reason::Completed,
     ),
-    "inbound   10.0.0.7:4312 -> ?  TLS of the app  0 B to server, 0 B to client  12 ms  completed"
+    "inbound   10.0.0.7:4312 -> ?  TLS of the app  0 B to server, 0 B to client  12 ms  id=1  completed"
 )]
 fn the_access_log_tells_a_connection_in_a_line(#[case] record: ConnectionRecord, #[case] expected: &str) {
     assert_eq!(Line(&record).to_string(), expected);
@@ -701,7 +714,12 @@ fn no_control_character_of_a_peer_reaches_the_terminal(#[case] format: LogFormat
         service: Some(HOSTILE.to_owned()),
         detail: Some(HOSTILE.to_owned()),
         mode: Some(ModeRecord { mode: Mode::Strict, because: HOSTILE.to_owned() }),
-        first_bytes: Some(FirstBytes::Tls { sni: Some(HOSTILE.to_owned()), alpn: Vec::new(), mesh: true }),
+        first_bytes: Some(FirstBytes::Tls {
+            sni: Some(HOSTILE.to_owned()),
+            alpn: Vec::new(),
+            mesh: true,
+            offer: Box::default(),
+        }),
         ..ended(secured(Direction::Inbound), Reason::HandshakeFailed)
     };
     if let Some(tls) = &mut record.tls {
