@@ -426,6 +426,42 @@ fn a_handshake_is_observed_once_also_where_the_connection_fails_after_it() {
 }
 
 #[test]
+fn each_dial_that_was_taken_is_counted_once_with_its_duration() {
+    let telemetry = Telemetry::new(&workload());
+    let dialled = |record: ConnectionRecord, connected| ConnectionRecord {
+        times: Times { dialled: Some(1_000), connected, ..Times::default() },
+        ..record
+    };
+    // Before it is open, as bytes are relayed; later, as requests are passed on; never.
+    let relayed = dialled(record(Direction::Outbound), Some(3_500));
+    telemetry.opened(&relayed);
+    telemetry.closed(&ended(relayed, Reason::Completed), true);
+    let asked = ConnectionRecord { id: 2, ..record(Direction::Outbound) };
+    telemetry.opened(&asked);
+    telemetry.closed(&ended(dialled(asked, Some(3_500)), Reason::Completed), true);
+    telemetry.closed(&ended(dialled(record(Direction::Outbound), None), Reason::ConnectTimeout), false);
+    let failed = dialled(record(Direction::Outbound), Some(3_500));
+    telemetry.closed(&ended(failed, Reason::CertificateExpired), false);
+    let samples = scrape(&telemetry);
+    let outbound = [("direction", "outbound")];
+    assert_eq!(sum(&samples, "pillion_dial_duration_seconds_count", &outbound), 3.0);
+    assert_eq!(sum(&samples, "pillion_dial_duration_seconds_sum", &outbound), 0.007_5);
+    assert_eq!(sum(&samples, "pillion_dial_duration_seconds_count", &[]), 3.0);
+}
+
+#[test]
+fn a_connection_that_was_open_is_counted_with_its_duration() {
+    let telemetry = Telemetry::new(&workload());
+    telemetry.closed(&ended(record(Direction::Inbound), Reason::StrictPlaintext), false);
+    telemetry.opened(&record(Direction::Inbound));
+    telemetry.closed(&ended(record(Direction::Inbound), Reason::Completed), true);
+    let samples = scrape(&telemetry);
+    let bucket = |le: &str| sum(&samples, "pillion_connection_duration_seconds_bucket", &[("le", le)]);
+    assert_eq!((bucket("0.005"), bucket("0.02"), bucket("86400.0")), (0.0, 1.0, 1.0));
+    assert_eq!(sum(&samples, "pillion_connection_duration_seconds_sum", &[]), 0.012_345);
+}
+
+#[test]
 fn the_proxys_own_state_is_counted() {
     let telemetry = Telemetry::new(&workload());
     telemetry.policy_reloaded(true);
