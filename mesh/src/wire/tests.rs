@@ -23,7 +23,7 @@ fn record() -> ConnectionRecord {
             mesh: true,
         }),
         looks_like: None,
-        mode: Some(ModeRecord { mode: Mode::Strict, because: "default/strict".to_owned() }),
+        mode: Some(ModeRecord { mode: Mode::Strict, because: "default/strict".to_owned(), shadow: None }),
         service: None,
         plan: None,
         tls: Some(TlsRecord {
@@ -66,7 +66,7 @@ fn a_connection_record_has_stable_names() {
             "originalDestination": "10.0.0.1:8080",
             "firstBytes": {"class": "tls", "sni": "backend", "alpn": ["istio"], "mesh": true},
             "looksLike": null,
-            "mode": {"mode": "STRICT", "because": "default/strict"},
+            "mode": {"mode": "STRICT", "because": "default/strict", "shadow": null},
             "service": null,
             "plan": null,
             "tls": {

@@ -595,7 +595,11 @@ fn the_access_log_tells_a_connection_in_a_line(#[case] record: ConnectionRecord,
 fn a_refusal_tells_what_was_seen_which_policy_decided_and_the_cure() {
     let reason = Reason::StrictPlaintext;
     let record = ConnectionRecord {
-        mode: Some(ModeRecord { mode: Mode::Strict, because: "default/strict (namespace)".to_owned() }),
+        mode: Some(ModeRecord {
+            mode: Mode::Strict,
+            because: "default/strict (namespace)".to_owned(),
+            shadow: None,
+        }),
         detail: Some("the first bytes were \"GET / HT\"".to_owned()),
         ..ended(record(Direction::Inbound), reason)
     };
@@ -614,7 +618,11 @@ fn a_refusal_tells_what_was_seen_which_policy_decided_and_the_cure() {
 #[case::cut(Reason::PolicyChanged, "port 8080 is DISABLE by default/new (workload)")]
 fn the_policy_that_decided_is_told_once(#[case] reason: Reason, #[case] detail: &str) {
     let record = ConnectionRecord {
-        mode: Some(ModeRecord { mode: Mode::Strict, because: "default/strict (namespace)".to_owned() }),
+        mode: Some(ModeRecord {
+            mode: Mode::Strict,
+            because: "default/strict (namespace)".to_owned(),
+            shadow: None,
+        }),
         detail: Some(detail.to_owned()),
         ..ended(record(Direction::Inbound), reason)
     };
@@ -700,7 +708,7 @@ fn no_control_character_of_a_peer_reaches_the_terminal(#[case] format: LogFormat
     let mut record = ConnectionRecord {
         service: Some(HOSTILE.to_owned()),
         detail: Some(HOSTILE.to_owned()),
-        mode: Some(ModeRecord { mode: Mode::Strict, because: HOSTILE.to_owned() }),
+        mode: Some(ModeRecord { mode: Mode::Strict, because: HOSTILE.to_owned(), shadow: None }),
         first_bytes: Some(FirstBytes::Tls { sni: Some(HOSTILE.to_owned()), alpn: Vec::new(), mesh: true }),
         ..ended(secured(Direction::Inbound), Reason::HandshakeFailed)
     };
