@@ -13,7 +13,7 @@ use common::console::Console;
 use pillion_mesh::resource::Resources;
 use rstest::rstest;
 
-const PAGES: [&str; 18] = [
+const PAGES: [&str; 19] = [
     "README.md",
     "docs/how-to/certificates.md",
     "docs/how-to/compose.md",
@@ -25,6 +25,7 @@ const PAGES: [&str; 18] = [
     "docs/how-to/policies.md",
     "docs/how-to/roots.md",
     "docs/how-to/spiffe.md",
+    "docs/how-to/strict.md",
     "docs/reference/ca.md",
     "docs/reference/metrics.md",
     "docs/reference/settings.md",

@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pillion_mesh::policy::mode::Mode;
 use pillion_mesh::reason::{Kind, Reason};
-use pillion_mesh::wire::{ConnectionRecord, Direction, FirstBytes, ModeRecord, Times, TlsMode, TlsRecord};
+use pillion_mesh::wire::{
+    ConnectionRecord, Direction, FirstBytes, ModeRecord, ModeShadow, Times, TlsMode, TlsRecord,
+};
 use pillion_mesh::workload::Workload;
 use rstest::rstest;
 use serde_json::Value;
@@ -589,6 +591,33 @@ fn an_unproved_server_name_makes_no_label_set() {
 )]
 fn the_access_log_tells_a_connection_in_a_line(#[case] record: ConnectionRecord, #[case] expected: &str) {
     assert_eq!(Line(&record).to_string(), expected);
+}
+
+/// It was served: the dry run changes nothing.
+#[test]
+fn what_a_dry_run_would_have_refused_is_logged_and_counted_once() {
+    let because = "PeerAuthentication default/soon (namespace)".to_owned();
+    let refused = Some(Reason::StrictPlaintext);
+    let shadow = Some(ModeShadow { mode: Mode::Strict, because, refused });
+    let mode = ModeRecord { mode: Mode::Permissive, because: "the default".to_owned(), shadow };
+    let original_destination = Some("10.0.0.8:3000".parse().unwrap());
+    let record = ConnectionRecord { mode: Some(mode), original_destination, ..record(Direction::Inbound) };
+    let line = Line(&ended(record.clone(), Reason::Completed)).to_string();
+    let end = "  completed  dry run: strict_plaintext, STRICT by PeerAuthentication default/soon (namespace)";
+    assert!(line.ends_with(end), "{line}");
+
+    let telemetry = Telemetry::new(&workload());
+    let declared = ConnectionRecord { service: Some("customers:3000".to_owned()), ..record.clone() };
+    telemetry.opened(&declared);
+    telemetry.closed(&ended(declared, Reason::Completed), true);
+    let undeclared = ConnectionRecord { service: None, ..record };
+    telemetry.closed(&ended(undeclared, Reason::AppUnreachable), false);
+    let page = telemetry.encode(&Scraped::default());
+    for port in ["3000", "other"] {
+        let sample =
+            format!("pillion_shadow_refused_total{{reason=\"strict_plaintext\",port=\"{port}\"}} 1\n");
+        assert!(page.contains(&sample), "{sample} in\n{page}");
+    }
 }
 
 #[test]
