@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{analyze, authz, demo, describe, edges, explain, job, manual, probe, svid, wait, wiretap};
+use crate::{
+    analyze, authz, demo, describe, edges, explain, job, manual, migrate, probe, svid, wait, wiretap,
+};
 
 /// Mutual TLS between services by sidecars that they know nothing of.
 ///
@@ -51,6 +53,14 @@ enum Command {
     ///
     /// Exit codes: 0 told, 1 a proxy does not answer, 2 wrong arguments.
     Edges(edges::Options),
+    /// Tells whether ports can be switched to STRICT, and who would be cut off
+    ///
+    /// By what proxies have counted since they began: who came to each port by mutual TLS, who without, when, and what
+    /// PeerAuthentications in dry run (istio.io/dry-run) would refuse. docs/how-to/strict.md goes the whole way.
+    ///
+    /// Exit codes: 0 every port is STRICT or safe to switch, 1 one is not or nothing is known of it, or a proxy does not
+    /// answer, 2 wrong arguments.
+    Migrate(migrate::Options),
     /// Asks the authorization policies
     Authz(authz::Options),
     /// Asks what a certificate says of itself
@@ -167,6 +177,7 @@ fn run(command: Command) -> ExitCode {
         Command::Describe(options) => describe::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Edges(options) => edges::run(&options),
+        Command::Migrate(options) => migrate::run(&options),
         Command::Authz(options) => authz::run(&options),
         Command::Svid(options) => svid::run(&options),
         Command::Wait(options) => wait::run(&options),

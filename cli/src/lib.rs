@@ -14,6 +14,7 @@ pub mod http;
 mod job;
 pub mod lab;
 mod manual;
+mod migrate;
 mod output;
 mod probe;
 mod sidecar;

@@ -17,6 +17,7 @@ pub mod finding;
 pub mod jwt;
 pub mod known;
 mod matching;
+pub mod migration;
 pub mod plaintext;
 pub mod policy;
 pub mod rate;
