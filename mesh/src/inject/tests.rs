@@ -172,3 +172,26 @@ fn manifests_of_other_kinds_stay_as_they_are() {
 fn a_port_is_known_by_who_calls_it(#[case] text: &str, #[case] expected: &[u16]) {
     assert_eq!(service::ports_called("cart", [text]), expected);
 }
+
+#[rstest]
+#[case("expose: [80, '443']", "80 TCP, 443 TCP")]
+#[case("ports: [8080]", "8080 TCP")]
+#[case(
+    "ports: ['80:8080/tcp', '53:53/udp', '127.0.0.1:9000-9001:7000-7001', '${PORT:-1}:5000']",
+    "5000 TCP, 7000 TCP, 7001 TCP, 8080 TCP"
+)]
+#[case("ports: [{target: 80, app_protocol: http}, {target: 53, protocol: udp}]", "80 HTTP")]
+#[case("ports: ['${PORT}']", "")]
+#[case("labels: {pillion.dev/ports: '80/HTTP, 81/tcp,82'}", "80 HTTP, 81 TCP, 82 TCP")]
+#[case("expose: [80]\n    labels: ['pillion.dev/ports=80/http']", "80 HTTP")]
+fn ports_are_those_that_the_file_tells(#[case] service: &str, #[case] expected: &str) {
+    let injected = injected("a", &format!("services:\n  a:\n    {service}\n"));
+    let (_, services) = injected.files.iter().find(|(name, _)| name == "mesh/services.yaml").unwrap();
+    let ports: Vec<String> = services
+        .lines()
+        .filter_map(|line| line.strip_prefix("  - {number: ")?.strip_suffix('}'))
+        .map(|line| format!("{} {}", line.split(',').next().unwrap(), line.rsplit(' ').next().unwrap()))
+        .collect();
+    assert_eq!(ports.join(", "), expected);
+    assert_eq!(injected.notes.iter().any(|note| note.contains("declares no port")), expected.is_empty());
+}
