@@ -11,6 +11,7 @@ mod describe;
 mod edges;
 mod explain;
 pub mod http;
+mod inject;
 mod job;
 pub mod lab;
 mod manual;

@@ -20,6 +20,7 @@ const PAGES: &[&str] = &[
     "docs/how-to/compose.md",
     "docs/how-to/explain.md",
     "docs/how-to/gateway.md",
+    "docs/how-to/inject.md",
     "docs/how-to/jobs.md",
     "docs/how-to/machines.md",
     "docs/how-to/outside.md",
@@ -52,6 +53,7 @@ fn yaml_blocks(text: &str) -> Vec<String> {
 /// Every command of the page runs, one after the other, and prints what stands below it. `UPDATE_GOLDEN=1` writes the page
 /// anew.
 #[rstest]
+#[case("docs/how-to/inject.md")]
 #[case("docs/how-to/jobs.md")]
 #[case("docs/how-to/policies.md")]
 fn the_page_shows_what_its_commands_print(#[case] name: &str) {

@@ -14,6 +14,7 @@ pub mod edges;
 pub mod explain;
 pub mod exposition;
 pub mod finding;
+pub mod inject;
 pub mod jwt;
 pub mod known;
 mod matching;
