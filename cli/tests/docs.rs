@@ -13,13 +13,14 @@ use common::console::Console;
 use pillion_mesh::resource::Resources;
 use rstest::rstest;
 
-const PAGES: [&str; 18] = [
+const PAGES: [&str; 19] = [
     "README.md",
     "docs/how-to/certificates.md",
     "docs/how-to/compose.md",
     "docs/how-to/explain.md",
     "docs/how-to/gateway.md",
     "docs/how-to/jobs.md",
+    "docs/how-to/lab.md",
     "docs/how-to/machines.md",
     "docs/how-to/outside.md",
     "docs/how-to/policies.md",
@@ -87,6 +88,7 @@ fn every_yaml_block_of_the_documentation_is_valid() {
                 continue;
             }
             let program: &[&str] = match &block {
+                block if block.starts_with("hosts:\n") => &["lab"],
                 block if block.starts_with("# agent.yaml\n") => &["ca", "agent"],
                 block if block.contains("registrations") => &["ca", "serve"],
                 _ => &["proxy"],
@@ -97,7 +99,8 @@ fn every_yaml_block_of_the_documentation_is_valid() {
             fs::write(&file, &block).unwrap();
             let output = Command::new(env!("CARGO_BIN_EXE_pillion"))
                 .args(program)
-                .args(["--check", "--config"])
+                .arg("--check")
+                .args((program != ["lab"]).then_some("--config"))
                 .arg(&file)
                 .output()
                 .unwrap();
