@@ -15,6 +15,7 @@ use rstest::rstest;
 
 const PAGES: [&str; 19] = [
     "README.md",
+    "docs/explanation/complaints.md",
     "docs/how-to/certificates.md",
     "docs/how-to/compose.md",
     "docs/how-to/explain.md",
@@ -181,6 +182,31 @@ fn every_security_requirement_has_a_test_that_names_it() {
     for number in listed {
         assert!(sources.contains(&format!("req_{number:02}_")), "no test names requirement {number}");
     }
+}
+
+/// Every complaint of the page has tests behind it, and they exist.
+#[test]
+fn every_complaint_has_tests_that_are_there() {
+    let mut sources = String::new();
+    for folder in ["mesh", "proxy", "ca", "iptables", "cli"] {
+        gather(&root().join(folder), &mut sources);
+    }
+    let page = page("docs/explanation/complaints.md");
+    let mut numbers = Vec::new();
+    for row in page.lines() {
+        let cells: Vec<_> = row.split(" | ").collect();
+        let Some(number) = cells[0].strip_prefix("| ").and_then(|number| number.parse::<u32>().ok()) else {
+            continue;
+        };
+        numbers.push(number);
+        let tests: Vec<_> = cells.last().unwrap().split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "complaint {number} names no test");
+        for test in tests {
+            assert!(sources.contains(&format!("fn {test}(")), "complaint {number}: there is no test {test}");
+        }
+    }
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=25).collect::<Vec<_>>());
 }
 
 fn gather(folder: &Path, sources: &mut String) {

@@ -7,6 +7,7 @@
 pub mod analyze;
 pub mod ask;
 pub mod client_hello;
+pub mod closed;
 pub mod describe;
 pub mod duration;
 pub mod edges;

@@ -42,6 +42,8 @@ fn plain(direction: Direction) -> ConnectionRecord {
         times: Times { opened: Some(1), ..Times::default() },
         reason: Some(Reason::Completed),
         detail: None,
+        closed: None,
+        wire: None,
     }
 }
 
@@ -57,6 +59,8 @@ fn with_tls(direction: Direction, mode: TlsMode, peer: &str, local: &str) -> Con
         handshake_micros: 1,
         peer_serial: "01".to_owned(),
         peer_not_after: SystemTime::UNIX_EPOCH,
+        local_serial: None,
+        local_not_after: None,
     };
     ConnectionRecord { tls: Some(tls), ..plain(direction) }
 }
@@ -92,7 +96,7 @@ fn refused(reason: Reason) -> ConnectionRecord {
     "web-v1 shop -> 10.0.0.8:3000 - | - - | × | the endpoint has no sidecar"
 )]
 #[case::own_tls(
-    ConnectionRecord { first_bytes: Some(FirstBytes::Tls { sni: None, alpn: vec![], mesh: false }), ..plain(Direction::Inbound) },
+    ConnectionRecord { first_bytes: Some(FirstBytes::Tls { sni: None, alpn: vec![], mesh: false, offer: Box::default() }), ..plain(Direction::Inbound) },
     "10.0.0.7 - -> catalog-v1 shop | - - | by the app | PERMISSIVE by the default"
 )]
 #[case::outside(

@@ -45,6 +45,7 @@ fn everything() -> String {
         let mut record = secured(direction);
         record.id += u64::from(resumed);
         record.tls.as_mut().unwrap().resumed = resumed;
+        record.times = Times { dialled: Some(1), connected: Some(2), ..Times::default() };
         telemetry.opened(&record);
         let record = ConnectionRecord { bytes_to_server: 1, bytes_to_client: 1, ..record };
         telemetry.closed(&ended(record.clone(), Reason::Completed), true);
