@@ -107,7 +107,7 @@ fn the_list_shows_every_lesson_with_its_title() {
 }
 
 #[rstest]
-#[case(&["lesson", "run", "99"], 2, "expected a lesson from 01 to 13, got 99")]
+#[case(&["lesson", "run", "99"], 2, "expected a lesson from 01 to 14, got 99")]
 #[case(&["lesson", "show", "x"], 2, "pillion lesson list")]
 #[case(&["lab", "/nonexistent.yaml"], 2, "/nonexistent.yaml: No such file")]
 fn what_is_not_there_is_named(#[case] arguments: &[&str], #[case] code: i32, #[case] words: &str) {
