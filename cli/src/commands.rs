@@ -6,7 +6,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{analyze, authz, demo, describe, edges, explain, job, manual, probe, svid, wait, wiretap};
+use crate::{
+    analyze, authz, demo, describe, edges, explain, job, manual, probe, proxy_config, svid, top, wait,
+    wiretap,
+};
 
 /// Mutual TLS between services by sidecars that they know nothing of.
 ///
@@ -51,6 +54,19 @@ enum Command {
     ///
     /// Exit codes: 0 told, 1 a proxy does not answer, 2 wrong arguments.
     Edges(edges::Options),
+    /// What passes through proxies just now: connections and bytes a second on each edge, and the newest connections
+    ///
+    /// Live where it has a terminal: it reads each proxy once in an interval, q quits, p pauses, and n, b, o, r and w order the
+    /// edges by new connections, bytes, open connections, refusals and by who calls whom. Elsewhere, and with --once or
+    /// -o json, it tells what came in one interval. The rates of several proxies stand together; an edge that both its
+    /// ends tell of stands once.
+    ///
+    /// Exit codes: 0 told, 1 a proxy does not answer (live: none does at the begin), 128 + N where signal N ended it, 2 wrong
+    /// arguments.
+    Top(top::Options),
+    /// What a proxy listens on, dials, holds and serves, with istioctl's columns and the mode of mutual TLS
+    #[command(visible_alias = "pc")]
+    ProxyConfig(proxy_config::Options),
     /// Asks the authorization policies
     Authz(authz::Options),
     /// Asks what a certificate says of itself
@@ -167,6 +183,8 @@ fn run(command: Command) -> ExitCode {
         Command::Describe(options) => describe::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Edges(options) => edges::run(&options),
+        Command::Top(options) => top::run(&options),
+        Command::ProxyConfig(options) => proxy_config::run(&options),
         Command::Authz(options) => authz::run(&options),
         Command::Svid(options) => svid::run(&options),
         Command::Wait(options) => wait::run(&options),

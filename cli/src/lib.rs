@@ -16,9 +16,11 @@ pub mod lab;
 mod manual;
 mod output;
 mod probe;
+mod proxy_config;
 mod sidecar;
 mod source;
 mod svid;
+mod top;
 mod wait;
 pub mod wiretap;
 

@@ -13,13 +13,14 @@ use common::console::Console;
 use pillion_mesh::resource::Resources;
 use rstest::rstest;
 
-const PAGES: [&str; 18] = [
+const PAGES: [&str; 19] = [
     "README.md",
     "docs/how-to/certificates.md",
     "docs/how-to/compose.md",
     "docs/how-to/explain.md",
     "docs/how-to/gateway.md",
     "docs/how-to/jobs.md",
+    "docs/how-to/look.md",
     "docs/how-to/machines.md",
     "docs/how-to/outside.md",
     "docs/how-to/policies.md",
