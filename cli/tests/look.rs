@@ -317,9 +317,10 @@ fn a_signal_ends_top_and_the_terminal_is_as_it_was(#[case] signal: &str, #[case]
 /// A command that asks a proxy, with what it needs besides; the flag that names the proxy; its exit code where nobody answers; what it says then.
 type Asking = (&'static [&'static str], &'static str, i32, &'static [&'static str]);
 
-const ASKING: [Asking; 11] = [
+const ASKING: [Asking; 12] = [
     (&["explain", "7"], "--admin", 1, &["is the proxy running", "its access log"]),
     (&["edges"], "--proxy", 1, &["is the proxy running", "--proxy URL"]),
+    (&["migrate", "status"], "--proxy", 1, &["is the proxy running", "--proxy URL"]),
     (&["describe"], "--admin", 1, &["is the proxy running", "--folder FOLDER --config PROXY.yaml"]),
     (&["authz", "check"], "--admin", 2, &["is the proxy running", "--folder FOLDER --config PROXY.yaml"]),
     (&["proxy-config", "listener"], "--proxy", 1, &["is the proxy running", "pillion describe --folder"]),

@@ -7,15 +7,18 @@
 pub mod analyze;
 pub mod ask;
 pub mod client_hello;
+pub mod closed;
 pub mod describe;
 pub mod duration;
 pub mod edges;
 pub mod explain;
 pub mod exposition;
 pub mod finding;
+pub mod inject;
 pub mod jwt;
 pub mod known;
 mod matching;
+pub mod migration;
 pub mod plaintext;
 pub mod policy;
 pub mod proxy_config;

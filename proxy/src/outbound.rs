@@ -82,7 +82,7 @@ pub(crate) async fn serve(
         Err(end) => return end,
     };
     connection.note(|record| record.upstream = Some(address));
-    let Reached { stream, own: _own, record, peer } = match reach(means, address, shared).await {
+    let Reached { stream, own: _own, record, peer } = match reach(means, address, connection, shared).await {
         Ok(reached) => reached,
         Err(end) => return end,
     };
@@ -121,11 +121,13 @@ pub(crate) enum Stream {
 pub(crate) async fn reach(
     means: Option<Means<'_>>,
     address: SocketAddr,
+    connection: &Connection,
     shared: &Shared,
 ) -> Result<Reached, End> {
     let (upstream, own) = dial::connect_remembered(address, &shared.dial_options(), &shared.own_dials)
         .await
         .map_err(|error| dial_fault(&error, address, Reason::DestinationUnreachable))?;
+    connection.connected();
     let Some(means) = means else {
         return Ok(Reached { stream: Stream::Plain(upstream), own, record: None, peer: None });
     };

@@ -93,6 +93,17 @@ pub struct Decided {
     pub mode: Mode,
     /// The policy that decided, to follow "by".
     pub because: String,
+    /// What it would be if the policies in dry run were in force.
+    pub shadow: Option<Shadow>,
+}
+
+/// A mode that is not in force, and where it would come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shadow {
+    /// STRICT, PERMISSIVE or DISABLE.
+    pub mode: Mode,
+    /// The policy in dry run, to follow "by".
+    pub because: String,
 }
 
 /// The rows of the table.
@@ -163,7 +174,7 @@ impl Listeners {
                 about: About::default(),
             };
         let of_port = |matches: &str, port: Option<u16>, to: String, decided: &Decided| {
-            let Decided { mode, because } = decided;
+            let Decided { mode, because, shadow: _ } = decided;
             let row = row(matches, to, Some(mode.to_string()), Some(because.clone()));
             ListenerRow { about: About { port, service: None }, ..row }
         };

@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 
 pub use connection::{ConnectionRow, Connections, Shown};
 pub use endpoint::{Endpoint, Endpoints};
-pub use listener::{Decided, Listener, ListenerRow, ListenerRows, Listeners, PortMode, Side};
+pub use listener::{Decided, Listener, ListenerRow, ListenerRows, Listeners, PortMode, Shadow, Side};
 pub use secret::{Certificate, Renewals, SecretRow, SecretRows, Secrets};
 use serde::{Deserialize, Serialize};
 

@@ -11,7 +11,7 @@ use pillion_mesh::ask::{self, Question};
 use pillion_mesh::describe;
 use pillion_mesh::exposition::Format;
 use pillion_mesh::policy::mode::PortDecision;
-use pillion_mesh::proxy_config::{Decided, Endpoints, Listener, Listeners, PortMode, Side};
+use pillion_mesh::proxy_config::{Decided, Endpoints, Listener, Listeners, PortMode, Shadow, Side};
 use pillion_mesh::wire::{Direction, rfc3339};
 use serde_json::{Value, json};
 use x509_parser::certificate::X509Certificate;
@@ -177,17 +177,21 @@ pub(super) fn listeners(state: &AdminState, _: &Parts) -> Answer {
             listener(Side::Own, &bound.metrics, "metrics"),
         ])
         .collect();
-    let decided =
-        |PortDecision { mode, because }: &PortDecision| Decided { mode: *mode, because: because.clone() };
+    let decided = |decision: &PortDecision, shadow: Option<&PortDecision>| Decided {
+        mode: decision.mode,
+        because: decision.because.clone(),
+        shadow: shadow.map(|PortDecision { mode, because }| Shadow { mode: *mode, because: because.clone() }),
+    };
+    let modes = &snapshot.modes;
     let ports = ports_of_interest(state).into_iter().map(|port| PortMode {
         port,
         protocol: snapshot.protocol(port).as_str().to_owned(),
-        decided: decided(snapshot.modes.for_port(port)),
+        decided: decided(modes.for_port(port), modes.shadow_for_port(port)),
     });
     Answer::json(&Listeners {
         listeners,
         ports: ports.collect(),
-        other_ports: decided(snapshot.modes.for_other_ports()),
+        other_ports: decided(modes.for_other_ports(), modes.shadow_for_other_ports()),
     })
 }
 
