@@ -23,6 +23,7 @@ const PAGES: &[&str] = &[
     "docs/how-to/inject.md",
     "docs/how-to/jobs.md",
     "docs/how-to/look.md",
+    "docs/how-to/lab.md",
     "docs/how-to/machines.md",
     "docs/how-to/outside.md",
     "docs/how-to/policies.md",
@@ -92,6 +93,7 @@ fn every_yaml_block_of_the_documentation_is_valid() {
                 continue;
             }
             let program: &[&str] = match &block {
+                block if block.starts_with("hosts:\n") => &["lab"],
                 block if block.starts_with("# agent.yaml\n") => &["ca", "agent"],
                 block if block.contains("registrations") => &["ca", "serve"],
                 _ => &["proxy"],
@@ -102,7 +104,8 @@ fn every_yaml_block_of_the_documentation_is_valid() {
             fs::write(&file, &block).unwrap();
             let output = Command::new(env!("CARGO_BIN_EXE_pillion"))
                 .args(program)
-                .args(["--check", "--config"])
+                .arg("--check")
+                .args((program != ["lab"]).then_some("--config"))
                 .arg(&file)
                 .output()
                 .unwrap();
