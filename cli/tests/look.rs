@@ -371,3 +371,37 @@ fn no_command_that_asks_a_proxy_is_left_out() {
         assert!(ASKING.iter().any(is_it), "`pillion {name}` asks a proxy: add it to ASKING");
     }
 }
+
+/// Commands that list nothing: they do something, or print what is a file's to hold.
+const NO_LISTINGS: [&str; 13] = [
+    "demo",
+    "lesson run",
+    "lesson show",
+    "lesson copy",
+    "lab",
+    "wait",
+    "run",
+    "inject",
+    "probe",
+    "completion",
+    "man",
+    "tap",
+    "dashboard",
+];
+
+#[test]
+fn every_listing_is_for_people_and_for_programs() {
+    let page = include_str!("../../docs/reference/commands.md");
+    for section in page.split("\n## pillion ").skip(1) {
+        let (name, help) = section.split_once('\n').unwrap();
+        if help.contains("\nCommands:\n") || NO_LISTINGS.contains(&name) {
+            continue;
+        }
+        let format =
+            help.contains("--output <FORMAT>") && help.contains("[possible values: table, json, yaml]");
+        assert!(
+            format,
+            "`pillion {name}` takes no -o table|json|yaml; where it lists nothing, add it to NO_LISTINGS"
+        );
+    }
+}
