@@ -8,7 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
     analyze, authz, demo, describe, edges, explain, inject, job, lesson, manual, migrate, playground, probe,
-    svid, wait, wiretap,
+    proxy_config, svid, top, wait, wiretap,
 };
 
 /// Mutual TLS between services by sidecars that they know nothing of.
@@ -66,6 +66,19 @@ enum Command {
     ///
     /// Exit codes: 0 told, 1 a proxy does not answer, 2 wrong arguments.
     Edges(edges::Options),
+    /// What passes through proxies just now: connections and bytes a second on each edge, and the newest connections
+    ///
+    /// Live where it has a terminal: it reads each proxy once in an interval, q quits, p pauses, and n, b, o, r and w order the
+    /// edges by new connections, bytes, open connections, refusals and by who calls whom. Elsewhere, and with --once or
+    /// -o json, it tells what came in one interval. The rates of several proxies stand together; an edge that both its
+    /// ends tell of stands once.
+    ///
+    /// Exit codes: 0 told, 1 a proxy does not answer (live: none does at the begin), 128 + N where signal N ended it, 2 wrong
+    /// arguments.
+    Top(top::Options),
+    /// What a proxy listens on, dials, holds and serves, with istioctl's columns and the mode of mutual TLS
+    #[command(visible_alias = "pc")]
+    ProxyConfig(proxy_config::Options),
     /// Tells whether ports can be switched to STRICT, and who would be cut off
     ///
     /// By what proxies have counted since they began: who came to each port by mutual TLS, who without, when, and what
@@ -202,6 +215,8 @@ fn run(command: Command) -> ExitCode {
         Command::Describe(options) => describe::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Edges(options) => edges::run(&options),
+        Command::Top(options) => top::run(&options),
+        Command::ProxyConfig(options) => proxy_config::run(&options),
         Command::Migrate(options) => migrate::run(&options),
         Command::Authz(options) => authz::run(&options),
         Command::Svid(options) => svid::run(&options),

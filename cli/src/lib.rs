@@ -20,9 +20,11 @@ mod migrate;
 mod output;
 mod playground;
 mod probe;
+mod proxy_config;
 mod sidecar;
 mod source;
 mod svid;
+mod top;
 mod wait;
 pub mod wiretap;
 

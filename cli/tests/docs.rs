@@ -22,6 +22,7 @@ const PAGES: &[&str] = &[
     "docs/how-to/gateway.md",
     "docs/how-to/inject.md",
     "docs/how-to/jobs.md",
+    "docs/how-to/look.md",
     "docs/how-to/lab.md",
     "docs/how-to/machines.md",
     "docs/how-to/outside.md",

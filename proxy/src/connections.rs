@@ -45,7 +45,8 @@ impl Default for ConnectionTable {
             capture: Arc::default(),
         }
     }
-}
+            last_id: AtomicU64::default(),
+            capture: Arc::default(),
 
 #[derive(Debug)]
 struct Entry {

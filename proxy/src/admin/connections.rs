@@ -61,7 +61,8 @@ pub(super) fn traffic(state: &AdminState, request: &Parts) -> Answer {
     };
     // Taken first: what ends while the records are gathered is told again next time, and not passed over.
     let now = SystemTime::now();
-    Answer::json(&Traffic::of(&state.settings.workload, &state.connections.all(), since, now))
+    let (known, own) = (&state.connections, &state.settings.workload);
+    Answer::json(&Traffic::of(own, &known.all(), &known.refused_requests(), since, now))
 }
 
 /// `/explain`.
