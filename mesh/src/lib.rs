@@ -6,6 +6,7 @@
 
 pub mod analyze;
 pub mod ask;
+pub mod check;
 pub mod client_hello;
 pub mod describe;
 pub mod duration;
@@ -15,6 +16,7 @@ pub mod exposition;
 pub mod finding;
 pub mod jwt;
 pub mod known;
+pub mod links;
 mod matching;
 pub mod migration;
 pub mod plaintext;

@@ -167,6 +167,7 @@ impl Connection {
             tls: None,
             authorization: None,
             upstream: None,
+            upstream_local: None,
             bytes_to_server: 0,
             bytes_to_client: 0,
             duration_micros: 0,

@@ -82,11 +82,14 @@ pub(crate) async fn serve(
         Err(end) => return end,
     };
     connection.note(|record| record.upstream = Some(address));
-    let Reached { stream, own: _own, record, peer } = match reach(means, address, shared).await {
+    let Reached { stream, own, record, peer } = match reach(means, address, shared).await {
         Ok(reached) => reached,
         Err(end) => return end,
     };
-    connection.note(|noted| noted.tls = record);
+    connection.note(|noted| {
+        noted.upstream_local = Some(own.local());
+        noted.tls = record;
+    });
     let made = Made { by, destination, tls: plan.tls, peer };
     match stream {
         Stream::Plain(mut upstream) => {

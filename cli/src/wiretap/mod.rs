@@ -5,6 +5,7 @@
 
 mod packet;
 mod pcap;
+mod records;
 mod streams;
 
 use std::fs::File;
@@ -19,6 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub use records::{Talk, talks};
 use streams::Streams;
 
 /// Every protocol, both directions of every interface (`ETH_P_ALL`).

@@ -94,7 +94,10 @@ impl Requests {
             }
         };
         let server = record.as_ref().map(Parties::from);
-        connection.note(|noted| noted.tls = record);
+        connection.note(|noted| {
+            noted.upstream_local = Some(own.local());
+            noted.tls = record;
+        });
         connection.opened();
         let stream: ServerIo = match stream {
             Stream::Plain(stream) => Box::new(stream),
