@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    analyze, authz, check, demo, describe, edges, explain, job, manual, migrate, probe, svid, wait, wiretap,
+    analyze, authz, check, demo, describe, edges, explain, inject, job, manual, migrate, probe, svid, wait,
+    wiretap,
 };
 
 /// Mutual TLS between services by sidecars that they know nothing of.
@@ -89,6 +90,15 @@ enum Command {
     /// command has not run, and the sidecar stays), 126 and 127 the command cannot be started or is not found; 2 wrong
     /// arguments.
     Run(job::Options),
+    /// Puts sidecars into a compose file or Kubernetes manifests
+    ///
+    /// Each compose service gets a container that owns its network, one that puts the rules into it, and a sidecar, and all of
+    /// them a CA; each pod gets an init container for the rules and a sidecar. The label (of a pod also the annotation)
+    /// sidecar.istio.io/inject: "false" keeps one out; Istio's annotations about what is captured hold, for compose as labels.
+    /// Injecting twice is injecting once, and --remove is the way back. docs/how-to/inject.md tells the rest.
+    ///
+    /// Exit codes: 0 written, 1 a file cannot be written, 2 wrong arguments, or a file that cannot be given sidecars.
+    Inject(Box<inject::Options>),
     /// Asks an HTTP endpoint once and prints its answer; exit code 0 when that is 2xx and comes within two seconds
     Probe {
         /// http://HOST[:PORT][/PATH]
@@ -191,6 +201,7 @@ fn run(command: Command) -> ExitCode {
         Command::Svid(options) => svid::run(&options),
         Command::Wait(options) => wait::run(&options),
         Command::Run(options) => job::run(&options),
+        Command::Inject(options) => inject::run(&options),
         Command::Completion(options) => manual::completion(&options, &Arguments::command()),
         Command::Man(options) => manual::man(&options, &Arguments::command()),
         Command::Probe { url } => probe::run(&url),

@@ -12,6 +12,7 @@ mod describe;
 mod edges;
 mod explain;
 pub mod http;
+mod inject;
 mod job;
 pub mod lab;
 mod manual;

@@ -58,7 +58,7 @@ pub fn links<'r>(tellers: &[Teller<'r>]) -> Vec<Link<'r>> {
     let mut links = Vec::new();
     for (client, teller) in tellers.iter().enumerate() {
         for outbound in teller.records.iter().filter(|record| record.direction == Direction::Outbound) {
-            let Some(local) = outbound.upstream_local else { continue };
+            let Some(local) = outbound.dialled_from else { continue };
             let found = tellers.iter().enumerate().filter(|(server, _)| *server != client);
             let candidates = found.flat_map(|(server, teller)| {
                 teller

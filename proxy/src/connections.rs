@@ -12,10 +12,11 @@ use std::time::{Instant, SystemTime};
 use pillion_mesh::migration::{Tally, Watched};
 use pillion_mesh::policy::Snapshot;
 use pillion_mesh::reason::Reason;
-use pillion_mesh::wire::{ConnectionRecord, Direction, RequestRecord, Times};
+use pillion_mesh::wire::{Closed, ConnectionRecord, Direction, RequestRecord, Times};
 use pillion_mesh::workload::Workload;
 
-use crate::net::relay::{End, Moved};
+use crate::net::moved::Moved;
+use crate::net::relay::End;
 use crate::telemetry::Telemetry;
 use history::History;
 
@@ -44,7 +45,6 @@ impl Default for ConnectionTable {
 struct Entry {
     record: Mutex<ConnectionRecord>,
     moved: Moved,
-    begun: Instant,
 }
 
 impl ConnectionTable {
@@ -104,20 +104,16 @@ impl ConnectionTable {
 impl Entry {
     fn now(&self) -> ConnectionRecord {
         let mut record = lock(&self.record).clone();
-        record.bytes_to_server = self.moved.to_server.load(Ordering::Relaxed);
-        record.bytes_to_client = self.moved.to_client.load(Ordering::Relaxed);
-        record.duration_micros = self.micros();
+        let moved = &self.moved;
+        (record.bytes_to_server, record.bytes_to_client) = (moved.to_server(), moved.to_client());
+        (record.times.asked, record.times.answered) = (moved.asked(), moved.answered());
+        record.duration_micros = moved.micros();
         record
-    }
-
-    /// Since the accept.
-    fn micros(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
     /// Notes what was learnt, and that it is known from now on.
     fn note(&self, note: impl FnOnce(&mut ConnectionRecord)) {
-        let now = self.micros();
+        let now = self.moved.micros();
         let mut record = lock(&self.record);
         note(&mut record);
         let ConnectionRecord { first_bytes, tls, authorization, upstream, times, .. } = &mut *record;
@@ -131,6 +127,12 @@ impl Entry {
                 *time = Some(now);
             }
         }
+    }
+
+    /// The other side has taken the connection.
+    fn connected(&self) {
+        let now = self.moved.micros();
+        lock(&self.record).times.connected.get_or_insert(now);
     }
 }
 
@@ -167,16 +169,17 @@ impl Connection {
             tls: None,
             authorization: None,
             upstream: None,
-            upstream_local: None,
+            dialled_from: None,
             bytes_to_server: 0,
             bytes_to_client: 0,
             duration_micros: 0,
             times: Times::default(),
             reason: None,
             detail: None,
+            closed: None,
+            wire: None,
         };
-        let entry =
-            Arc::new(Entry { record: Mutex::new(record), moved: Moved::default(), begun: Instant::now() });
+        let entry = Arc::new(Entry { record: Mutex::new(record), moved: Moved::since(Instant::now()) });
         lock(&table.open).insert(id, entry.clone());
         Self { entry, table: table.clone(), telemetry: telemetry.clone(), opened: false, ended: false }
     }
@@ -196,15 +199,20 @@ impl Connection {
         Notes(self.entry.clone())
     }
 
-    /// The byte counters of the relay.
+    /// What has moved, for who moves it.
     pub(crate) fn moved(&self) -> &Moved {
         &self.entry.moved
+    }
+
+    /// The other side has taken the connection.
+    pub(crate) fn connected(&self) {
+        self.entry.connected();
     }
 
     /// The connection was admitted and both legs stand: it counts as opened.
     pub(crate) fn opened(&mut self) {
         self.opened = true;
-        let now = self.entry.micros();
+        let now = self.entry.moved.micros();
         self.note(|record| record.times.opened = Some(now));
         let record = self.entry.now();
         self.telemetry.opened(&record);
@@ -222,6 +230,7 @@ impl Connection {
         let mut record = self.entry.now();
         record.reason = Some(end.reason);
         record.detail = end.detail;
+        record.closed = Some(Closed::of(end.reason, record.direction, self.entry.moved.first_end()));
         self.telemetry.closed(&record, self.opened);
         if !self.opened {
             lock(&self.table.tally).count(&record);
@@ -249,9 +258,14 @@ impl Notes {
         lock(&self.0.record).client
     }
 
-    /// The byte counters.
+    /// What has moved.
     pub(crate) fn moved(&self) -> &Moved {
         &self.0.moved
+    }
+
+    /// The other side has taken the connection.
+    pub(crate) fn connected(&self) {
+        self.0.connected();
     }
 }
 

@@ -9,7 +9,7 @@ use pillion_mesh::plaintext;
 use pillion_mesh::policy::Snapshot;
 use pillion_mesh::policy::admit::{Admission, Observed, admit, carries_requests, needs_sniff, shadow};
 use pillion_mesh::reason::Reason;
-use pillion_mesh::wire::{FirstBytes, ModeRecord};
+use pillion_mesh::wire::{FirstBytes, How, ModeRecord, Offer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -19,6 +19,7 @@ use crate::authorize::Known;
 use crate::connections::Connection;
 use crate::listener::Role;
 use crate::net::Leg;
+use crate::net::moved::Side;
 use crate::net::original_dst::original_destination;
 use crate::net::relay::{End, relay};
 use crate::net::rewind::Rewound;
@@ -72,6 +73,9 @@ pub(crate) async fn serve(
             Ok(sniffed) => sniffed,
             Err(error) => return End { reason: Reason::ClientReset, detail: Some(error.to_string()) },
         };
+    if sniffed.ended {
+        connection.moved().ended(Side::Client, How::Fin);
+    }
     let observed = match &sniffed.first {
         First::Hello(hello) if hello.is_mesh() => Observed::MeshTls,
         First::Hello(_) => Observed::OtherTls,
@@ -317,6 +321,7 @@ pub(crate) fn first_bytes(first: &First) -> FirstBytes {
                 .map(|name| String::from_utf8_lossy(name).into_owned())
                 .collect(),
             mesh: hello.is_mesh(),
+            offer: Box::new(Offer::of(hello)),
         },
         First::Plaintext | First::TooLarge => FirstBytes::Plaintext,
         First::Silent => FirstBytes::Silent,

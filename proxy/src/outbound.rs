@@ -82,14 +82,11 @@ pub(crate) async fn serve(
         Err(end) => return end,
     };
     connection.note(|record| record.upstream = Some(address));
-    let Reached { stream, own, record, peer } = match reach(means, address, shared).await {
+    let Reached { stream, own: _own, record, peer } = match reach(means, address, connection, shared).await {
         Ok(reached) => reached,
         Err(end) => return end,
     };
-    connection.note(|noted| {
-        noted.upstream_local = Some(own.local());
-        noted.tls = record;
-    });
+    connection.note(|noted| noted.tls = record);
     let made = Made { by, destination, tls: plan.tls, peer };
     match stream {
         Stream::Plain(mut upstream) => {
@@ -124,11 +121,14 @@ pub(crate) enum Stream {
 pub(crate) async fn reach(
     means: Option<Means<'_>>,
     address: SocketAddr,
+    connection: &Connection,
     shared: &Shared,
 ) -> Result<Reached, End> {
     let (upstream, own) = dial::connect_remembered(address, &shared.dial_options(), &shared.own_dials)
         .await
         .map_err(|error| dial_fault(&error, address, Reason::DestinationUnreachable))?;
+    connection.connected();
+    connection.note(|record| record.dialled_from = Some(own.local()));
     let Some(means) = means else {
         return Ok(Reached { stream: Stream::Plain(upstream), own, record: None, peer: None });
     };

@@ -76,6 +76,8 @@ fn ends(secured: bool) -> [ConnectionRecord; 2] {
             handshake_micros: 1,
             peer_serial: "01".to_owned(),
             peer_not_after: now(),
+            local_serial: None,
+            local_not_after: None,
         })
     };
     let inbound = ConnectionRecord {
@@ -92,20 +94,22 @@ fn ends(secured: bool) -> [ConnectionRecord; 2] {
         tls: tls("web", "customers"),
         authorization: None,
         upstream: None,
-        upstream_local: None,
+        dialled_from: None,
         bytes_to_server: 112,
         bytes_to_client: 4_000,
         duration_micros: 0,
         times: Times { opened: Some(1), ..Times::default() },
         reason: Some(Reason::Completed),
         detail: None,
+        closed: None,
+        wire: None,
     };
     let outbound = ConnectionRecord {
         direction: Direction::Outbound,
         client: "10.0.0.7:50000".parse().unwrap(),
         tls: tls("customers", "web"),
         upstream: inbound.original_destination,
-        upstream_local: Some(inbound.client),
+        dialled_from: Some(inbound.client),
         ..inbound.clone()
     };
     [outbound, inbound]

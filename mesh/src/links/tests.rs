@@ -17,6 +17,8 @@ fn record(direction: Direction, client: &str, millis: u64, tls: Option<(&str, &s
         handshake_micros: 1,
         peer_serial: "01".to_owned(),
         peer_not_after: at(0),
+        local_serial: None,
+        local_not_after: None,
     });
     ConnectionRecord {
         id: 1,
@@ -32,20 +34,22 @@ fn record(direction: Direction, client: &str, millis: u64, tls: Option<(&str, &s
         tls,
         authorization: None,
         upstream: None,
-        upstream_local: None,
+        dialled_from: None,
         bytes_to_server: 10,
         bytes_to_client: 20,
         duration_micros: 0,
         times: Times::default(),
         reason: None,
         detail: None,
+        closed: None,
+        wire: None,
     }
 }
 
 fn outbound(local: &str, millis: u64, tls: Option<(&str, &str)>) -> ConnectionRecord {
     ConnectionRecord {
         upstream: Some("10.0.0.8:3000".parse().unwrap()),
-        upstream_local: Some(local.parse().unwrap()),
+        dialled_from: Some(local.parse().unwrap()),
         ..record(Direction::Outbound, "10.0.0.7:50000", millis, tls)
     }
 }

@@ -73,13 +73,15 @@ fn plaintext(client: &str, seconds: u64) -> ConnectionRecord {
         tls: None,
         authorization: None,
         upstream: None,
-        upstream_local: None,
+        dialled_from: None,
         bytes_to_server: 0,
         bytes_to_client: 0,
         duration_micros: 0,
         times: Times { opened: Some(1), ..Times::default() },
+        closed: None,
         reason: None,
         detail: None,
+        wire: None,
     }
 }
 
@@ -95,6 +97,8 @@ fn mutual(client: &str, seconds: u64) -> ConnectionRecord {
         handshake_micros: 1,
         peer_serial: "01".to_owned(),
         peer_not_after: at(3600),
+        local_serial: None,
+        local_not_after: None,
     };
     ConnectionRecord { tls: Some(tls), first_bytes: None, looks_like: None, ..plaintext(client, seconds) }
 }
@@ -132,10 +136,10 @@ fn the_verdict_is(
 }
 
 #[rstest]
-#[case::own_tls(FirstBytes::Tls { sni: None, alpn: vec![], mesh: false }, Some(How::OwnTls))]
+#[case::own_tls(FirstBytes::Tls { sni: None, alpn: vec![], mesh: false, offer: Box::default() }, Some(How::OwnTls))]
 #[case::silence(FirstBytes::Silent, Some(How::Silent))]
 #[case::not_looked_at(FirstBytes::Unseen, Some(How::NotLookedAt))]
-#[case::a_handshake_that_did_not_come_to_be(FirstBytes::Tls { sni: None, alpn: vec![], mesh: true }, None)]
+#[case::a_handshake_that_did_not_come_to_be(FirstBytes::Tls { sni: None, alpn: vec![], mesh: true, offer: Box::default() }, None)]
 fn who_has_no_mutual_tls_is_told_by_how_it_comes(#[case] first: FirstBytes, #[case] how: Option<How>) {
     let record = ConnectionRecord { first_bytes: Some(first), ..plaintext("10.0.0.9", 1) };
     let judged = judged(&[record], "", 10, None);

@@ -81,7 +81,7 @@ impl Requests {
         let reached = match means(&way.plan, kind.address, &self.shared).await {
             Ok(means) => {
                 connection.note(|record| record.upstream = Some(kind.address));
-                reach(means, kind.address, &self.shared).await
+                reach(means, kind.address, &connection, &self.shared).await
             }
             Err(end) => Err(end),
         };
@@ -94,10 +94,7 @@ impl Requests {
             }
         };
         let server = record.as_ref().map(Parties::from);
-        connection.note(|noted| {
-            noted.upstream_local = Some(own.local());
-            noted.tls = record;
-        });
+        connection.note(|noted| noted.tls = record);
         connection.opened();
         let stream: ServerIo = match stream {
             Stream::Plain(stream) => Box::new(stream),

@@ -37,11 +37,12 @@ impl App {
     pub(super) async fn dial(&self, _permit: &Permit) -> Result<(TcpStream, OwnDial), End> {
         let address = self.address();
         self.notes.note(|record| record.upstream = Some(address));
-        let (stream, own) = dial::connect_remembered(address, &self.options(address), &self.shared.own_dials)
+        let dialled = dial::connect_remembered(address, &self.options(address), &self.shared.own_dials)
             .await
             .map_err(|error| dial_fault(&error, address, Reason::AppUnreachable))?;
-        self.notes.note(|record| record.upstream_local = Some(own.local()));
-        Ok((stream, own))
+        self.notes.connected();
+        self.notes.note(|record| record.dialled_from = Some(dialled.1.local()));
+        Ok(dialled)
     }
 
     fn address(&self) -> SocketAddr {

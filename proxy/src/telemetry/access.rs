@@ -55,7 +55,8 @@ impl fmt::Display for Line<'_> {
             Bytes(record.bytes_to_server),
             Bytes(record.bytes_to_client)
         )?;
-        write!(f, "  {}  ", Elapsed(Duration::from_micros(record.duration_micros)))?;
+        let elapsed = Elapsed(Duration::from_micros(record.duration_micros));
+        write!(f, "  {elapsed}  id={}  ", record.id)?;
         write_end(f, record)?;
         write_shadow(f, record)
     }
@@ -90,7 +91,8 @@ impl fmt::Display for RequestLine<'_> {
         }
         let (sent, answered) = (Bytes(record.bytes_to_server), Bytes(record.bytes_to_client));
         let elapsed = Elapsed(Duration::from_micros(record.duration_micros));
-        write!(f, "  {sent} to server, {answered} to client  {elapsed}  {}", record.reason)?;
+        write!(f, "  {sent} to server, {answered} to client  {elapsed}  id={}  ", record.connection)?;
+        write!(f, "{}", record.reason)?;
         if record.reason == Reason::Completed {
             return Ok(());
         }
@@ -147,7 +149,13 @@ fn write_security(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt:
         (None, Some(FirstBytes::Tls { mesh: false, .. }), _) => f.write_str("TLS of the app"),
         (None, Some(FirstBytes::Silent), _) => f.write_str("silent"),
         (None, Some(FirstBytes::Unseen) | None, Direction::Inbound) => f.write_str("unseen"),
-        (None, Some(FirstBytes::Plaintext), _) | (None, _, Direction::Outbound) => f.write_str("plaintext"),
+        (None, Some(FirstBytes::Plaintext), _) | (None, _, Direction::Outbound) => {
+            f.write_str("plaintext")?;
+            match &record.looks_like {
+                Some(looks_like) => write!(f, " ({})", Escaped(looks_like)),
+                None => Ok(()),
+            }
+        }
     }
 }
 

@@ -196,15 +196,14 @@ fn parties(
         Trust::Roots { .. } => verify::proved(der, wanted.names),
     };
     let leaf = Leaf::read(der).map_err(|_fault| unreadable())?;
+    let shown = shown.filter(|showing| showing.was_asked()).map(|showing| &showing.shown);
     Ok(Parties {
         mode: if material.shown.is_some() { TlsMode::Mutual } else { TlsMode::Simple },
         peer: peer.unwrap_or_default().to_owned(),
-        local: shown
-            .filter(|showing| showing.was_asked())
-            .map(|showing| showing.shown.name.clone())
-            .unwrap_or_default(),
+        local: shown.map(|shown| shown.name.clone()).unwrap_or_default(),
         peer_serial: leaf.serial,
         peer_not_after: leaf.validity.1,
+        local_leaf: shown.map(|shown| (shown.serial.clone(), shown.not_after)),
     })
 }
 

@@ -46,6 +46,7 @@ fn everything() -> String {
         let mut record = secured(direction);
         record.id += u64::from(resumed);
         record.tls.as_mut().unwrap().resumed = resumed;
+        record.times = Times { dialled: Some(1), connected: Some(2), ..Times::default() };
         let because = "default/strict (namespace)".to_owned();
         let refused = Some(Reason::StrictPlaintext);
         let shadow = Some(ModeShadow { mode: Mode::Strict, because: because.clone(), refused });
