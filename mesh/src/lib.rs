@@ -15,6 +15,7 @@ pub mod exposition;
 pub mod finding;
 pub mod jwt;
 pub mod known;
+pub mod legs;
 mod matching;
 pub mod plaintext;
 pub mod policy;

@@ -75,6 +75,7 @@ fn mutual() -> ConnectionRecord {
             shadow: Some(ShadowRecord { allowed: false, rule: None }),
         }),
         upstream: Some("10.0.0.8:3000".parse().unwrap()),
+        dialled_from: None,
         bytes_to_server: 120,
         bytes_to_client: 4_123,
         duration_micros: 12_345,
