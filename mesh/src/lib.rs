@@ -18,6 +18,7 @@ pub mod finding;
 pub mod inject;
 pub mod jwt;
 pub mod known;
+pub mod legs;
 pub mod links;
 mod matching;
 pub mod migration;

@@ -1,15 +1,11 @@
-//! The connections between two sidecars, each as both of them tell it.
-//!
-//! They are one where the address that the client's sidecar dialled from is the client's that the server's sidecar saw, at
-//! about the same time, and where each has proved to the other what the other says it has.
+//! All connections between sidecars that are asked, each as both ends tell it: as [`crate::legs`] knows them, and where each has
+//! proved to the other what the other says it has.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
+use crate::legs;
 use crate::wire::{ConnectionRecord, Direction};
-
-/// How far two clocks may be apart.
-const CLOCKS: Duration = Duration::from_secs(5 * 60);
 
 /// What one sidecar tells.
 #[derive(Debug, Clone, Copy)]
@@ -58,17 +54,12 @@ pub fn links<'r>(tellers: &[Teller<'r>]) -> Vec<Link<'r>> {
     let mut links = Vec::new();
     for (client, teller) in tellers.iter().enumerate() {
         for outbound in teller.records.iter().filter(|record| record.direction == Direction::Outbound) {
-            let Some(local) = outbound.dialled_from else { continue };
-            let found = tellers.iter().enumerate().filter(|(server, _)| *server != client);
-            let candidates = found.flat_map(|(server, teller)| {
-                teller
-                    .records
-                    .iter()
-                    .filter(move |inbound| is_same(outbound, local, inbound))
-                    .map(move |it| (server, it))
+            let others = tellers.iter().enumerate().filter(|(server, _)| *server != client);
+            let found = others.filter_map(|(server, teller)| {
+                let believable = teller.records.iter().filter(|inbound| proofs_agree(outbound, inbound));
+                Some((server, legs::other(outbound, believable)?))
             });
-            // A port of the client may have been used again.
-            let nearest = candidates.min_by_key(|(_, inbound)| apart(began(outbound), inbound.accepted));
+            let nearest = found.min_by_key(|(_, inbound)| apart(outbound.accepted, inbound.accepted));
             if let Some((server, inbound)) = nearest {
                 links.push(Link { client, server, outbound, inbound });
             }
@@ -78,26 +69,18 @@ pub fn links<'r>(tellers: &[Teller<'r>]) -> Vec<Link<'r>> {
     links
 }
 
-fn is_same(outbound: &ConnectionRecord, local: SocketAddr, inbound: &ConnectionRecord) -> bool {
-    let proofs_agree = match (&outbound.tls, &inbound.tls) {
+/// Whether each has proved to the other what the other says it has.
+fn proofs_agree(outbound: &ConnectionRecord, inbound: &ConnectionRecord) -> bool {
+    match (&outbound.tls, &inbound.tls) {
         (Some(of_client), Some(of_server)) => {
             of_client.peer == of_server.local && of_client.local == of_server.peer
         }
         _ => true,
-    };
-    inbound.direction == Direction::Inbound
-        && canonical(inbound.client) == canonical(local)
-        && apart(began(outbound), inbound.accepted) <= CLOCKS
-        && proofs_agree
-}
-
-/// When the other side was dialled.
-fn began(outbound: &ConnectionRecord) -> SystemTime {
-    outbound.accepted + Duration::from_micros(outbound.times.dialled.unwrap_or_default())
+    }
 }
 
 fn apart(one: SystemTime, other: SystemTime) -> Duration {
-    one.duration_since(other).or_else(|_| other.duration_since(one)).unwrap_or_default()
+    one.duration_since(other).unwrap_or_else(|earlier| earlier.duration())
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {

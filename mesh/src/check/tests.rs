@@ -98,7 +98,7 @@ fn ends(secured: bool) -> [ConnectionRecord; 2] {
         bytes_to_server: 112,
         bytes_to_client: 4_000,
         duration_micros: 0,
-        times: Times { opened: Some(1), ..Times::default() },
+        times: Times { dialled: Some(0), opened: Some(1), ..Times::default() },
         reason: Some(Reason::Completed),
         detail: None,
         closed: None,

@@ -50,6 +50,7 @@ fn outbound(local: &str, millis: u64, tls: Option<(&str, &str)>) -> ConnectionRe
     ConnectionRecord {
         upstream: Some("10.0.0.8:3000".parse().unwrap()),
         dialled_from: Some(local.parse().unwrap()),
+        times: Times { dialled: Some(0), ..Times::default() },
         ..record(Direction::Outbound, "10.0.0.7:50000", millis, tls)
     }
 }
