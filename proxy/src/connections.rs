@@ -45,8 +45,7 @@ impl Default for ConnectionTable {
             capture: Arc::default(),
         }
     }
-            last_id: AtomicU64::default(),
-            capture: Arc::default(),
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -213,6 +212,7 @@ impl Connection {
             tls: None,
             authorization: None,
             upstream: None,
+            dialled_from: None,
             bytes_to_server: 0,
             bytes_to_client: 0,
             duration_micros: 0,

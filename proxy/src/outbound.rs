@@ -129,6 +129,7 @@ pub(crate) async fn reach(
         .await
         .map_err(|error| dial_fault(&error, address, Reason::DestinationUnreachable))?;
     connection.connected();
+    connection.note(|record| record.dialled_from = Some(own.local()));
     let Some(means) = means else {
         return Ok(Reached { stream: Stream::Plain(upstream), own, record: None, peer: None });
     };
