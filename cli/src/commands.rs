@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    analyze, authz, demo, describe, edges, explain, job, lesson, manual, playground, probe, svid, wait,
-    wiretap,
+    analyze, authz, demo, describe, edges, explain, inject, job, lesson, manual, migrate, playground, probe,
+    svid, wait, wiretap,
 };
 
 /// Mutual TLS between services by sidecars that they know nothing of.
@@ -66,6 +66,14 @@ enum Command {
     ///
     /// Exit codes: 0 told, 1 a proxy does not answer, 2 wrong arguments.
     Edges(edges::Options),
+    /// Tells whether ports can be switched to STRICT, and who would be cut off
+    ///
+    /// By what proxies have counted since they began: who came to each port by mutual TLS, who without, when, and what
+    /// PeerAuthentications in dry run (istio.io/dry-run) would refuse. docs/how-to/strict.md goes the whole way.
+    ///
+    /// Exit codes: 0 every port is STRICT or safe to switch, 1 one is not or nothing is known of it, or a proxy does not
+    /// answer, 2 wrong arguments.
+    Migrate(migrate::Options),
     /// Asks the authorization policies
     Authz(authz::Options),
     /// Asks what a certificate says of itself
@@ -86,6 +94,15 @@ enum Command {
     /// command has not run, and the sidecar stays), 126 and 127 the command cannot be started or is not found; 2 wrong
     /// arguments.
     Run(job::Options),
+    /// Puts sidecars into a compose file or Kubernetes manifests
+    ///
+    /// Each compose service gets a container that owns its network, one that puts the rules into it, and a sidecar, and all of
+    /// them a CA; each pod gets an init container for the rules and a sidecar. The label (of a pod also the annotation)
+    /// sidecar.istio.io/inject: "false" keeps one out; Istio's annotations about what is captured hold, for compose as labels.
+    /// Injecting twice is injecting once, and --remove is the way back. docs/how-to/inject.md tells the rest.
+    ///
+    /// Exit codes: 0 written, 1 a file cannot be written, 2 wrong arguments, or a file that cannot be given sidecars.
+    Inject(Box<inject::Options>),
     /// Asks an HTTP endpoint once and prints its answer; exit code 0 when that is 2xx and comes within two seconds
     Probe {
         /// http://HOST[:PORT][/PATH]
@@ -185,10 +202,12 @@ fn run(command: Command) -> ExitCode {
         Command::Describe(options) => describe::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Edges(options) => edges::run(&options),
+        Command::Migrate(options) => migrate::run(&options),
         Command::Authz(options) => authz::run(&options),
         Command::Svid(options) => svid::run(&options),
         Command::Wait(options) => wait::run(&options),
         Command::Run(options) => job::run(&options),
+        Command::Inject(options) => inject::run(&options),
         Command::Completion(options) => manual::completion(&options, &Arguments::command()),
         Command::Man(options) => manual::man(&options, &Arguments::command()),
         Command::Probe { url } => probe::run(&url),

@@ -161,6 +161,9 @@ codes! {
     OpenWithoutReason = "open_without_reason", Warning,
         "A PeerAuthentication lets plaintext in, and does not say why.",
         "set it to STRICT, or write down why not: `metadata.annotations: {pillion.io/reason: …}`";
+    ModeInDryRun = "mode_in_dry_run", Info,
+        "A PeerAuthentication is in dry run (istio.io/dry-run): it changes nothing, and what it would refuse is told.",
+        "look at `pillion migrate status`, and take the annotation out when nobody would be cut off";
     NoPeerAuthentication = "no_peer_authentication", Info,
         "No PeerAuthentication applies to a workload: its ports are PERMISSIVE and let plaintext in.",
         "set STRICT for the mesh (no selector, in the root namespace), for the namespace or for the workload";

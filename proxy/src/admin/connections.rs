@@ -57,6 +57,12 @@ pub(super) fn edges(state: &AdminState, _: &Parts) -> Answer {
     Answer::json(&Edges::seen_by(&state.settings.workload, &state.connections.all()))
 }
 
+/// `/migration`.
+pub(super) fn migration(state: &AdminState, _: &Parts) -> Answer {
+    let published = state.snapshot.borrow().clone();
+    Answer::json(&state.connections.watched(&state.settings.workload, &published.snapshot))
+}
+
 /// The one part that the query has, if it has any.
 fn asked(request: &Parts) -> Result<Option<(String, String)>, Answer> {
     let mut parts = decoded(request.uri.query().unwrap_or_default())?.into_iter();

@@ -177,15 +177,30 @@ pub(super) fn listeners(state: &AdminState, _: &Parts) -> Answer {
         .into_iter()
         .map(|port| {
             let PortDecision { mode, because } = snapshot.modes.for_port(port);
-            json!({ "port": port, "protocol": snapshot.protocol(port).as_str(), "mode": mode, "because": because })
+            json!({
+                "port": port,
+                "protocol": snapshot.protocol(port).as_str(),
+                "mode": mode,
+                "because": because,
+                "shadow": snapshot.modes.shadow_for_port(port).map(shadow),
+            })
         })
         .collect();
     let PortDecision { mode, because } = snapshot.modes.for_other_ports();
     Answer::json(&json!({
         "listeners": listeners,
         "ports": ports,
-        "otherPorts": { "mode": mode, "because": because },
+        "otherPorts": {
+            "mode": mode,
+            "because": because,
+            "shadow": snapshot.modes.shadow_for_other_ports().map(shadow),
+        },
     }))
+}
+
+/// What a port would accept with the policies in dry run.
+fn shadow(decision: &PortDecision) -> Value {
+    json!({ "mode": decision.mode, "because": decision.because })
 }
 
 /// The app's ports that settings, policies or open connections name.
