@@ -193,6 +193,11 @@ impl Connection {
         lock(&self.entry.record).client
     }
 
+    /// Its number, as the access log and `/connections` have it.
+    pub(crate) fn id(&self) -> u64 {
+        lock(&self.entry.record).id
+    }
+
     /// What others may look at and add to while it is open.
     pub(crate) fn notes(&self) -> Notes {
         Notes(self.entry.clone())

@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use pillion_mesh::wire::{By, Closed, How};
+use tracing::debug;
+
+use crate::telemetry::log::STEP;
 
 /// Which end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +58,10 @@ impl Moved {
         let way = if side == Side::Client { &self.to_server } else { &self.to_client };
         if way.bytes.fetch_add(bytes as u64, Ordering::Relaxed) == 0 {
             _ = way.first.set(self.micros());
+            match side {
+                Side::Client => debug!(target: STEP, "the first bytes of the request are here"),
+                Side::Server => debug!(target: STEP, "the first bytes of the answer are here"),
+            }
         }
     }
 
