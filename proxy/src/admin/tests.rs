@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use pillion_mesh::ask::{AccessTable, Answer};
 use pillion_mesh::describe::{Description, describe};
@@ -10,8 +10,10 @@ use pillion_mesh::edges::{Edges, Secured};
 use pillion_mesh::explain::Story;
 use pillion_mesh::policy::Snapshot;
 use pillion_mesh::policy::mode::Outcome;
+use pillion_mesh::proxy_config::{Connections, Endpoints, Filter, Listeners, Secrets};
 use pillion_mesh::reason::Reason;
 use pillion_mesh::resource::Resources;
+use pillion_mesh::top::Traffic;
 use pillion_mesh::wire::{ConnectionRecord, Direction, Problem, UNKNOWN};
 use pillion_testkit::TestCa;
 use rstest::rstest;
@@ -91,12 +93,20 @@ impl Lab {
     }
 
     async fn new(with_certificate: bool) -> Self {
+        Self::of(with_certificate, "").await
+    }
+
+    async fn with_settings(more: &str) -> Self {
+        Self::of(true, more).await
+    }
+
+    async fn of(with_certificate: bool, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         if with_certificate {
             let ca = TestCa::root("root of the lab");
             let _paths = ca.issue(ID).write(folder.path(), &ca.bundle_pem());
         }
-        let settings = settings(&folder);
+        let settings = settings(&folder, more);
         let stop = CancellationToken::new();
         let identity = identity::spawn(
             identity::Own::from(ID.parse::<pillion_mesh::spiffe::SpiffeId>().unwrap()),
@@ -182,12 +192,12 @@ impl Lab {
     }
 }
 
-fn settings(folder: &TempDir) -> Settings {
+fn settings(folder: &TempDir, more: &str) -> Settings {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let yaml = format!(
         "workload: {{serviceAccount: backend, labels: {{app: backend}}}}\n\
          identity: {{files: {{certificate: {}, key: {}, bundle: {}}}}}\n\
-         inbound: {{capture: 0.0.0.0:15006, listeners: [{{address: 0.0.0.0:8443, forward: 127.0.0.1:8080}}]}}\n",
+         inbound: {{capture: 0.0.0.0:15006, listeners: [{{address: 0.0.0.0:8443, forward: 127.0.0.1:8080}}]}}\n{more}\n",
         path("svid.pem"),
         path("svid.key"),
         path("bundle.pem"),
@@ -260,6 +270,7 @@ async fn the_index_lists_every_page_and_every_page_answers() {
 
 #[rstest]
 #[case("/logging")]
+#[case("/capture")]
 #[case("/drain")]
 #[case("/quitquitquit")]
 #[tokio::test]
@@ -473,6 +484,45 @@ async fn the_endpoints_show_how_each_is_dialled_and_why() {
     assert!(without["because"].as_str().unwrap().contains("no sidecar"), "{page:#}");
 }
 
+/// What `pillion proxy-config` reads is what the pages have.
+#[tokio::test]
+async fn the_tables_of_proxy_config_can_be_made_of_the_pages() {
+    let lab = Lab::ready().await;
+    let _open = lab.connection();
+    let page = async |path: &str| lab.get(path).await.body;
+    let endpoints: Endpoints = serde_json::from_str(&page("/endpoints").await).unwrap();
+    assert!(endpoints.endpoints.iter().all(|endpoint| endpoint.resolved), "{endpoints}");
+    let listeners: Listeners = serde_json::from_str(&page("/listeners").await).unwrap();
+    let rows = listeners.rows(&endpoints, &Filter::default());
+    let explicit = rows.listeners.iter().find(|row| row.destination == "customers:80").unwrap();
+    assert_eq!(explicit.mode.as_deref(), Some("ISTIO_MUTUAL"), "{rows}");
+    let secrets: Secrets = serde_json::from_str(&page("/certs").await).unwrap();
+    assert_eq!(secrets.rows().secrets.len(), 2, "{}", secrets.rows());
+    let connections: Connections = serde_json::from_str(&page("/connections").await).unwrap();
+    assert_eq!((connections.workload.name.as_str(), connections.connections.len()), ("backend", 1));
+}
+
+#[tokio::test]
+async fn the_traffic_is_of_what_is_open_or_has_ended_since_a_time() {
+    let lab = Lab::ready().await;
+    let read = async |query: &str| -> Traffic {
+        serde_json::from_str(&lab.get(&format!("/traffic{query}")).await.body).unwrap()
+    };
+    lab.connection().end(End { reason: Reason::Completed, detail: None });
+    let _open = lab.connection();
+    let whole = read("").await;
+    assert_eq!((whole.last_id, whole.connections.len(), whole.newest.len()), (2, 2, 2));
+    assert_eq!(whole.edges.len(), 1);
+    // Later than anything: what is open is told all the same.
+    let since = read("?since=2100-01-01T00:00:00.000Z").await;
+    assert_eq!(since.connections.iter().map(|counted| counted.id).collect::<Vec<_>>(), [2]);
+    assert_eq!((since.edges.len(), since.newest.len()), (1, 2), "edges that rest stay");
+    assert!(whole.refused_requests.is_empty());
+    lab.denied_request(2);
+    let denied = read("").await.refused_requests;
+    assert_eq!(denied.iter().map(|refused| (refused.edge, refused.count)).collect::<Vec<_>>(), [(0, 1)]);
+}
+
 #[tokio::test]
 async fn open_connections_are_listed_as_records_until_they_end() {
     let lab = Lab::ready().await;
@@ -507,6 +557,9 @@ async fn connections_that_are_over_are_listed_by_how_they_ended() {
 #[rstest]
 #[case("/connections?state=closed", "open, ended, refused or all")]
 #[case("/connections?state=%zz", "two hexadecimal digits")]
+#[case("/connections?id=7", "open, ended, refused or all")]
+#[case("/traffic?since=yesterday", "?since= with a time")]
+#[case("/traffic?until=2026-11-20T12:00:00Z", "?since= with a time")]
 #[case("/explain?id=seven", "?id=NUMBER")]
 #[case("/explain?client=frontend", "?client=ADDRESS")]
 #[case("/explain?id=7&client=10.0.0.7", "one part")]
@@ -624,6 +677,37 @@ async fn the_log_level_is_changed_by_post() {
 }
 
 #[tokio::test]
+async fn plaintext_is_not_captured_unless_the_settings_allow_it() {
+    let lab = Lab::ready().await;
+    let reply = lab.ask("POST", "/capture?for=60s").await;
+    assert_eq!(reply.status, 403);
+    assert!(reply.problem().detail.unwrap().contains("admin.capture"));
+    assert_eq!(lab.state.connections.capture().state(Instant::now()), None);
+}
+
+#[tokio::test]
+async fn capture_is_switched_on_for_a_time_and_off() {
+    let lab = Lab::with_settings("admin: {capture: true}").await;
+    assert_eq!(lab.get("/config_dump").await.json()["capture"], Value::Null);
+    let on = lab.ask("POST", "/capture?for=60s").await.json();
+    assert_eq!(on["capture"]["connectionsLeft"], 500);
+    assert_eq!(on["capture"]["bytesEachWay"], 256);
+    assert_eq!(lab.get("/config_dump").await.json()["capture"]["until"], on["capture"]["until"]);
+    for wrong in [
+        "/capture",
+        "/capture?for=",
+        "/capture?for=11m",
+        "/capture?for=60",
+        "/capture?to=60s",
+        "/capture?for=1s&for=2s",
+    ] {
+        assert_eq!(lab.ask("POST", wrong).await.status, 400, "{wrong}");
+    }
+    assert!(lab.state.connections.capture().state(Instant::now()).is_some(), "and loses nothing");
+    assert_eq!(lab.ask("POST", "/capture?for=0").await.json()["capture"], Value::Null);
+}
+
+#[tokio::test]
 async fn drain_begins_draining_and_quit_ends_once_it_has_answered() {
     let lab = Lab::ready().await;
     assert_eq!(lab.ask("POST", "/drain").await.json()["draining"], true);
@@ -683,7 +767,7 @@ async fn a_head_beyond_the_limit_is_refused() {
 #[tokio::test]
 async fn clients_that_say_nothing_hold_up_nobody_for_long() {
     let lab = Lab::ready().await;
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let mut silent = Vec::new();
     for _ in 0..40 {
         silent.push(TcpStream::connect(lab.admin()).await.unwrap());

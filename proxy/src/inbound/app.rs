@@ -43,6 +43,7 @@ impl App {
             .await
             .map_err(|error| dial_fault(&error, address, Reason::AppUnreachable))?;
         self.notes.connected();
+        self.notes.note(|record| record.dialled_from = Some(dialled.1.local()));
         debug!(target: STEP, id = self.notes.id(), "the app at {address} has taken the connection");
         Ok(dialled)
     }
