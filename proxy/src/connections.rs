@@ -238,6 +238,11 @@ impl Connection {
         lock(&self.entry.record).client
     }
 
+    /// Its number, as the access log and `/connections` have it.
+    pub(crate) fn id(&self) -> u64 {
+        lock(&self.entry.record).id
+    }
+
     /// Where the first bytes of the leg that speaks TLS are kept.
     pub(crate) fn tap(&self) -> Arc<Tap> {
         self.entry.tap.get_or_init(Arc::default).clone()
