@@ -177,6 +177,7 @@ fn every_yaml_block_of_the_documentation_is_valid() {
                 continue;
             }
             let program: &[&str] = match &block {
+                block if block.starts_with("hosts:\n") => &["lab"],
                 block if block.starts_with("# agent.yaml\n") => &["ca", "agent"],
                 block if block.contains("registrations") => &["ca", "serve"],
                 _ => &["proxy"],
@@ -187,7 +188,8 @@ fn every_yaml_block_of_the_documentation_is_valid() {
             fs::write(&file, &block).unwrap();
             let output = Command::new(env!("CARGO_BIN_EXE_pillion"))
                 .args(program)
-                .args(["--check", "--config"])
+                .arg("--check")
+                .args((program != ["lab"]).then_some("--config"))
                 .arg(&file)
                 .output()
                 .unwrap();
@@ -287,10 +289,52 @@ fn every_page_is_in_the_book_once() {
     }
 }
 
-/// Programs of others that pages ask a reader to call; .ci/run and the checks of the examples call them.
-const OF_OTHERS: [&str; 23] = [
-    "bash", "cargo", "cat", "cp", "curl", "cut", "diff", "docker", "echo", "export", "for", "grep", "head",
-    "jq", "kill", "kubectl", "ls", "promtool", "python3", "rm", "sed", "sleep", "test",
+/// Programs of others that pages ask a reader to call, and the words `start` and `stop` of a lab's shell.
+const OF_OTHERS: [&str; 44] = [
+    "apt-get",
+    "bash",
+    "cargo",
+    "cat",
+    "cp",
+    "curl",
+    "cut",
+    "diff",
+    "docker",
+    "echo",
+    "export",
+    "for",
+    "getent",
+    "grep",
+    "head",
+    "ip",
+    "iptables",
+    "journalctl",
+    "jq",
+    "kill",
+    "kubectl",
+    "ls",
+    "mdbook",
+    "mkdir",
+    "mv",
+    "node",
+    "npm",
+    "openssl",
+    "promtool",
+    "python3",
+    "rm",
+    "sed",
+    "sleep",
+    "ss",
+    "start",
+    "stop",
+    "systemctl",
+    "tail",
+    "tcpdump",
+    "test",
+    "touch",
+    "tshark",
+    "watch",
+    "wireshark",
 ];
 
 /// Every command of ours that any page shows is one that our command line takes. Those of the pages above run as well.
@@ -376,7 +420,7 @@ fn simple_commands(line: &str) -> Vec<Vec<String>> {
             let words = words.into_iter().skip_while(is_assignment);
             // `do` and `then` stand before a command.
             let words = words.skip_while(|word| {
-                matches!(word.as_str(), "do" | "then" | "until" | "{" | "}" | "done" | "fi")
+                matches!(word.as_str(), "do" | "then" | "until" | "while" | "{" | "}" | "done" | "fi")
             });
             words.take_while(|word| !is_redirection(word)).collect()
         })
@@ -386,21 +430,16 @@ fn simple_commands(line: &str) -> Vec<Vec<String>> {
 
 /// Whether it is one of ours, which is then one that is taken.
 fn judge(words: &[String]) -> Result<bool, String> {
-    let mut words = words;
-    // What stands before a command that runs elsewhere.
-    for before in [
-        &["sudo"][..],
-        &["docker", "compose", "exec"],
-        &["docker", "exec"],
-        &["ip", "netns", "exec"],
-        &["on"],
-    ] {
-        if words.len() > before.len() && words.iter().zip(before).all(|(a, b)| a == b) {
-            let rest =
-                words[before.len()..].iter().position(|word| is_ours(word)).map(|at| at + before.len());
-            words = &words[rest.unwrap_or_default()..];
+    let words = match words {
+        // In the shell of a lab: on HOST COMMAND.
+        [on, _, rest @ ..] if on == "on" => rest,
+        [docker, compose, exec, rest @ ..] if [docker, compose, exec] == ["docker", "compose", "exec"] => {
+            let at = rest.iter().position(|word| is_ours(word));
+            at.map_or(words, |at| &rest[at..])
         }
-    }
+        [sudo, rest @ ..] if sudo == "sudo" => rest,
+        words => words,
+    };
     let Some((program, arguments)) = words.split_first() else { return Ok(false) };
     if program == "cargo" && arguments.iter().any(|word| word == "pillion") {
         let at =
