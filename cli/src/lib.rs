@@ -23,6 +23,7 @@ mod sidecar;
 mod source;
 mod svid;
 mod wait;
+mod wire;
 pub mod wiretap;
 
 pub use commands::main_with;
