@@ -45,8 +45,7 @@ impl Default for ConnectionTable {
             capture: Arc::default(),
         }
     }
-            last_id: AtomicU64::default(),
-            capture: Arc::default(),
+}
 
 #[derive(Debug)]
 struct Entry {
