@@ -257,7 +257,7 @@ async fn the_index_lists_every_page_and_every_page_answers() {
     lab.refused(); // so that there is something to explain
     let index = lab.get("/").await.json();
     let pages = index["pages"].as_array().unwrap();
-    assert_eq!(pages.len(), 16);
+    assert_eq!(pages.len(), 18);
     for page in pages.iter().filter(|page| page["method"] == "GET") {
         let path = page["path"].as_str().unwrap();
         assert_eq!(lab.get(path).await.status, 200, "{path}");
