@@ -255,6 +255,22 @@ pub struct ModeRecord {
     pub mode: Mode,
     /// The policy that decided, in words.
     pub because: String,
+    /// What the policies in dry run (`istio.io/dry-run`) would have made of the connection, where there are any and it is
+    /// known.
+    #[serde(default)]
+    pub shadow: Option<ModeShadow>,
+}
+
+/// What PeerAuthentications in dry run would have made of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModeShadow {
+    /// What the port would accept.
+    pub mode: Mode,
+    /// The policy that would have decided, in words.
+    pub because: String,
+    /// Why the connection would have been refused; none where it would have been let in.
+    pub refused: Option<Reason>,
 }
 
 /// What the AuthorizationPolicies decided, and what is only told of it.

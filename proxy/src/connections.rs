@@ -9,10 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use pillion_mesh::migration::{Tally, Watched};
+use pillion_mesh::policy::Snapshot;
 use pillion_mesh::reason::Reason;
 use pillion_mesh::wire::{
     By, Closed, ConnectionRecord, Direction, FirstPassed, RequestRecord, Times, WireRecord,
 };
+use pillion_mesh::workload::Workload;
 
 use crate::net::capture::Capture;
 use crate::net::moved::Moved;
@@ -22,12 +25,26 @@ use crate::telemetry::Telemetry;
 use history::History;
 
 /// All connections that are open now, and the last that were.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ConnectionTable {
     open: Mutex<HashMap<u64, Arc<Entry>>>,
     history: Mutex<History>,
+    tally: Mutex<Tally>,
     last_id: AtomicU64,
     capture: Arc<Capture>,
+}
+
+impl Default for ConnectionTable {
+    /// Empty. From now on it counts who comes.
+    fn default() -> Self {
+        Self {
+            open: Mutex::default(),
+            history: Mutex::default(),
+            tally: Mutex::new(Tally::new(SystemTime::now())),
+            last_id: AtomicU64::default(),
+            capture: Arc::default(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -83,6 +100,12 @@ impl ConnectionTable {
         // One that ended between two of the lists stands in both.
         records.dedup_by_key(|record| record.id);
         records
+    }
+
+    /// Who has come to the ports of `workload`, for which `snapshot` was made, and how.
+    pub(crate) fn watched(&self, workload: &Workload, snapshot: &Snapshot) -> Watched {
+        let open = self.list();
+        lock(&self.tally).told(workload, snapshot, &open, SystemTime::now())
     }
 
     /// The connections that were refused, or on which a request was, newest first.
@@ -239,7 +262,9 @@ impl Connection {
         self.opened = true;
         let now = self.entry.moved.micros();
         self.note(|record| record.times.opened = Some(now));
-        self.telemetry.opened(&self.entry.now());
+        let record = self.entry.now();
+        self.telemetry.opened(&record);
+        lock(&self.table.tally).count(&record);
     }
 
     /// The connection has ended: logs and counts it.
@@ -256,6 +281,9 @@ impl Connection {
         let direction = record.direction;
         record.closed = Some(Closed::of(end.reason, direction, self.entry.first_end(direction)));
         self.telemetry.closed(&record, self.opened);
+        if !self.opened {
+            lock(&self.table.tally).count(&record);
+        }
         // In no log: it is for who asks.
         record.wire = self.entry.wire(direction);
         lock(&self.table.history).ended_now(record, Instant::now());

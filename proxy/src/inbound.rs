@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pillion_mesh::plaintext;
 use pillion_mesh::policy::Snapshot;
-use pillion_mesh::policy::admit::{Admission, Observed, admit, carries_requests, needs_sniff};
+use pillion_mesh::policy::admit::{Admission, Observed, admit, carries_requests, needs_sniff, shadow};
 use pillion_mesh::reason::Reason;
 use pillion_mesh::wire::{FirstBytes, How, ModeRecord, Offer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -57,7 +57,8 @@ pub(crate) async fn serve(
     let snapshot = &published.snapshot;
     let decision = snapshot.modes.for_port(target.port());
     connection.note(|record| {
-        record.mode = Some(ModeRecord { mode: decision.mode, because: decision.because.clone() });
+        record.mode =
+            Some(ModeRecord { mode: decision.mode, because: decision.because.clone(), shadow: None });
         record.service = snapshot.own_port(target.port()).map(|own| format!("{}:{}", own.host, own.port));
     });
 
@@ -91,7 +92,15 @@ pub(crate) async fn serve(
         record.looks_like = looks_like(&sniffed);
     });
 
-    let admission = admit(decision.mode, snapshot.protocol(target.port()), observed);
+    let protocol = snapshot.protocol(target.port());
+    let admission = admit(decision.mode, protocol, observed);
+    if let Some(shadow) = shadow(&snapshot.modes, target.port(), protocol, observed, admission) {
+        connection.note(|record| {
+            if let Some(mode) = &mut record.mode {
+                mode.shadow = Some(shadow);
+            }
+        });
+    }
     let sni = if let First::Hello(hello) = sniffed.first { hello.sni } else { None };
     let known = Known { peer: None, source: client, destination: target, sni, certificate: None };
     let admitted = Admitted { observed: Some(observed), admission, known, proof: None };

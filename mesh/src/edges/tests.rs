@@ -30,7 +30,11 @@ fn plain(direction: Direction) -> ConnectionRecord {
         original_destination: Some("10.0.0.8:3000".parse().unwrap()),
         first_bytes: inbound.then_some(FirstBytes::Plaintext),
         looks_like: None,
-        mode: inbound.then(|| ModeRecord { mode: Mode::Permissive, because: "the default".to_owned() }),
+        mode: inbound.then(|| ModeRecord {
+            mode: Mode::Permissive,
+            because: "the default".to_owned(),
+            shadow: None,
+        }),
         service: Some("catalog:80".to_owned()),
         plan: (!inbound).then(|| "the endpoint has no sidecar".to_owned()),
         tls: None,

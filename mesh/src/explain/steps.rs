@@ -203,7 +203,16 @@ fn port(record: &ConnectionRecord) -> Option<String> {
     let port = record
         .original_destination
         .map_or_else(|| "its port".to_owned(), |address| format!("port {}", address.port()));
-    record.mode.as_ref().map(|mode| format!("{port} is {} by {}", mode.mode, mode.because))
+    record.mode.as_ref().map(|mode| {
+        let shadow = mode.shadow.as_ref().map(|shadow| {
+            let would = match shadow.refused {
+                Some(reason) => format!("refused ({reason})"),
+                None => "let in".to_owned(),
+            };
+            format!("; in dry run it is {} by {}, and this would be {would}", shadow.mode, shadow.because)
+        });
+        format!("{port} is {} by {}{}", mode.mode, mode.because, shadow.unwrap_or_default())
+    })
 }
 
 fn first_bytes(record: &ConnectionRecord, first: &FirstBytes) -> String {

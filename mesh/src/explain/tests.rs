@@ -29,6 +29,7 @@ fn plaintext() -> ConnectionRecord {
         mode: Some(ModeRecord {
             mode: Mode::Strict,
             because: "PeerAuthentication default/default (namespace)".to_owned(),
+            shadow: None,
         }),
         service: Some("customers:3000".to_owned()),
         plan: None,

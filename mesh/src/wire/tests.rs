@@ -31,7 +31,7 @@ fn record() -> ConnectionRecord {
             }),
         }),
         looks_like: None,
-        mode: Some(ModeRecord { mode: Mode::Strict, because: "default/strict".to_owned() }),
+        mode: Some(ModeRecord { mode: Mode::Strict, because: "default/strict".to_owned(), shadow: None }),
         service: None,
         plan: None,
         tls: Some(TlsRecord {
@@ -92,7 +92,7 @@ fn a_connection_record_has_stable_names() {
                 "length": 1531,
             },
             "looksLike": null,
-            "mode": {"mode": "STRICT", "because": "default/strict"},
+            "mode": {"mode": "STRICT", "because": "default/strict", "shadow": null},
             "service": null,
             "plan": null,
             "tls": {

@@ -28,7 +28,7 @@ const fn post(path: &'static str, about: &'static str, answer: fn(&AdminState, &
 }
 
 /// The admin API.
-pub(super) static ADMIN: [Route; 16] = [
+pub(super) static ADMIN: [Route; 18] = [
     get("/", "these pages", |_, _| index(&ADMIN)),
     get("/ready", "whether connections are served, and why not", pages::ready),
     get("/config_dump", "settings in force, mesh resources and their findings", pages::config_dump),
@@ -46,6 +46,16 @@ pub(super) static ADMIN: [Route; 16] = [
         connections::explain,
     ),
     get("/edges", "who talks to whom, with both identities, and whether it is secured", connections::edges),
+    get(
+        "/migration",
+        "who comes to which port and how, since the proxy began, and what policies in dry run would refuse",
+        connections::migration,
+    ),
+    get(
+        "/traffic",
+        "what passes on each edge, for pillion top; ?since=2026-11-20T12:00:00Z: of the connections that have ended those since then",
+        connections::traffic,
+    ),
     get("/describe", "what the mesh resources mean for this workload, and why", pages::describe),
     get(
         "/authz",

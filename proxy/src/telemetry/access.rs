@@ -57,7 +57,8 @@ impl fmt::Display for Line<'_> {
         )?;
         let elapsed = Elapsed(Duration::from_micros(record.duration_micros));
         write!(f, "  {elapsed}  id={}  ", record.id)?;
-        write_end(f, record)
+        write_end(f, record)?;
+        write_shadow(f, record)
     }
 }
 
@@ -162,6 +163,17 @@ fn write_security(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt:
 fn write_parties(f: &mut fmt::Formatter<'_>, peer: &str, local: &str) -> fmt::Result {
     let kind = if local.is_empty() { "TLS" } else { "mTLS" };
     write!(f, "{kind} {}", Escaped(if peer.is_empty() { "unverified" } else { peer }))
+}
+
+/// That a PeerAuthentication in dry run would have refused the connection.
+fn write_shadow(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt::Result {
+    let Some(shadow) = record.mode.as_ref().and_then(|mode| mode.shadow.as_ref()) else { return Ok(()) };
+    match shadow.refused {
+        Some(reason) => {
+            write!(f, "  dry run: {reason}, {} by {}", shadow.mode, Escaped(&shadow.because))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The reason; where something is wrong also what it means, what was seen, which policy decided (of a refusal, unless

@@ -61,6 +61,7 @@ pub(crate) struct Telemetry {
     renewals: Family<ResultLabel, Counter>,
     expiry: Family<KindLabel, Gauge>,
     shadow: Family<ShadowLabel, Counter>,
+    shadow_refused: Family<ShadowRefusedLabels, Counter>,
     panics: Counter,
     accept_failures: Counter,
     federation: Family<FederationLabels, Counter>,
@@ -122,6 +123,13 @@ struct ShadowLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShadowRefusedLabels {
+    reason: &'static str,
+    /// Of those that are declared, so there are few; `other` for the rest.
+    port: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FederationLabels {
     /// Of the settings, so there are few.
     trust_domain: String,
@@ -159,6 +167,7 @@ impl Telemetry {
             renewals: Family::default(),
             expiry: Family::default(),
             shadow: Family::default(),
+            shadow_refused: Family::default(),
             panics: Counter::default(),
             accept_failures: Counter::default(),
             federation: Family::default(),
@@ -181,6 +190,7 @@ impl Telemetry {
         counts.opened();
         self.gauge(record.direction).inc();
         self.handshake(record);
+        self.shadow_refused(record);
         let dial = self.dial(record);
         let reported = Reported { counts, dial, to_server: 0, to_client: 0 };
         self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(record.id, reported);
@@ -197,6 +207,7 @@ impl Telemetry {
         if !opened {
             self.handshake(record);
             self.dial(record);
+            self.shadow_refused(record);
             if reason.kind() != Kind::Ended {
                 counts.failed();
             }
@@ -312,6 +323,15 @@ impl Telemetry {
         }
     }
 
+    /// Once for each connection that a PeerAuthentication in dry run would have refused.
+    fn shadow_refused(&self, record: &ConnectionRecord) {
+        let shadow = record.mode.as_ref().and_then(|mode| mode.shadow.as_ref());
+        let Some(reason) = shadow.and_then(|shadow| shadow.refused) else { return };
+        let port = record.original_destination.filter(|_| record.service.is_some());
+        let port = port.map_or_else(|| "other".to_owned(), |address| address.port().to_string());
+        self.shadow_refused.get_or_create(&ShadowRefusedLabels { reason: reason.id(), port }).inc();
+    }
+
     fn gauge(&self, direction: Direction) -> Gauge {
         self.connections_open.get_or_create_owned(&DirectionLabel { direction: direction.as_str() })
     }
@@ -348,6 +368,11 @@ impl Telemetry {
             "pillion_authorization_shadow",
             "Connections and requests by what AuthorizationPolicies in dry run would have decided",
             self.shadow.clone(),
+        );
+        registry.register(
+            "pillion_shadow_refused",
+            "Connections that were let in, and that a PeerAuthentication in dry run would have refused",
+            self.shadow_refused.clone(),
         );
         registry.register(
             "pillion_connections_ended",

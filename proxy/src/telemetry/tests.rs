@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pillion_mesh::policy::mode::Mode;
 use pillion_mesh::reason::{Kind, Reason};
-use pillion_mesh::wire::{ConnectionRecord, Direction, FirstBytes, ModeRecord, Times, TlsMode, TlsRecord};
+use pillion_mesh::wire::{
+    ConnectionRecord, Direction, FirstBytes, ModeRecord, ModeShadow, Times, TlsMode, TlsRecord,
+};
 use pillion_mesh::workload::Workload;
 use rstest::rstest;
 use serde_json::Value;
@@ -640,11 +642,42 @@ fn the_access_log_tells_a_connection_in_a_line(#[case] record: ConnectionRecord,
     assert_eq!(Line(&record).to_string(), expected);
 }
 
+/// It was served: the dry run changes nothing.
+#[test]
+fn what_a_dry_run_would_have_refused_is_logged_and_counted_once() {
+    let because = "PeerAuthentication default/soon (namespace)".to_owned();
+    let refused = Some(Reason::StrictPlaintext);
+    let shadow = Some(ModeShadow { mode: Mode::Strict, because, refused });
+    let mode = ModeRecord { mode: Mode::Permissive, because: "the default".to_owned(), shadow };
+    let original_destination = Some("10.0.0.8:3000".parse().unwrap());
+    let record = ConnectionRecord { mode: Some(mode), original_destination, ..record(Direction::Inbound) };
+    let line = Line(&ended(record.clone(), Reason::Completed)).to_string();
+    let end = "  completed  dry run: strict_plaintext, STRICT by PeerAuthentication default/soon (namespace)";
+    assert!(line.ends_with(end), "{line}");
+
+    let telemetry = Telemetry::new(&workload());
+    let declared = ConnectionRecord { service: Some("customers:3000".to_owned()), ..record.clone() };
+    telemetry.opened(&declared);
+    telemetry.closed(&ended(declared, Reason::Completed), true);
+    let undeclared = ConnectionRecord { service: None, ..record };
+    telemetry.closed(&ended(undeclared, Reason::AppUnreachable), false);
+    let page = telemetry.encode(&Scraped::default());
+    for port in ["3000", "other"] {
+        let sample =
+            format!("pillion_shadow_refused_total{{reason=\"strict_plaintext\",port=\"{port}\"}} 1\n");
+        assert!(page.contains(&sample), "{sample} in\n{page}");
+    }
+}
+
 #[test]
 fn a_refusal_tells_what_was_seen_which_policy_decided_and_the_cure() {
     let reason = Reason::StrictPlaintext;
     let record = ConnectionRecord {
-        mode: Some(ModeRecord { mode: Mode::Strict, because: "default/strict (namespace)".to_owned() }),
+        mode: Some(ModeRecord {
+            mode: Mode::Strict,
+            because: "default/strict (namespace)".to_owned(),
+            shadow: None,
+        }),
         detail: Some("the first bytes were \"GET / HT\"".to_owned()),
         ..ended(record(Direction::Inbound), reason)
     };
@@ -663,7 +696,11 @@ fn a_refusal_tells_what_was_seen_which_policy_decided_and_the_cure() {
 #[case::cut(Reason::PolicyChanged, "port 8080 is DISABLE by default/new (workload)")]
 fn the_policy_that_decided_is_told_once(#[case] reason: Reason, #[case] detail: &str) {
     let record = ConnectionRecord {
-        mode: Some(ModeRecord { mode: Mode::Strict, because: "default/strict (namespace)".to_owned() }),
+        mode: Some(ModeRecord {
+            mode: Mode::Strict,
+            because: "default/strict (namespace)".to_owned(),
+            shadow: None,
+        }),
         detail: Some(detail.to_owned()),
         ..ended(record(Direction::Inbound), reason)
     };
@@ -749,7 +786,7 @@ fn no_control_character_of_a_peer_reaches_the_terminal(#[case] format: LogFormat
     let mut record = ConnectionRecord {
         service: Some(HOSTILE.to_owned()),
         detail: Some(HOSTILE.to_owned()),
-        mode: Some(ModeRecord { mode: Mode::Strict, because: HOSTILE.to_owned() }),
+        mode: Some(ModeRecord { mode: Mode::Strict, because: HOSTILE.to_owned(), shadow: None }),
         first_bytes: Some(FirstBytes::Tls {
             sni: Some(HOSTILE.to_owned()),
             alpn: Vec::new(),
