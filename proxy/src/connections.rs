@@ -212,6 +212,7 @@ impl Connection {
             tls: None,
             authorization: None,
             upstream: None,
+            dialled_from: None,
             bytes_to_server: 0,
             bytes_to_client: 0,
             duration_micros: 0,
@@ -235,6 +236,11 @@ impl Connection {
     /// The address that dialled.
     pub(crate) fn client(&self) -> SocketAddr {
         lock(&self.entry.record).client
+    }
+
+    /// Its number, as the access log and `/connections` have it.
+    pub(crate) fn id(&self) -> u64 {
+        lock(&self.entry.record).id
     }
 
     /// Where the first bytes of the leg that speaks TLS are kept.

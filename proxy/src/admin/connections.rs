@@ -61,7 +61,8 @@ pub(super) fn traffic(state: &AdminState, request: &Parts) -> Answer {
     };
     // Taken first: what ends while the records are gathered is told again next time, and not passed over.
     let now = SystemTime::now();
-    Answer::json(&Traffic::of(&state.settings.workload, &state.connections.all(), since, now))
+    let (known, own) = (&state.connections, &state.settings.workload);
+    Answer::json(&Traffic::of(own, &known.all(), &known.refused_requests(), since, now))
 }
 
 /// `/explain`.
@@ -87,6 +88,12 @@ pub(super) fn explain(state: &AdminState, request: &Parts) -> Answer {
 /// `/edges`.
 pub(super) fn edges(state: &AdminState, _: &Parts) -> Answer {
     Answer::json(&Edges::seen_by(&state.settings.workload, &state.connections.all()))
+}
+
+/// `/migration`.
+pub(super) fn migration(state: &AdminState, _: &Parts) -> Answer {
+    let published = state.snapshot.borrow().clone();
+    Answer::json(&state.connections.watched(&state.settings.workload, &published.snapshot))
 }
 
 /// `POST /capture`.
@@ -140,12 +147,6 @@ fn period(text: &str) -> Option<Duration> {
         return Some(Duration::ZERO);
     }
     duration::parse(text).ok().filter(|period| *period <= LONGEST)
-}
-
-/// `/migration`.
-pub(super) fn migration(state: &AdminState, _: &Parts) -> Answer {
-    let published = state.snapshot.borrow().clone();
-    Answer::json(&state.connections.watched(&state.settings.workload, &published.snapshot))
 }
 
 /// The one part that the query has, if it has any.

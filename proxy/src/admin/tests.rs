@@ -517,6 +517,10 @@ async fn the_traffic_is_of_what_is_open_or_has_ended_since_a_time() {
     let since = read("?since=2100-01-01T00:00:00.000Z").await;
     assert_eq!(since.connections.iter().map(|counted| counted.id).collect::<Vec<_>>(), [2]);
     assert_eq!((since.edges.len(), since.newest.len()), (1, 2), "edges that rest stay");
+    assert!(whole.refused_requests.is_empty());
+    lab.denied_request(2);
+    let denied = read("").await.refused_requests;
+    assert_eq!(denied.iter().map(|refused| (refused.edge, refused.count)).collect::<Vec<_>>(), [(0, 1)]);
 }
 
 #[tokio::test]

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use pillion_mesh::wire::{By, Closed, FirstPassed, How};
+use tracing::debug;
 
 use super::capture::{Capture, KEPT};
+use crate::telemetry::log::STEP;
 
 /// Which end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +76,10 @@ impl Moved {
     fn first_came(&self, side: Side, way: &Way, before: u64, bytes: &[u8]) {
         if before == 0 {
             _ = way.first.set(self.micros());
+            match side {
+                Side::Client => debug!(target: STEP, "the first bytes of the request are here"),
+                Side::Server => debug!(target: STEP, "the first bytes of the answer are here"),
+            }
         }
         let now = Instant::now();
         if self.capture.state(now).is_none() {

@@ -28,6 +28,10 @@ const RECORD: &str = "record";
 /// Longest directives that are read.
 const MAX_DIRECTIVES: usize = 1024;
 
+/// Target of the lines that tell each step of a connection, of level debug: `RUST_LOG=info,step=debug` shows a learner what
+/// docs/explanation/tour.md goes through.
+pub(crate) const STEP: &str = "step";
+
 /// How much is logged; can be changed at any time.
 #[derive(Debug, Clone)]
 pub(crate) struct LogLevel(reload::Handle<EnvFilter, Registry>);
