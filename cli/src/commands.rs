@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{analyze, authz, demo, describe, edges, explain, job, manual, probe, svid, wait, wiretap};
+use crate::{
+    analyze, authz, dashboard, demo, describe, edges, explain, job, manual, probe, svid, wait, wiretap,
+};
 
 /// Mutual TLS between services by sidecars that they know nothing of.
 ///
@@ -51,6 +53,13 @@ enum Command {
     ///
     /// Exit codes: 0 told, 1 a proxy does not answer, 2 wrong arguments.
     Edges(edges::Options),
+    /// Serves a web page of the mesh: who talks to whom, each connection step by step, policies, certificates
+    ///
+    /// It shows the sidecars whose admin APIs it is given, as they are now and as it goes on. It changes nothing: modes are
+    /// changed in the mesh folder, and the page notices. Each sidecar serves the same page for itself, at / of its admin API.
+    ///
+    /// Exit codes: 0 stopped by SIGINT or SIGTERM, 1 it cannot listen, 2 wrong arguments.
+    Dashboard(dashboard::Options),
     /// Asks the authorization policies
     Authz(authz::Options),
     /// Asks what a certificate says of itself
@@ -167,6 +176,7 @@ fn run(command: Command) -> ExitCode {
         Command::Describe(options) => describe::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Edges(options) => edges::run(&options),
+        Command::Dashboard(options) => dashboard::run(&options),
         Command::Authz(options) => authz::run(&options),
         Command::Svid(options) => svid::run(&options),
         Command::Wait(options) => wait::run(&options),

@@ -6,6 +6,7 @@
 mod analyze;
 mod authz;
 mod commands;
+mod dashboard;
 mod demo;
 mod describe;
 mod edges;

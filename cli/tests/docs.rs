@@ -13,7 +13,7 @@ use common::console::Console;
 use pillion_mesh::resource::Resources;
 use rstest::rstest;
 
-const PAGES: [&str; 18] = [
+const PAGES: [&str; 19] = [
     "README.md",
     "docs/how-to/certificates.md",
     "docs/how-to/compose.md",
@@ -22,6 +22,7 @@ const PAGES: [&str; 18] = [
     "docs/how-to/jobs.md",
     "docs/how-to/machines.md",
     "docs/how-to/outside.md",
+    "docs/how-to/page.md",
     "docs/how-to/policies.md",
     "docs/how-to/roots.md",
     "docs/how-to/spiffe.md",

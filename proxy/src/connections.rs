@@ -2,6 +2,7 @@
 //! when it ends, the record is logged and counted once.
 
 mod history;
+mod onlookers;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -9,18 +10,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use pillion_mesh::reason::Reason;
+use pillion_mesh::reason::{Kind, Reason};
 use pillion_mesh::wire::{ConnectionRecord, Direction, RequestRecord, Times};
+use tokio::sync::broadcast;
 
 use crate::net::relay::{End, Moved};
 use crate::telemetry::Telemetry;
 use history::History;
+use onlookers::Onlookers;
+pub(crate) use onlookers::{Event, MAX_ONLOOKERS};
 
 /// All connections that are open now, and the last that were.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionTable {
     open: Mutex<HashMap<u64, Arc<Entry>>>,
     history: Mutex<History>,
+    onlookers: Onlookers,
     last_id: AtomicU64,
 }
 
@@ -61,7 +66,11 @@ impl ConnectionTable {
 
     /// A request has ended: it is kept where it was refused or cut.
     pub(crate) fn request_ended(&self, record: RequestRecord) {
-        lock(&self.history).request_ended(record, Instant::now());
+        let mut history = lock(&self.history);
+        if record.reason.kind() != Kind::Ended {
+            self.onlookers.tell(|| Event::Request(Arc::new(record.clone())));
+        }
+        history.request_ended(record, Instant::now());
     }
 
     /// All connections that are known, open, ended or refused, in the order in which they were accepted.
@@ -71,6 +80,21 @@ impl ConnectionTable {
         // One that ended between two of the lists stands in both.
         records.dedup_by_key(|record| record.id);
         records
+    }
+
+    /// Word of each connection from now on, when it is admitted and when it is over; none where enough look on already.
+    pub(crate) fn look_on(&self) -> Option<broadcast::Receiver<Event>> {
+        self.onlookers.join()
+    }
+
+    /// The bytes that the newest open connections have moved to the server and to the client, `most` connections at most.
+    pub(crate) fn moved(&self, most: usize) -> Vec<(u64, [u64; 2])> {
+        let mut entries: Vec<_> = lock(&self.open).iter().map(|(id, entry)| (*id, entry.clone())).collect();
+        entries.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
+        let moved = |entry: &Entry| {
+            [&entry.moved.to_server, &entry.moved.to_client].map(|count| count.load(Ordering::Relaxed))
+        };
+        entries.iter().take(most).map(|(id, entry)| (*id, moved(entry))).collect()
     }
 
     /// The connections that were refused, or on which a request was, newest first.
@@ -145,6 +169,7 @@ impl Connection {
             tls: None,
             authorization: None,
             upstream: None,
+            dialled_from: None,
             bytes_to_server: 0,
             bytes_to_client: 0,
             duration_micros: 0,
@@ -183,7 +208,9 @@ impl Connection {
         self.opened = true;
         let now = self.entry.micros();
         self.note(|record| record.times.opened = Some(now));
-        self.telemetry.opened(&self.entry.now());
+        let record = self.entry.now();
+        self.telemetry.opened(&record);
+        self.table.onlookers.tell(|| Event::Connection(Arc::new(record)));
     }
 
     /// The connection has ended: logs and counts it.
@@ -198,7 +225,10 @@ impl Connection {
         record.reason = Some(end.reason);
         record.detail = end.detail;
         self.telemetry.closed(&record, self.opened);
-        lock(&self.table.history).ended_now(record, Instant::now());
+        // Told while nobody can read the list: who begins to look on now has it by the one or by the other.
+        let mut history = lock(&self.table.history);
+        self.table.onlookers.tell(|| Event::Connection(Arc::new(record.clone())));
+        history.ended_now(record, Instant::now());
     }
 }
 
