@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    analyze, authz, dashboard, demo, describe, edges, explain, job, manual, probe, svid, wait, wiretap,
+    analyze, authz, dashboard, demo, describe, edges, explain, inject, job, lesson, manual, migrate,
+    playground, probe, svid, wait, wiretap,
 };
 
 /// Mutual TLS between services by sidecars that they know nothing of.
@@ -24,6 +25,18 @@ struct Arguments {
 enum Command {
     /// Builds a mesh of real processes on this machine and walks through it
     Demo(demo::Options),
+    /// Lessons about mutual TLS in a mesh, each played with real processes
+    Lesson(lesson::Options),
+    /// Builds the mesh that a file describes, runs a command in it, and takes it down
+    ///
+    /// Each host is a network namespace with an address of its own; a CA and sidecars with their interception rules are
+    /// real processes. Without a command it runs a shell. Inside, `on HOST COMMAND` runs a command on a host, `start HOST`
+    /// and `stop [-SIGNAL] HOST` do so with its sidecar, `start ca` and `stop ca` with the CA. LAB names the folder of the lab,
+    /// MESH that of the mesh resources, which all sidecars watch, LOGS that of the logs. docs/how-to/lab.md describes the file.
+    ///
+    /// Exit codes: those of the command, and 128 + N where signal N ended it; 125 the mesh could not be built, 126 and 127 the
+    /// command cannot be started or is not found; 2 wrong arguments or a file that is no good.
+    Lab(playground::Options),
     /// Finds what is wrong in a mesh folder, and what is legal and probably not meant; exit code 1 on errors
     ///
     /// Reads the files that a proxy would read, and goes on behind those that are no good. Each finding has a code, a
@@ -60,6 +73,14 @@ enum Command {
     ///
     /// Exit codes: 0 stopped by SIGINT or SIGTERM, 1 it cannot listen, 2 wrong arguments.
     Dashboard(dashboard::Options),
+    /// Tells whether ports can be switched to STRICT, and who would be cut off
+    ///
+    /// By what proxies have counted since they began: who came to each port by mutual TLS, who without, when, and what
+    /// PeerAuthentications in dry run (istio.io/dry-run) would refuse. docs/how-to/strict.md goes the whole way.
+    ///
+    /// Exit codes: 0 every port is STRICT or safe to switch, 1 one is not or nothing is known of it, or a proxy does not
+    /// answer, 2 wrong arguments.
+    Migrate(migrate::Options),
     /// Asks the authorization policies
     Authz(authz::Options),
     /// Asks what a certificate says of itself
@@ -80,6 +101,15 @@ enum Command {
     /// command has not run, and the sidecar stays), 126 and 127 the command cannot be started or is not found; 2 wrong
     /// arguments.
     Run(job::Options),
+    /// Puts sidecars into a compose file or Kubernetes manifests
+    ///
+    /// Each compose service gets a container that owns its network, one that puts the rules into it, and a sidecar, and all of
+    /// them a CA; each pod gets an init container for the rules and a sidecar. The label (of a pod also the annotation)
+    /// sidecar.istio.io/inject: "false" keeps one out; Istio's annotations about what is captured hold, for compose as labels.
+    /// Injecting twice is injecting once, and --remove is the way back. docs/how-to/inject.md tells the rest.
+    ///
+    /// Exit codes: 0 written, 1 a file cannot be written, 2 wrong arguments, or a file that cannot be given sidecars.
+    Inject(Box<inject::Options>),
     /// Asks an HTTP endpoint once and prints its answer; exit code 0 when that is 2xx and comes within two seconds
     Probe {
         /// http://HOST[:PORT][/PATH]
@@ -107,8 +137,9 @@ enum Command {
     /// An app that knows no mesh: frontend, backend, echo or greeter
     #[command(disable_help_flag = true)]
     Example(Rest),
-    /// Shows the TCP payload that passes in this network namespace
-    #[command(hide = true)]
+    /// Shows the TCP payload that passes in this network namespace, as anybody on the wire sees it; until SIGINT
+    ///
+    /// Needs root or CAP_NET_RAW. Exit codes: 0 ended by a signal, 1 it cannot listen, 2 wrong arguments.
     Tap {
         /// Only connections from or to these ports
         #[arg(long, value_name = "PORT", value_delimiter = ',')]
@@ -172,15 +203,19 @@ fn ca(args: Vec<OsString>) -> ExitCode {
 fn run(command: Command) -> ExitCode {
     match command {
         Command::Demo(options) => demo::run(&options),
+        Command::Lesson(options) => lesson::run(&options),
+        Command::Lab(options) => playground::run(&options),
         Command::Analyze(options) => analyze::run(&options),
         Command::Describe(options) => describe::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Edges(options) => edges::run(&options),
         Command::Dashboard(options) => dashboard::run(&options),
+        Command::Migrate(options) => migrate::run(&options),
         Command::Authz(options) => authz::run(&options),
         Command::Svid(options) => svid::run(&options),
         Command::Wait(options) => wait::run(&options),
         Command::Run(options) => job::run(&options),
+        Command::Inject(options) => inject::run(&options),
         Command::Completion(options) => manual::completion(&options, &Arguments::command()),
         Command::Man(options) => manual::man(&options, &Arguments::command()),
         Command::Probe { url } => probe::run(&url),

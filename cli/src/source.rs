@@ -83,6 +83,8 @@ pub(crate) enum Fault {
     Usage(String),
     /// The proxy does not answer.
     Proxy(String),
+    /// A file cannot be written.
+    Unwritten(String),
 }
 
 impl Source {
@@ -294,21 +296,21 @@ impl Fault {
         Self::Usage(fault.to_string())
     }
 
-    /// Prints it for `command`. Exit codes: 2 for wrong arguments, 1 for a proxy that does not answer.
+    /// Prints it for `command`. Exit codes: 2 for wrong arguments, 1 for a proxy that does not answer and what cannot be written.
     pub(crate) fn tell(&self, command: &str) -> ExitCode {
         for line in self.to_string().lines() {
             eprintln!("{command}: {line}");
         }
         match self {
             Self::Usage(_) => ExitCode::from(2),
-            Self::Proxy(_) => ExitCode::FAILURE,
+            Self::Proxy(_) | Self::Unwritten(_) => ExitCode::FAILURE,
         }
     }
 }
 
 impl Display for Fault {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let (Self::Usage(what) | Self::Proxy(what)) = self;
+        let (Self::Usage(what) | Self::Proxy(what) | Self::Unwritten(what)) = self;
         f.write_str(what)
     }
 }

@@ -13,19 +13,23 @@ use common::console::Console;
 use pillion_mesh::resource::Resources;
 use rstest::rstest;
 
-const PAGES: [&str; 19] = [
+const PAGES: &[&str] = &[
     "README.md",
+    "docs/explanation/complaints.md",
     "docs/how-to/certificates.md",
     "docs/how-to/compose.md",
     "docs/how-to/explain.md",
     "docs/how-to/gateway.md",
+    "docs/how-to/inject.md",
     "docs/how-to/jobs.md",
+    "docs/how-to/lab.md",
     "docs/how-to/machines.md",
     "docs/how-to/outside.md",
     "docs/how-to/page.md",
     "docs/how-to/policies.md",
     "docs/how-to/roots.md",
     "docs/how-to/spiffe.md",
+    "docs/how-to/strict.md",
     "docs/reference/ca.md",
     "docs/reference/metrics.md",
     "docs/reference/settings.md",
@@ -51,6 +55,7 @@ fn yaml_blocks(text: &str) -> Vec<String> {
 /// Every command of the page runs, one after the other, and prints what stands below it. `UPDATE_GOLDEN=1` writes the page
 /// anew.
 #[rstest]
+#[case("docs/how-to/inject.md")]
 #[case("docs/how-to/jobs.md")]
 #[case("docs/how-to/policies.md")]
 fn the_page_shows_what_its_commands_print(#[case] name: &str) {
@@ -76,7 +81,7 @@ fn the_page_shows_what_its_commands_print(#[case] name: &str) {
 fn every_yaml_block_of_the_documentation_is_valid() {
     let folder = tempfile::tempdir().unwrap();
     let mut checked = 0;
-    for name in PAGES {
+    for name in PAGES.iter().copied() {
         for block in yaml_blocks(&page(name)) {
             checked += 1;
             if block.starts_with("services:\n") {
@@ -88,6 +93,7 @@ fn every_yaml_block_of_the_documentation_is_valid() {
                 continue;
             }
             let program: &[&str] = match &block {
+                block if block.starts_with("hosts:\n") => &["lab"],
                 block if block.starts_with("# agent.yaml\n") => &["ca", "agent"],
                 block if block.contains("registrations") => &["ca", "serve"],
                 _ => &["proxy"],
@@ -98,7 +104,8 @@ fn every_yaml_block_of_the_documentation_is_valid() {
             fs::write(&file, &block).unwrap();
             let output = Command::new(env!("CARGO_BIN_EXE_pillion"))
                 .args(program)
-                .args(["--check", "--config"])
+                .arg("--check")
+                .args((program != ["lab"]).then_some("--config"))
                 .arg(&file)
                 .output()
                 .unwrap();
@@ -134,7 +141,7 @@ fn every_relative_link_leads_to_a_file() {
     let pages =
         ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/README.md", "docs/explanation/envoy.md"]
             .into_iter()
-            .chain(PAGES);
+            .chain(PAGES.iter().copied());
     for name in pages {
         let folder = root().join(name).parent().unwrap().to_owned();
         for link in page(name).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
@@ -179,6 +186,31 @@ fn every_security_requirement_has_a_test_that_names_it() {
     for number in listed {
         assert!(sources.contains(&format!("req_{number:02}_")), "no test names requirement {number}");
     }
+}
+
+/// Every complaint of the page has tests behind it, and they exist.
+#[test]
+fn every_complaint_has_tests_that_are_there() {
+    let mut sources = String::new();
+    for folder in ["mesh", "proxy", "ca", "iptables", "cli"] {
+        gather(&root().join(folder), &mut sources);
+    }
+    let page = page("docs/explanation/complaints.md");
+    let mut numbers = Vec::new();
+    for row in page.lines() {
+        let cells: Vec<_> = row.split(" | ").collect();
+        let Some(number) = cells[0].strip_prefix("| ").and_then(|number| number.parse::<u32>().ok()) else {
+            continue;
+        };
+        numbers.push(number);
+        let tests: Vec<_> = cells.last().unwrap().split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "complaint {number} names no test");
+        for test in tests {
+            assert!(sources.contains(&format!("fn {test}(")), "complaint {number}: there is no test {test}");
+        }
+    }
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=25).collect::<Vec<_>>());
 }
 
 fn gather(folder: &Path, sources: &mut String) {

@@ -7,7 +7,7 @@
 //! record    16  03 01  length(2)  fragment          one or more; 16 = handshake, 03 xx = TLS
 //! message   01  length(3)  body                     the fragments put together; 01 = ClientHello
 //! body      version(2)  random(32)  session id<1>  cipher suites<2>  compression<1>  extensions<2>
-//! extension type(2)  data<2>                        server name, ALPN, supported versions, key shares
+//! extension type(2)  data<2>                        server name, ALPN, supported versions, groups, key shares, …
 //! ```
 //!
 //! `(n)` is a field of n bytes, `<n>` a list behind a length of n bytes. A record may end anywhere in the message, even
@@ -15,7 +15,10 @@
 //!
 //! Nothing here negotiates or judges an offer: that is the TLS library's work, on the same bytes. Where a length
 //! contradicts another or a list breaks its standard, the bytes are no hello, so this reader never accepts an ALPN or
-//! a server name that the TLS library would read differently.
+//! a server name that the TLS library would read differently. Groups and signature algorithms are only told: where
+//! their list is broken it counts as empty, and decides nothing.
+
+pub mod names;
 
 use std::collections::HashSet;
 
@@ -50,6 +53,12 @@ pub struct ClientHello {
     pub alpn: Vec<Vec<u8>>,
     /// Protocol versions: `supported_versions` (RFC 8446 4.2.1), else the legacy version.
     pub versions: Vec<u16>,
+    /// Cipher suites.
+    pub cipher_suites: Vec<u16>,
+    /// Groups for key exchange: `supported_groups` (RFC 8446 4.2.7).
+    pub groups: Vec<u16>,
+    /// Signature algorithms: `signature_algorithms` (RFC 8446 4.2.3).
+    pub signature_algorithms: Vec<u16>,
     /// Groups for which a key share was sent (RFC 8446 4.2.8).
     pub key_share_groups: Vec<u16>,
     /// Bytes that the hello took on the wire, record headers included.
@@ -161,6 +170,8 @@ const CLIENT_HELLO: u8 = 1;
 
 /// Extension types (IANA, TLS ExtensionType Values) that are looked into.
 const SERVER_NAME: u16 = 0;
+const SUPPORTED_GROUPS: u16 = 10;
+const SIGNATURE_ALGORITHMS: u16 = 13;
 const ALPN: u16 = 16;
 const SUPPORTED_VERSIONS: u16 = 43;
 const KEY_SHARE: u16 = 51;
@@ -195,7 +206,11 @@ fn client_hello(mut body: Reader<'_>) -> Result<ClientHello, NotAHello> {
     let compression_methods = body.vector8()?;
     require(session_id.len() <= 32 && !cipher_suites.is_empty() && !compression_methods.is_empty())?;
 
-    let mut hello = ClientHello { versions: vec![legacy_version], ..ClientHello::default() };
+    let mut hello = ClientHello {
+        versions: vec![legacy_version],
+        cipher_suites: without_grease(cipher_suites),
+        ..ClientHello::default()
+    };
     if body.is_empty() {
         return Ok(hello); // TLS 1.2 may go without extensions (RFC 5246 7.4.1.2).
     }
@@ -208,6 +223,8 @@ fn client_hello(mut body: Reader<'_>) -> Result<ClientHello, NotAHello> {
         require(seen.insert(kind))?; // "There MUST NOT be more than one extension of the same type" (RFC 8446 4.2).
         match kind {
             SERVER_NAME => hello.sni = server_name(data)?,
+            SUPPORTED_GROUPS => hello.groups = told(data),
+            SIGNATURE_ALGORITHMS => hello.signature_algorithms = told(data),
             ALPN => hello.alpn = alpn(data)?,
             SUPPORTED_VERSIONS => hello.versions = supported_versions(data)?,
             KEY_SHARE => hello.key_share_groups = key_share_groups(data)?,
@@ -246,7 +263,7 @@ fn alpn(mut data: Reader<'_>) -> Result<Vec<Vec<u8>>, NotAHello> {
 fn supported_versions(mut data: Reader<'_>) -> Result<Vec<u16>, NotAHello> {
     let versions = data.vector8()?.list(Reader::u16)?;
     require(data.is_empty() && !versions.is_empty())?;
-    Ok(versions.into_iter().filter(|&version| !is_grease(version)).collect())
+    Ok(without_grease(versions))
 }
 
 /// `KeyShareClientHello` of RFC 8446 4.2.8: `shares<2>`, each `group(2) key<2>`. An empty list asks the server to choose.
@@ -256,7 +273,18 @@ fn key_share_groups(mut data: Reader<'_>) -> Result<Vec<u16>, NotAHello> {
         let key = share.vector16()?;
         require(!key.is_empty()).map(|()| group)
     })?;
-    Ok(groups.into_iter().filter(|&group| !is_grease(group)).collect())
+    Ok(without_grease(groups))
+}
+
+/// `NamedGroupList` of RFC 8446 4.2.7 and `SignatureSchemeList` of 4.2.3: `numbers<2>`; none where it is broken.
+fn told(mut data: Reader<'_>) -> Vec<u16> {
+    let numbers = data.sole_vector16().and_then(|list| list.list(Reader::u16));
+    numbers.map(without_grease).unwrap_or_default()
+}
+
+fn without_grease(mut numbers: Vec<u16>) -> Vec<u16> {
+    numbers.retain(|&number| !is_grease(number));
+    numbers
 }
 
 /// 0x0A0A, 0x1A1A, … 0xFAFA: values that clients sprinkle in so that servers stay used to unknown ones (RFC 8701 2).

@@ -81,7 +81,7 @@ pub struct Edges {
 
 /// What makes two connections belong to one edge.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
+pub(crate) enum Key {
     /// Both have proved who they are: whichever end tells of it.
     Proved { client: String, server: String },
     /// Anything else, as one end tells it; refusals also by their reason.
@@ -124,7 +124,7 @@ impl Edges {
 }
 
 impl Edge {
-    fn key(&self) -> Key {
+    pub(crate) fn key(&self) -> Key {
         match (&self.client_id, &self.server_id, self.secured) {
             (Some(client), Some(server), Secured::MutualTls) => {
                 Key::Proved { client: client.clone(), server: server.clone() }
@@ -141,7 +141,7 @@ impl Edge {
     }
 
     /// Takes in what is told again of it. Each end knows its own name best, and why it is secured the client's knows.
-    fn join(&mut self, other: Edge, count: impl Fn(u64, u64) -> u64) {
+    pub(crate) fn join(&mut self, other: Edge, count: impl Fn(u64, u64) -> u64) {
         let new = |end: End| other.seen_from.contains(&end) && !self.seen_from.contains(&end);
         if new(End::Destination) {
             (self.dst, self.dst_namespace) = (other.dst, other.dst_namespace);
@@ -158,7 +158,7 @@ impl Edge {
         self.over = count(self.over, other.over);
     }
 
-    fn place(&self) -> (&Option<String>, &str, &Option<String>, &str, Secured, &str) {
+    pub(crate) fn place(&self) -> (&Option<String>, &str, &Option<String>, &str, Secured, &str) {
         (&self.src_namespace, &self.src, &self.dst_namespace, &self.dst, self.secured, &self.reason)
     }
 }
@@ -172,7 +172,7 @@ impl Edge {
     }
 }
 
-fn edge(own: &Workload, record: &ConnectionRecord) -> Option<Edge> {
+pub(crate) fn edge(own: &Workload, record: &ConnectionRecord) -> Option<Edge> {
     let secured = secured(record)?;
     let mesh = record.tls.as_ref().filter(|tls| tls.mode == TlsMode::IstioMutual);
     let (client_id, server_id) = identities(record, record.tls.as_ref());
@@ -200,7 +200,7 @@ fn edge(own: &Workload, record: &ConnectionRecord) -> Option<Edge> {
     })
 }
 
-fn secured(record: &ConnectionRecord) -> Option<Secured> {
+pub(crate) fn secured(record: &ConnectionRecord) -> Option<Secured> {
     if record.reason.is_some_and(|reason| reason.kind() == Kind::Refused) {
         return Some(Secured::Refused);
     }

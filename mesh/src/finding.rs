@@ -161,6 +161,9 @@ codes! {
     OpenWithoutReason = "open_without_reason", Warning,
         "A PeerAuthentication lets plaintext in, and does not say why.",
         "set it to STRICT, or write down why not: `metadata.annotations: {pillion.io/reason: …}`";
+    ModeInDryRun = "mode_in_dry_run", Info,
+        "A PeerAuthentication is in dry run (istio.io/dry-run): it changes nothing, and what it would refuse is told.",
+        "look at `pillion migrate status`, and take the annotation out when nobody would be cut off";
     NoPeerAuthentication = "no_peer_authentication", Info,
         "No PeerAuthentication applies to a workload: its ports are PERMISSIVE and let plaintext in.",
         "set STRICT for the mesh (no selector, in the root namespace), for the namespace or for the workload";
@@ -182,6 +185,9 @@ codes! {
     TlsTwice = "tls_twice", Error,
         "A DestinationRule asks for TLS to a port on which the app speaks TLS itself: the server gets TLS within TLS.",
         "declare the port as HTTP or TCP if the app speaks plaintext there, or take the rule's `tls` out";
+    SecretsWritten = "secrets_written", Warning,
+        "A sidecar writes the secrets of its TLS sessions to a file (`tls.keyLogFile`): whoever reads it can decrypt its traffic.",
+        "take `tls.keyLogFile` out of its settings, and delete the file";
     EncryptedTwice = "encrypted_twice", Info,
         "A DestinationRule says ISTIO_MUTUAL to a port on which the app speaks TLS itself: it works, and is encrypted twice.",
         "let the app speak plaintext and declare the port so, if its own TLS is not needed";

@@ -8,6 +8,8 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::client_hello::{ClientHello, names};
+pub use crate::closed::{By, Closed, How};
 use crate::policy::mode::Mode;
 use crate::reason::Reason;
 
@@ -79,6 +81,10 @@ pub struct ConnectionRecord {
     pub reason: Option<Reason>,
     /// What exactly was expected and seen, where the reason alone does not say it.
     pub detail: Option<String>,
+    /// Who ended it first, and how; none while it is open.
+    pub closed: Option<Closed>,
+    /// The first bytes that passed, where they are kept. In no log.
+    pub wire: Option<Box<WireRecord>>,
 }
 
 /// When each step of a connection was done, in microseconds after it was accepted; none for a step that it did not come to.
@@ -93,8 +99,14 @@ pub struct Times {
     pub authorized: Option<u64>,
     /// The other side was dialled: this is when that began.
     pub dialled: Option<u64>,
+    /// The other side had taken the connection, before any handshake with it.
+    pub connected: Option<u64>,
     /// It was admitted, and bytes or requests could pass.
     pub opened: Option<u64>,
+    /// The first byte for the server came from the client, its handshake aside.
+    pub asked: Option<u64>,
+    /// The first byte for the client came from the server, or as an answer of the proxy's own to a request.
+    pub answered: Option<u64>,
 }
 
 /// What is known of one HTTP request. The access log and the metrics of requests come from it.
@@ -165,7 +177,77 @@ pub enum FirstBytes {
         alpn: Vec<String>,
         /// Whether one of them is the mesh's mark.
         mesh: bool,
+        /// What else it offers.
+        #[serde(flatten)]
+        offer: Box<Offer>,
     },
+}
+
+/// What a ClientHello offers, in the client's order and without GREASE: the first of each list, by number; in JSON by the
+/// names of [`names`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Offer {
+    /// Protocol versions.
+    #[serde(with = "names::versions")]
+    pub versions: Vec<u16>,
+    /// Groups for key exchange.
+    #[serde(with = "names::groups")]
+    pub groups: Vec<u16>,
+    /// Cipher suites.
+    #[serde(with = "names::cipher_suites")]
+    pub cipher_suites: Vec<u16>,
+    /// Signature algorithms.
+    #[serde(with = "names::signature_algorithms")]
+    pub signature_algorithms: Vec<u16>,
+    /// The groups for which a key share came along.
+    #[serde(with = "names::groups")]
+    pub key_shares: Vec<u16>,
+    /// Bytes of the ClientHello on the wire, record headers included.
+    pub length: usize,
+}
+
+impl Offer {
+    /// Versions and key shares that are kept.
+    pub const FEW: usize = 16;
+    /// Groups, cipher suites and signature algorithms that are kept: more than any usual client has.
+    pub const MANY: usize = 128;
+
+    /// What the record keeps of a hello, which may name thousands of each.
+    #[must_use]
+    pub fn of(hello: &ClientHello) -> Self {
+        let first = |numbers: &[u16], most: usize| numbers.get(..most).unwrap_or(numbers).to_vec();
+        Self {
+            versions: first(&hello.versions, Self::FEW),
+            groups: first(&hello.groups, Self::MANY),
+            cipher_suites: first(&hello.cipher_suites, Self::MANY),
+            signature_algorithms: first(&hello.signature_algorithms, Self::MANY),
+            key_shares: first(&hello.key_share_groups, Self::FEW),
+            length: hello.wire_length,
+        }
+    }
+}
+
+/// The first bytes that passed on a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WireRecord {
+    /// On the leg that speaks TLS as they were on the wire, from the end of the handshake on: ciphertext.
+    pub mesh: Option<FirstPassed>,
+    /// What they were on the app's side, kept only while a person has switched that on: plaintext.
+    pub app: Option<FirstPassed>,
+}
+
+/// The first bytes each way, in JSON in hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FirstPassed {
+    /// From the client to the server.
+    #[serde(with = "hexadecimal")]
+    pub to_server: Vec<u8>,
+    /// From the server to the client.
+    #[serde(with = "hexadecimal")]
+    pub to_client: Vec<u8>,
 }
 
 /// A mode and where it came from.
@@ -176,6 +258,22 @@ pub struct ModeRecord {
     pub mode: Mode,
     /// The policy that decided, in words.
     pub because: String,
+    /// What the policies in dry run (`istio.io/dry-run`) would have made of the connection, where there are any and it is
+    /// known.
+    #[serde(default)]
+    pub shadow: Option<ModeShadow>,
+}
+
+/// What PeerAuthentications in dry run would have made of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModeShadow {
+    /// What the port would accept.
+    pub mode: Mode,
+    /// The policy that would have decided, in words.
+    pub because: String,
+    /// Why the connection would have been refused; none where it would have been let in.
+    pub refused: Option<Reason>,
 }
 
 /// What the AuthorizationPolicies decided, and what is only told of it.
@@ -263,6 +361,12 @@ pub struct TlsRecord {
     /// The end of the peer certificate's validity, RFC 3339 in UTC.
     #[serde(with = "rfc3339")]
     pub peer_not_after: SystemTime,
+    /// The serial number of our own certificate in hexadecimal; none where we have shown none.
+    #[serde(default)]
+    pub local_serial: Option<String>,
+    /// The end of our own certificate's validity, RFC 3339 in UTC.
+    #[serde(default, with = "rfc3339::optional")]
+    pub local_not_after: Option<SystemTime>,
 }
 
 /// An error answer of the CA and the admin API: `application/problem+json`, RFC 9457.
@@ -327,6 +431,75 @@ pub mod rfc3339 {
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
         let text = String::deserialize(deserializer)?;
         parse(&text).map_err(de::Error::custom)
+    }
+
+    /// The same for a time that there may be none of.
+    pub mod optional {
+        use std::time::SystemTime;
+
+        use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+        /// Serde's `serialize_with`.
+        ///
+        /// # Errors
+        /// Those of the serializer.
+        pub fn serialize<S: Serializer>(at: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+            at.map(super::print).serialize(serializer)
+        }
+
+        /// Serde's `deserialize_with`.
+        ///
+        /// # Errors
+        /// When there is a text and it is not an RFC 3339 time.
+        pub fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<SystemTime>, D::Error> {
+            let text = Option::<String>::deserialize(deserializer)?;
+            text.map(|text| super::parse(&text)).transpose().map_err(de::Error::custom)
+        }
+    }
+}
+
+/// Bytes as hexadecimal text.
+pub mod hexadecimal {
+    use std::fmt::Write;
+
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    /// `16030100`.
+    #[must_use]
+    pub fn print(bytes: &[u8]) -> String {
+        bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+
+    /// Reads what [`print`] writes; none where it is something else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Vec<u8>> {
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let byte = |[high, low]: &[u8; 2]| Some(digit(*high)? << 4 | digit(*low)?);
+        rest.is_empty().then(|| pairs.iter().map(byte).collect())?
+    }
+
+    /// Serde's `serialize_with`.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&print(bytes))
+    }
+
+    /// Serde's `deserialize_with`.
+    ///
+    /// # Errors
+    /// When the text is not hexadecimal.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse(&text)
+            .ok_or_else(|| de::Error::custom(format!("expected pairs of hexadecimal digits, found `{text}`")))
     }
 }
 

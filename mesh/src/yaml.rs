@@ -4,6 +4,8 @@
 //! [`Document`] is read on its own, so that one budget holds for one document. What a value means is checked by the
 //! caller, who keeps its place with [`At`] and reports with [`Document::error`].
 
+pub mod tree;
+
 use std::fmt;
 
 use serde::Serialize;

@@ -10,30 +10,47 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use pillion_mesh::migration::{Tally, Watched};
+use pillion_mesh::policy::Snapshot;
 use pillion_mesh::reason::{Kind, Reason};
-use pillion_mesh::wire::{ConnectionRecord, Direction, RequestRecord, Times};
+use pillion_mesh::wire::{Closed, ConnectionRecord, Direction, RequestRecord, Times};
+use pillion_mesh::workload::Workload;
 use tokio::sync::broadcast;
 
-use crate::net::relay::{End, Moved};
+use crate::net::moved::Moved;
+use crate::net::relay::End;
 use crate::telemetry::Telemetry;
 use history::History;
 use onlookers::Onlookers;
 pub(crate) use onlookers::{Event, MAX_ONLOOKERS};
 
 /// All connections that are open now, and the last that were.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ConnectionTable {
     open: Mutex<HashMap<u64, Arc<Entry>>>,
     history: Mutex<History>,
     onlookers: Onlookers,
+    tally: Mutex<Tally>,
     last_id: AtomicU64,
+}
+
+impl Default for ConnectionTable {
+    /// Empty. From now on it counts who comes.
+    fn default() -> Self {
+        Self {
+            open: Mutex::default(),
+            history: Mutex::default(),
+            onlookers: Onlookers::default(),
+            tally: Mutex::new(Tally::new(SystemTime::now())),
+            last_id: AtomicU64::default(),
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Entry {
     record: Mutex<ConnectionRecord>,
     moved: Moved,
-    begun: Instant,
 }
 
 impl ConnectionTable {
@@ -91,10 +108,14 @@ impl ConnectionTable {
     pub(crate) fn moved(&self, most: usize) -> Vec<(u64, [u64; 2])> {
         let mut entries: Vec<_> = lock(&self.open).iter().map(|(id, entry)| (*id, entry.clone())).collect();
         entries.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
-        let moved = |entry: &Entry| {
-            [&entry.moved.to_server, &entry.moved.to_client].map(|count| count.load(Ordering::Relaxed))
-        };
+        let moved = |entry: &Entry| [entry.moved.to_server(), entry.moved.to_client()];
         entries.iter().take(most).map(|(id, entry)| (*id, moved(entry))).collect()
+    }
+
+    /// Who has come to the ports of `workload`, for which `snapshot` was made, and how.
+    pub(crate) fn watched(&self, workload: &Workload, snapshot: &Snapshot) -> Watched {
+        let open = self.list();
+        lock(&self.tally).told(workload, snapshot, &open, SystemTime::now())
     }
 
     /// The connections that were refused, or on which a request was, newest first.
@@ -106,20 +127,16 @@ impl ConnectionTable {
 impl Entry {
     fn now(&self) -> ConnectionRecord {
         let mut record = lock(&self.record).clone();
-        record.bytes_to_server = self.moved.to_server.load(Ordering::Relaxed);
-        record.bytes_to_client = self.moved.to_client.load(Ordering::Relaxed);
-        record.duration_micros = self.micros();
+        let moved = &self.moved;
+        (record.bytes_to_server, record.bytes_to_client) = (moved.to_server(), moved.to_client());
+        (record.times.asked, record.times.answered) = (moved.asked(), moved.answered());
+        record.duration_micros = moved.micros();
         record
-    }
-
-    /// Since the accept.
-    fn micros(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
     /// Notes what was learnt, and that it is known from now on.
     fn note(&self, note: impl FnOnce(&mut ConnectionRecord)) {
-        let now = self.micros();
+        let now = self.moved.micros();
         let mut record = lock(&self.record);
         note(&mut record);
         let ConnectionRecord { first_bytes, tls, authorization, upstream, times, .. } = &mut *record;
@@ -133,6 +150,12 @@ impl Entry {
                 *time = Some(now);
             }
         }
+    }
+
+    /// The other side has taken the connection.
+    fn connected(&self) {
+        let now = self.moved.micros();
+        lock(&self.record).times.connected.get_or_insert(now);
     }
 }
 
@@ -176,9 +199,10 @@ impl Connection {
             times: Times::default(),
             reason: None,
             detail: None,
+            closed: None,
+            wire: None,
         };
-        let entry =
-            Arc::new(Entry { record: Mutex::new(record), moved: Moved::default(), begun: Instant::now() });
+        let entry = Arc::new(Entry { record: Mutex::new(record), moved: Moved::since(Instant::now()) });
         lock(&table.open).insert(id, entry.clone());
         Self { entry, table: table.clone(), telemetry: telemetry.clone(), opened: false, ended: false }
     }
@@ -198,18 +222,24 @@ impl Connection {
         Notes(self.entry.clone())
     }
 
-    /// The byte counters of the relay.
+    /// What has moved, for who moves it.
     pub(crate) fn moved(&self) -> &Moved {
         &self.entry.moved
+    }
+
+    /// The other side has taken the connection.
+    pub(crate) fn connected(&self) {
+        self.entry.connected();
     }
 
     /// The connection was admitted and both legs stand: it counts as opened.
     pub(crate) fn opened(&mut self) {
         self.opened = true;
-        let now = self.entry.micros();
+        let now = self.entry.moved.micros();
         self.note(|record| record.times.opened = Some(now));
         let record = self.entry.now();
         self.telemetry.opened(&record);
+        lock(&self.table.tally).count(&record);
         self.table.onlookers.tell(|| Event::Connection(Arc::new(record)));
     }
 
@@ -224,7 +254,11 @@ impl Connection {
         let mut record = self.entry.now();
         record.reason = Some(end.reason);
         record.detail = end.detail;
+        record.closed = Some(Closed::of(end.reason, record.direction, self.entry.moved.first_end()));
         self.telemetry.closed(&record, self.opened);
+        if !self.opened {
+            lock(&self.table.tally).count(&record);
+        }
         // Told while nobody can read the list: who begins to look on now has it by the one or by the other.
         let mut history = lock(&self.table.history);
         self.table.onlookers.tell(|| Event::Connection(Arc::new(record.clone())));
@@ -251,9 +285,14 @@ impl Notes {
         lock(&self.0.record).client
     }
 
-    /// The byte counters.
+    /// What has moved.
     pub(crate) fn moved(&self) -> &Moved {
         &self.0.moved
+    }
+
+    /// The other side has taken the connection.
+    pub(crate) fn connected(&self) {
+        self.0.connected();
     }
 }
 

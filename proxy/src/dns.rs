@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -83,6 +83,28 @@ impl Dns {
             (Answer::Unknown, Some(system)) => ask_system(name, system, config.dns.is_some()).await,
             (answer, _) => answer,
         }
+    }
+}
+
+impl Dns {
+    /// What the hosts file, or else DNS, calls an address: of several names the shortest. Whoever runs the name server may say
+    /// what it likes: a hint for people, never a proof.
+    pub(crate) async fn name_of(&self, address: IpAddr) -> Option<String> {
+        let config = self.known.lock().await.current().await;
+        let of_hosts = config.hosts.iter().filter(|(_, addresses)| addresses.contains(&address));
+        let shortest = of_hosts.map(|(name, _)| name).min_by_key(|name| (name.len(), *name)).cloned();
+        if shortest.is_some() {
+            return shortest;
+        }
+        let dns = config.dns.as_ref()?;
+        let answer =
+            timeout(PATIENCE, dns.resolver.lookup(Name::from(address), RecordType::PTR)).await.ok()?;
+        let answer = answer.ok()?;
+        let names = answer.answers().iter().filter_map(|record| match &record.data {
+            RData::PTR(name) => Some(name.to_utf8().trim_end_matches('.').to_owned()),
+            _ => None,
+        });
+        names.filter(|name| !name.is_empty()).min_by_key(|name| (name.len(), name.clone()))
     }
 }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use pillion_mesh::plaintext;
 use pillion_mesh::policy::Snapshot;
-use pillion_mesh::policy::admit::{Admission, Observed, admit, carries_requests, needs_sniff};
+use pillion_mesh::policy::admit::{Admission, Observed, admit, carries_requests, needs_sniff, shadow};
 use pillion_mesh::reason::Reason;
-use pillion_mesh::wire::{FirstBytes, ModeRecord};
+use pillion_mesh::wire::{FirstBytes, How, ModeRecord, Offer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -19,6 +19,7 @@ use crate::authorize::Known;
 use crate::connections::Connection;
 use crate::listener::Role;
 use crate::net::Leg;
+use crate::net::moved::Side;
 use crate::net::original_dst::original_destination;
 use crate::net::relay::{End, relay};
 use crate::net::rewind::Rewound;
@@ -55,7 +56,8 @@ pub(crate) async fn serve(
     let snapshot = &published.snapshot;
     let decision = snapshot.modes.for_port(target.port());
     connection.note(|record| {
-        record.mode = Some(ModeRecord { mode: decision.mode, because: decision.because.clone() });
+        record.mode =
+            Some(ModeRecord { mode: decision.mode, because: decision.because.clone(), shadow: None });
         record.service = snapshot.own_port(target.port()).map(|own| format!("{}:{}", own.host, own.port));
     });
 
@@ -71,6 +73,9 @@ pub(crate) async fn serve(
             Ok(sniffed) => sniffed,
             Err(error) => return End { reason: Reason::ClientReset, detail: Some(error.to_string()) },
         };
+    if sniffed.ended {
+        connection.moved().ended(Side::Client, How::Fin);
+    }
     let observed = match &sniffed.first {
         First::Hello(hello) if hello.is_mesh() => Observed::MeshTls,
         First::Hello(_) => Observed::OtherTls,
@@ -86,7 +91,15 @@ pub(crate) async fn serve(
         record.looks_like = looks_like(&sniffed);
     });
 
-    let admission = admit(decision.mode, snapshot.protocol(target.port()), observed);
+    let protocol = snapshot.protocol(target.port());
+    let admission = admit(decision.mode, protocol, observed);
+    if let Some(shadow) = shadow(&snapshot.modes, target.port(), protocol, observed, admission) {
+        connection.note(|record| {
+            if let Some(mode) = &mut record.mode {
+                mode.shadow = Some(shadow);
+            }
+        });
+    }
     let sni = if let First::Hello(hello) = sniffed.first { hello.sni } else { None };
     let known = Known { peer: None, source: client, destination: target, sni, certificate: None };
     let admitted = Admitted { observed: Some(observed), admission, known, proof: None };
@@ -308,6 +321,7 @@ pub(crate) fn first_bytes(first: &First) -> FirstBytes {
                 .map(|name| String::from_utf8_lossy(name).into_owned())
                 .collect(),
             mesh: hello.is_mesh(),
+            offer: Box::new(Offer::of(hello)),
         },
         First::Plaintext | First::TooLarge => FirstBytes::Plaintext,
         First::Silent => FirstBytes::Silent,

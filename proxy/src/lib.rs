@@ -26,6 +26,7 @@ mod listener;
 mod live;
 #[doc(hidden)]
 pub mod measure;
+pub mod names;
 mod net;
 mod outbound;
 mod page;

@@ -82,8 +82,7 @@ pub(crate) async fn serve(
         Err(end) => return end,
     };
     connection.note(|record| record.upstream = Some(address));
-    let dialled = |from| connection.note(|record| record.dialled_from = Some(from));
-    let Reached { stream, own: _own, record, peer } = match reach(means, address, shared, dialled).await {
+    let Reached { stream, own: _own, record, peer } = match reach(means, address, connection, shared).await {
         Ok(reached) => reached,
         Err(end) => return end,
     };
@@ -115,20 +114,21 @@ pub(crate) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Dials, and finishes the handshake where there is to be one. `dialled` is told the address that was dialled from.
+/// Dials, and finishes the handshake where there is to be one.
 ///
 /// # Errors
 /// With the reason for the record.
 pub(crate) async fn reach(
     means: Option<Means<'_>>,
     address: SocketAddr,
+    connection: &Connection,
     shared: &Shared,
-    dialled: impl FnOnce(SocketAddr),
 ) -> Result<Reached, End> {
     let (upstream, own) = dial::connect_remembered(address, &shared.dial_options(), &shared.own_dials)
         .await
         .map_err(|error| dial_fault(&error, address, Reason::DestinationUnreachable))?;
-    dialled(own.local());
+    connection.connected();
+    connection.note(|record| record.dialled_from = Some(own.local()));
     let Some(means) = means else {
         return Ok(Reached { stream: Stream::Plain(upstream), own, record: None, peer: None });
     };

@@ -43,6 +43,7 @@ pub fn analyze(resources: &Resources, sidecars: &[Sidecar], config: &MeshConfig)
     }
     splits::find(resources, &mut found);
     openness::reasons(resources, &mut found);
+    openness::trials(resources, &mut found);
     names::find(resources, &known, config, &mut found);
     // What a file that is not read may hold is not missed.
     if resources.unread.is_empty() {

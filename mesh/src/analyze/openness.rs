@@ -5,12 +5,13 @@ use crate::finding::{Code, Finding};
 use crate::known::Known;
 use crate::policy::Snapshot;
 use crate::policy::authz::OpenPort;
-use crate::policy::mode::Mode;
+use crate::policy::mode::{ConsideredPolicy, Mode, Outcome};
 use crate::resource::{PeerAuthentication, Resources};
 
 /// PeerAuthentications that open ports and do not say why.
 pub(super) fn reasons(resources: &Resources, found: &mut Found) {
-    for policy in resources.peer_authentications.iter().filter(|policy| policy.reason.is_none()) {
+    let in_force = resources.peer_authentications.iter().filter(|policy| !policy.dry_run);
+    for policy in in_force.filter(|policy| policy.reason.is_none()) {
         let place = &policy.meta.place;
         let is_dead = found.has(Code::PolicyIgnored, place) || found.has(Code::AppliesNowhere, place);
         if let Some(opens) = opened_by(policy).filter(|_| !is_dead) {
@@ -20,6 +21,18 @@ pub(super) fn reasons(resources: &Resources, found: &mut Found) {
             );
             found.add(Finding::new(Code::OpenWithoutReason, place, message));
         }
+    }
+}
+
+/// PeerAuthentications in dry run, so that nobody takes one for protection.
+pub(super) fn trials(resources: &Resources, found: &mut Found) {
+    for policy in resources.peer_authentications.iter().filter(|policy| policy.dry_run) {
+        let message = format!(
+            "PeerAuthentication {} is in dry run: it changes nothing here, and what it would refuse is told; Istio, which \
+             knows the annotation for AuthorizationPolicy only, would put it in force",
+            policy.meta.full_name()
+        );
+        found.add(Finding::new(Code::ModeInDryRun, &policy.meta.place, message));
     }
 }
 
@@ -35,7 +48,8 @@ fn opened_by(policy: &PeerAuthentication) -> Option<String> {
 
 /// What a known workload lets in, or nobody.
 pub(super) fn of_workload(known: &Known, snapshot: &Snapshot, found: &mut Found) {
-    if known.accepts && snapshot.considered.is_empty() {
+    let in_force = |policy: &ConsideredPolicy| !matches!(policy.outcome, Outcome::DryRun | Outcome::Ignored);
+    if known.accepts && !snapshot.considered.iter().any(in_force) {
         const MESSAGE: &str = "no PeerAuthentication applies: the ports are PERMISSIVE and let plaintext in";
         // One for all: who counts them counts the workloads.
         let first = found.all.iter().find(|finding| finding.code == Code::NoPeerAuthentication);

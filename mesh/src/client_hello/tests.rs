@@ -165,8 +165,60 @@ fn a_captured_hello_is_read(
         versions: versions.to_vec(),
         key_share_groups: groups.to_vec(),
         wire_length: flight.len(),
+        ..tls(flight)
     };
     assert_eq!(tls(flight), expected);
+}
+
+#[rstest]
+#[case("rustls-x25519mlkem768", (10, "TLS_AES_256_GCM_SHA384"), "X25519MLKEM768 x25519", (13, "ecdsa_secp384r1_sha384", "mldsa87"))]
+#[case("openssl-tls13", (4, "TLS_AES_256_GCM_SHA384"), "x25519 secp256r1 x448 secp521r1 secp384r1 ffdhe2048 ffdhe3072 ffdhe4096 ffdhe6144 ffdhe8192", (14, "ecdsa_secp256r1_sha256", "rsa_pkcs1_sha512"))]
+#[case("openssl-tls12", (28, "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"), "x25519 secp256r1 x448 secp521r1 secp384r1", (20, "ecdsa_secp256r1_sha256", "dsa_sha512"))]
+#[case("java", (37, "TLS_AES_256_GCM_SHA384"), "x25519 secp256r1 secp384r1 secp521r1 x448 ffdhe2048 ffdhe3072 ffdhe4096 ffdhe6144 ffdhe8192", (21, "ecdsa_secp256r1_sha256", "dsa_sha1"))]
+fn a_captured_hello_tells_what_it_offers_by_name(
+    #[case] name: &str,
+    #[case] (suites, first_suite): (usize, &str),
+    #[case] groups: &str,
+    #[case] (algorithms, first_algorithm, last_algorithm): (usize, &str, &str),
+) {
+    let hello = tls(capture(name));
+    let offered = names::CIPHER_SUITES.names(&hello.cipher_suites);
+    assert_eq!((offered.len(), &*offered[0]), (suites, first_suite));
+    assert_eq!(offered[suites - 1], "TLS_EMPTY_RENEGOTIATION_INFO_SCSV");
+    assert_eq!(names::GROUPS.names(&hello.groups).join(" "), groups);
+    let accepted = names::SIGNATURE_ALGORITHMS.names(&hello.signature_algorithms);
+    assert_eq!(
+        (accepted.len(), &*accepted[0], &*accepted[algorithms - 1]),
+        (algorithms, first_algorithm, last_algorithm)
+    );
+}
+
+#[test]
+fn what_usual_clients_offer_has_names() {
+    for (name, flight) in CAPTURES {
+        let hello = tls(flight);
+        let told = [
+            names::VERSIONS.names(&hello.versions),
+            names::CIPHER_SUITES.names(&hello.cipher_suites),
+            names::GROUPS.names(&hello.groups),
+            names::SIGNATURE_ALGORITHMS.names(&hello.signature_algorithms),
+        ];
+        let unnamed = told.concat().into_iter().find(|told| told.starts_with("0x"));
+        assert_eq!(unnamed, None, "{name}");
+    }
+}
+
+/// They are only told, so they make no hello of what was none, and none of what was one.
+#[rstest]
+#[case::cut_short(&[0, 4, 0, 0x1d])]
+#[case::odd(&[0, 3, 0, 0x1d, 0])]
+#[case::bytes_behind(&[0, 2, 0, 0x1d, 0])]
+#[case::empty(&[])]
+fn a_broken_list_of_groups_or_algorithms_counts_as_empty(#[case] data: &[u8]) {
+    for kind in [SUPPORTED_GROUPS, SIGNATURE_ALGORITHMS] {
+        let hello = tls(&record(&hello(&[(kind, data.to_vec()), alpn_of(&[b"istio"])])));
+        assert_eq!((hello.groups.len(), hello.signature_algorithms.len(), hello.is_mesh()), (0, 0, true));
+    }
 }
 
 #[test]
@@ -261,6 +313,8 @@ fn req_21_grease_is_left_out_wherever_it_stands() {
         alpn_of(&[&[0x1a, 0x1a], b"istio", b"h2"]),
         versions_of(&[GREASE, TLS13, TLS12]),
         key_shares_of(&[(GREASE, &[0]), (X25519, &[1; 32])]),
+        (SUPPORTED_GROUPS, vector16(&[0xca, 0xca, 0, 0x1d])),
+        (SIGNATURE_ALGORITHMS, vector16(&[0x08, 0x07, 0x1a, 0x1a])),
         (0x0a0a, vec![0]),
     ]));
     assert_eq!(
@@ -269,6 +323,9 @@ fn req_21_grease_is_left_out_wherever_it_stands() {
             sni: Some("backend".to_owned()),
             alpn: vec![b"istio".to_vec(), b"h2".to_vec()],
             versions: vec![TLS13, TLS12],
+            cipher_suites: vec![0x1301],
+            groups: vec![X25519],
+            signature_algorithms: vec![0x0807],
             key_share_groups: vec![X25519],
             wire_length: flight.len(),
         }
@@ -359,7 +416,12 @@ const NO_COMPRESSION: &[u8] = &[1, 0];
 #[test]
 fn a_hello_without_extensions_offers_its_legacy_version() {
     let flight = body(&[VERSION, RANDOM, NO_SESSION, SUITES, NO_COMPRESSION]);
-    let expected = ClientHello { versions: vec![TLS12], wire_length: flight.len(), ..ClientHello::default() };
+    let expected = ClientHello {
+        versions: vec![TLS12],
+        cipher_suites: vec![0x1301],
+        wire_length: flight.len(),
+        ..ClientHello::default()
+    };
     assert_eq!(tls(&flight), expected);
 }
 

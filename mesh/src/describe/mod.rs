@@ -69,6 +69,9 @@ pub struct ModeDescription {
     pub mode: Mode,
     /// The policy that decided, to follow "by".
     pub because: String,
+    /// What it would accept with the policies in dry run, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Box<ModeDescription>>,
 }
 
 /// One of the workload's own ports.
@@ -145,7 +148,9 @@ pub struct RouteDescription {
 pub fn describe(snapshot: &Snapshot, workload: &Workload, ports: &BTreeSet<u16>) -> Description {
     let declared = snapshot.own_ports().map(|(port, _)| port);
     let with_mode = snapshot.modes.ports().map(|(port, _)| port);
-    let shown: BTreeSet<u16> = declared.chain(with_mode).chain(ports.iter().copied()).collect();
+    let with_shadow = snapshot.modes.shadow_ports();
+    let shown: BTreeSet<u16> =
+        declared.chain(with_mode).chain(with_shadow).chain(ports.iter().copied()).collect();
     Description {
         workload: WorkloadDescription {
             name: workload.name.clone(),
@@ -155,7 +160,10 @@ pub fn describe(snapshot: &Snapshot, workload: &Workload, ports: &BTreeSet<u16>)
             labels: workload.labels.clone(),
         },
         ports: shown.into_iter().map(|port| described_port(snapshot, port)).collect(),
-        other_ports: described_mode(snapshot.modes.for_other_ports()),
+        other_ports: described_mode(
+            snapshot.modes.for_other_ports(),
+            snapshot.modes.shadow_for_other_ports(),
+        ),
         peer_authentications: snapshot.considered.to_vec(),
         authorization_policies: snapshot.authorization.describe(),
         others_allowed: snapshot.authorization.allow_others(),
@@ -171,14 +179,18 @@ fn described_port(snapshot: &Snapshot, port: u16) -> PortDescription {
         port,
         service: snapshot.own_port(port).map(|own| format!("{}:{}", own.host, own.port)),
         protocol: snapshot.protocol(port).as_str().to_owned(),
-        mode: described_mode(snapshot.modes.for_port(port)),
+        mode: described_mode(snapshot.modes.for_port(port), snapshot.modes.shadow_for_port(port)),
         reads_http: reading.is_http(),
         reads_http_because: reading.because().to_owned(),
     }
 }
 
-fn described_mode(decision: &PortDecision) -> ModeDescription {
-    ModeDescription { mode: decision.mode, because: decision.because.clone() }
+fn described_mode(decision: &PortDecision, shadow: Option<&PortDecision>) -> ModeDescription {
+    ModeDescription {
+        mode: decision.mode,
+        because: decision.because.clone(),
+        shadow: shadow.map(|shadow| Box::new(described_mode(shadow, None))),
+    }
 }
 
 fn destination(snapshot: &Snapshot, listed: &ListedEndpoint) -> DestinationDescription {

@@ -12,8 +12,7 @@ impl Display for Description {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.workload)?;
         section(f, "Ports", &self.ports, "")?;
-        let ModeDescription { mode, because } = &self.other_ports;
-        write!(f, "\n   every other port: {mode}\n      by {because}")?;
+        write!(f, "\n   every other port: {}\n      {}", self.other_ports.mode, self.other_ports)?;
         section(f, "PeerAuthentication", &self.peer_authentications, "none applies")?;
         section(f, "AuthorizationPolicy", &self.authorization_policies, "none applies")?;
         let others = if self.others_allowed { "allowed" } else { "denied" };
@@ -51,11 +50,22 @@ impl Display for WorkloadDescription {
     }
 }
 
+/// Why, and what a dry run would make of it.
+impl Display for ModeDescription {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "by {}", self.because)?;
+        match &self.shadow {
+            Some(shadow) => write!(f, "\n      in dry run: {} by {}", shadow.mode, shadow.because),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Display for PortDescription {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self { port, service, protocol, mode, reads_http, reads_http_because } = self;
         let service = service.as_ref().map(|service| format!(", service {service}")).unwrap_or_default();
-        write!(f, "{port}: {} ({protocol}{service})\n      by {}", mode.mode, mode.because)?;
+        write!(f, "{port}: {} ({protocol}{service})\n      {mode}", mode.mode)?;
         let read = if *reads_http { "read as HTTP" } else { "not read as HTTP" };
         write!(f, "\n      {read}, since {reads_http_because}")
     }

@@ -30,7 +30,11 @@ fn plain(direction: Direction) -> ConnectionRecord {
         original_destination: Some("10.0.0.8:3000".parse().unwrap()),
         first_bytes: inbound.then_some(FirstBytes::Plaintext),
         looks_like: None,
-        mode: inbound.then(|| ModeRecord { mode: Mode::Permissive, because: "the default".to_owned() }),
+        mode: inbound.then(|| ModeRecord {
+            mode: Mode::Permissive,
+            because: "the default".to_owned(),
+            shadow: None,
+        }),
         service: Some("catalog:80".to_owned()),
         plan: (!inbound).then(|| "the endpoint has no sidecar".to_owned()),
         tls: None,
@@ -43,6 +47,8 @@ fn plain(direction: Direction) -> ConnectionRecord {
         times: Times { opened: Some(1), ..Times::default() },
         reason: Some(Reason::Completed),
         detail: None,
+        closed: None,
+        wire: None,
     }
 }
 
@@ -58,6 +64,8 @@ fn with_tls(direction: Direction, mode: TlsMode, peer: &str, local: &str) -> Con
         handshake_micros: 1,
         peer_serial: "01".to_owned(),
         peer_not_after: SystemTime::UNIX_EPOCH,
+        local_serial: None,
+        local_not_after: None,
     };
     ConnectionRecord { tls: Some(tls), ..plain(direction) }
 }
@@ -93,7 +101,7 @@ fn refused(reason: Reason) -> ConnectionRecord {
     "web-v1 shop -> 10.0.0.8:3000 - | - - | × | the endpoint has no sidecar"
 )]
 #[case::own_tls(
-    ConnectionRecord { first_bytes: Some(FirstBytes::Tls { sni: None, alpn: vec![], mesh: false }), ..plain(Direction::Inbound) },
+    ConnectionRecord { first_bytes: Some(FirstBytes::Tls { sni: None, alpn: vec![], mesh: false, offer: Box::default() }), ..plain(Direction::Inbound) },
     "10.0.0.7 - -> catalog-v1 shop | - - | by the app | PERMISSIVE by the default"
 )]
 #[case::outside(

@@ -67,6 +67,8 @@ pub enum About {
     Request,
     /// What passed.
     Bytes,
+    /// What it looked like on the way.
+    Wire,
     /// How it ended.
     End,
 }
@@ -86,6 +88,7 @@ impl About {
             About::Dial => "dial",
             About::Request => "request",
             About::Bytes => "bytes",
+            About::Wire => "wire",
             About::End => "end",
         }
     }

@@ -4,14 +4,21 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::{About, Step};
+use crate::client_hello::names;
 use crate::reason::{Kind, Reason};
 use crate::wire::{
-    AuthorizationRecord, ConnectionRecord, Direction, FirstBytes, RequestRecord, TlsMode, TlsRecord, rfc3339,
+    AuthorizationRecord, By, ConnectionRecord, Direction, FirstBytes, FirstPassed, Offer, RequestRecord,
+    TlsMode, TlsRecord, hexadecimal, rfc3339,
 };
 use crate::words::{Bytes, Elapsed, Escaped};
 
 /// Requests that are told one by one.
 const REQUESTS_TOLD: usize = 5;
+/// Groups of a ClientHello that are told by name.
+const GROUPS_TOLD: usize = 4;
+/// Bytes of ciphertext, and of plaintext, that are told; the record has more.
+const CIPHERTEXT_TOLD: usize = 16;
+const PLAINTEXT_TOLD: usize = 64;
 
 /// The story's steps. What the record does not know is left out, but for the step at which it failed.
 pub(super) fn steps(record: &ConnectionRecord, refused_requests: &[RequestRecord]) -> Vec<Step> {
@@ -44,6 +51,7 @@ pub(super) fn steps(record: &ConnectionRecord, refused_requests: &[RequestRecord
     told.step(About::Request, None, None);
     told.requests(refused_requests);
     told.bytes();
+    told.step(About::Wire, None, on_the_wire(record));
     told.end();
     told.steps
 }
@@ -95,18 +103,20 @@ impl Told<'_> {
     }
 
     fn bytes(&mut self) {
-        let ConnectionRecord { bytes_to_server, bytes_to_client, .. } = self.record;
-        if self.record.times.opened.is_some() || bytes_to_server + bytes_to_client > 0 {
+        let ConnectionRecord { bytes_to_server, bytes_to_client, times, .. } = self.record;
+        if times.opened.is_some() || bytes_to_server + bytes_to_client > 0 {
             let passed = format!(
-                "{} to the server, {} to the client",
+                "{} to the server{}, {} to the client{}",
                 Bytes(*bytes_to_server),
-                Bytes(*bytes_to_client)
+                since(times.asked),
+                Bytes(*bytes_to_client),
+                since(times.answered)
             );
             self.push(About::Bytes, true, None, &passed);
         }
     }
 
-    /// How it ended; with the detail, unless a step has said it.
+    /// How it ended; with the detail, unless a step has said it, and who closed it, unless the reason says it.
     fn end(&mut self) {
         let Some(reason) = self.record.reason else {
             let so_far = Elapsed(Duration::from_micros(self.record.duration_micros));
@@ -116,6 +126,10 @@ impl Told<'_> {
         let mut told = format!("{reason}: {}", reason.sentence());
         if let Some(detail) = self.record.detail.as_deref().filter(|detail| !self.said(detail)) {
             let _ = write!(told, " {}.", detail.trim_end_matches('.'));
+        }
+        let unsaid = [Reason::Completed, Reason::StrictSilent, Reason::HandshakeFailed].contains(&reason);
+        if let Some(closed) = self.record.closed.filter(|closed| unsaid || closed.by == By::Proxy) {
+            let _ = write!(told, " {closed}");
         }
         self.push(About::End, reason.kind() == Kind::Ended, Some(self.record.duration_micros), &told);
     }
@@ -189,7 +203,16 @@ fn port(record: &ConnectionRecord) -> Option<String> {
     let port = record
         .original_destination
         .map_or_else(|| "its port".to_owned(), |address| format!("port {}", address.port()));
-    record.mode.as_ref().map(|mode| format!("{port} is {} by {}", mode.mode, mode.because))
+    record.mode.as_ref().map(|mode| {
+        let shadow = mode.shadow.as_ref().map(|shadow| {
+            let would = match shadow.refused {
+                Some(reason) => format!("refused ({reason})"),
+                None => "let in".to_owned(),
+            };
+            format!("; in dry run it is {} by {}, and this would be {would}", shadow.mode, shadow.because)
+        });
+        format!("{port} is {} by {}{}", mode.mode, mode.because, shadow.unwrap_or_default())
+    })
 }
 
 fn first_bytes(record: &ConnectionRecord, first: &FirstBytes) -> String {
@@ -202,16 +225,31 @@ fn first_bytes(record: &ConnectionRecord, first: &FirstBytes) -> String {
             Some(looks_like) => format!("plaintext: {looks_like}"),
             None => "plaintext".to_owned(),
         },
-        FirstBytes::Tls { sni, alpn, mesh } => {
+        FirstBytes::Tls { sni, alpn, mesh, offer } => {
             let whose =
                 if *mesh { "a ClientHello of the mesh" } else { "a ClientHello of the app's own TLS" };
             let name = sni
                 .as_ref()
                 .map_or_else(|| "no server name".to_owned(), |name| format!("server name {name}"));
             let alpn = if alpn.is_empty() { "none".to_owned() } else { alpn.join(", ") };
-            format!("{whose}: {name}, ALPN {alpn}")
+            format!("{whose}: {name}, ALPN {alpn}{}", offered(offer))
         }
     }
+}
+
+/// Its versions and first groups; nothing where the record does not know them.
+fn offered(offer: &Offer) -> String {
+    if offer.versions.is_empty() {
+        return String::new();
+    }
+    let versions = names::VERSIONS.names(&offer.versions).join(", ");
+    let told = offer.groups.get(..GROUPS_TOLD).unwrap_or(&offer.groups);
+    let groups = match (told.len(), offer.groups.len() - told.len()) {
+        (0, _) => String::new(),
+        (_, 0) => format!(", groups {}", names::GROUPS.names(told).join(", ")),
+        (_, more) => format!(", groups {} and {more} more", names::GROUPS.names(told).join(", ")),
+    };
+    format!("; {versions}{groups}")
 }
 
 fn handshake(record: &ConnectionRecord, tls: &TlsRecord) -> String {
@@ -254,6 +292,38 @@ fn policies(decided: &AuthorizationRecord) -> String {
 fn dial(record: &ConnectionRecord) -> Option<String> {
     let whom = if record.direction == Direction::Inbound { "the app at " } else { "" };
     record.upstream.map(|upstream| format!("{whom}{upstream}"))
+}
+
+/// When the first of some bytes came.
+fn since(micros: Option<u64>) -> String {
+    micros.map_or_else(String::new, |at| format!(" from +{} on", Elapsed(Duration::from_micros(at))))
+}
+
+/// The beginning of what passed: ciphertext where the leg speaks TLS, and plaintext where it is kept.
+fn on_the_wire(record: &ConnectionRecord) -> Option<String> {
+    let wire = record.wire.as_ref()?;
+    let ciphertext = wire.mesh.as_ref().map(|passed| {
+        told_both_ways("ciphertext", passed, |bytes| {
+            let told = bytes.get(..CIPHERTEXT_TOLD).unwrap_or(bytes);
+            format!("{}{}", hexadecimal::print(told), if told.len() < bytes.len() { "…" } else { "" })
+        })
+    });
+    let plaintext = wire.app.as_ref().map(|passed| {
+        told_both_ways("plaintext of the app", passed, |bytes| {
+            let told = bytes.get(..PLAINTEXT_TOLD).unwrap_or(bytes);
+            format!("\"{}\"{}", told.escape_ascii(), if told.len() < bytes.len() { "…" } else { "" })
+        })
+    });
+    let told: Vec<String> = [ciphertext, plaintext].into_iter().flatten().flatten().collect();
+    (!told.is_empty()).then(|| told.join("; "))
+}
+
+/// `ciphertext to the server 170303…, to the client 170303…`; none where nothing passed.
+fn told_both_ways(what: &str, passed: &FirstPassed, told: impl Fn(&[u8]) -> String) -> Option<String> {
+    let ways = [("server", &passed.to_server), ("client", &passed.to_client)];
+    let ways = ways.into_iter().filter(|(_, bytes)| !bytes.is_empty());
+    let ways: Vec<String> = ways.map(|(whom, bytes)| format!("to the {whom} {}", told(bytes))).collect();
+    (!ways.is_empty()).then(|| format!("{what} {}", ways.join(", ")))
 }
 
 fn request_told(request: &RequestRecord) -> String {

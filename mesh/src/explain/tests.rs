@@ -5,7 +5,8 @@ use rstest::rstest;
 use super::*;
 use crate::policy::mode::Mode;
 use crate::wire::{
-    AuthorizationRecord, Direction, FirstBytes, ModeRecord, ShadowRecord, Times, TlsMode, TlsRecord,
+    AuthorizationRecord, By, Closed, Direction, FirstBytes, FirstPassed, How, ModeRecord, Offer,
+    ShadowRecord, Times, TlsMode, TlsRecord, WireRecord,
 };
 
 const BACKEND: &str = "spiffe://cluster.local/ns/default/sa/backend";
@@ -28,18 +29,22 @@ fn plaintext() -> ConnectionRecord {
         mode: Some(ModeRecord {
             mode: Mode::Strict,
             because: "PeerAuthentication default/default (namespace)".to_owned(),
+            shadow: None,
         }),
         service: Some("customers:3000".to_owned()),
         plan: None,
         tls: None,
         authorization: None,
         upstream: None,
+        dialled_from: None,
         bytes_to_server: 0,
         bytes_to_client: 0,
         duration_micros: 420,
         times: Times { first_bytes: Some(210), ..Times::default() },
         reason: Some(Reason::StrictPlaintext),
         detail: Some("port 3000 is STRICT by PeerAuthentication default/default (namespace)".to_owned()),
+        closed: Some(Closed { by: By::Proxy, how: How::Reset }),
+        wire: None,
     }
 }
 
@@ -55,6 +60,8 @@ fn tls(peer: &str, local: &str) -> TlsRecord {
         handshake_micros: 1_500,
         peer_serial: "0aff".to_owned(),
         peer_not_after: accepted() + Duration::from_secs(3_600),
+        local_serial: Some("0bee".to_owned()),
+        local_not_after: Some(accepted() + Duration::from_secs(3_600)),
     }
 }
 
@@ -65,6 +72,11 @@ fn mutual() -> ConnectionRecord {
             sni: Some("outbound_.3000_._.customers".to_owned()),
             alpn: vec!["istio".to_owned()],
             mesh: true,
+            offer: Box::new(Offer {
+                versions: vec![0x0304, 0x0303],
+                groups: vec![0x11ec, 0x001d, 0x0017],
+                ..Offer::default()
+            }),
         }),
         looks_like: None,
         tls: Some(tls(FRONTEND, BACKEND)),
@@ -74,7 +86,8 @@ fn mutual() -> ConnectionRecord {
             audited: None,
             shadow: Some(ShadowRecord { allowed: false, rule: None }),
         }),
-        upstream: Some("10.0.0.8:3000".parse().unwrap()),
+        upstream: Some("10.0.0.8:3000".parse().unwrap())
+        dialled_from: None,,
         dialled_from: None,
         bytes_to_server: 120,
         bytes_to_client: 4_123,
@@ -84,10 +97,18 @@ fn mutual() -> ConnectionRecord {
             handshake: Some(1_800),
             authorized: Some(1_850),
             dialled: Some(1_860),
+            connected: Some(1_950),
             opened: Some(1_990),
+            asked: Some(2_100),
+            answered: Some(7_300),
         },
         reason: Some(Reason::Completed),
         detail: None,
+        closed: Some(Closed { by: By::Client, how: How::CloseNotify }),
+        wire: Some(Box::new(WireRecord {
+            mesh: Some(FirstPassed { to_server: vec![0x17, 3, 3, 0, 0x5d], to_client: vec![0xab; 64] }),
+            app: None,
+        })),
         ..plaintext()
     }
 }
@@ -106,6 +127,8 @@ fn outbound() -> ConnectionRecord {
         bytes_to_client: 0,
         reason: Some(Reason::PeerRefused),
         detail: Some("received fatal alert: CertificateExpired".to_owned()),
+        closed: Some(Closed { by: By::Server, how: How::Alert }),
+        wire: None,
         ..mutual()
     }
 }
@@ -125,6 +148,7 @@ fn denied_request(path: &str) -> RequestRecord {
         path: Some(path.to_owned()),
         service: None,
         upstream: None,
+        dialled_from: None,
         authorization: None,
         status: Some(403),
         grpc_status: None,
@@ -144,7 +168,7 @@ Connection 12, inbound, refused: strict_plaintext
   √ destination            10.0.0.8:3000, which is customers:3000
   √ port                   port 3000 is STRICT by PeerAuthentication default/default (namespace)
   × first bytes   +0.2 ms  plaintext: GET /
-  × end           +0.4 ms  strict_plaintext: The port is STRICT and the client sent plaintext.
+  × end           +0.4 ms  strict_plaintext: The port is STRICT and the client sent plaintext. The proxy closed it by a reset.
 cure: Give the client a sidecar, or make an exception for the port: PERMISSIVE in portLevelMtls.";
     assert_eq!(explain(&plaintext(), &[]).to_string(), expected);
 }
@@ -156,12 +180,13 @@ Connection 12, inbound, ended: completed
   √ client                 10.0.0.7:4312, proved to be spiffe://cluster.local/ns/default/sa/frontend; accepted at 2026-11-20T12:00:00.000Z
   √ destination            10.0.0.8:3000, which is customers:3000
   √ port                   port 3000 is STRICT by PeerAuthentication default/default (namespace)
-  √ first bytes   +0.2 ms  a ClientHello of the mesh: server name outbound_.3000_._.customers, ALPN istio
+  √ first bytes   +0.2 ms  a ClientHello of the mesh: server name outbound_.3000_._.customers, ALPN istio; TLSv1.3, TLSv1.2, groups X25519MLKEM768, x25519, secp256r1
   √ handshake     +1.8 ms  mutual TLS, TLSv1.3 TLS13_AES_256_GCM_SHA384 X25519MLKEM768, full in 1.5 ms; the client proved to be spiffe://cluster.local/ns/default/sa/frontend (certificate 0aff, until 2026-11-20T13:00:00.000Z); we showed spiffe://cluster.local/ns/default/sa/backend
   √ policies      +1.8 ms  allowed: ALLOW default/frontend, rule[0]; a dry run would have denied it (no rule)
   √ dial          +1.8 ms  the app at 10.0.0.8:3000
-  √ bytes                  120 B to the server, 4.1 kB to the client
-  √ end            +12 ms  completed: Both sides closed their direction cleanly.";
+  √ bytes                  120 B to the server from +2.1 ms on, 4.1 kB to the client from +7.3 ms on
+  √ wire                   ciphertext to the server 170303005d, to the client abababababababababababababababab…
+  √ end            +12 ms  completed: Both sides closed their direction cleanly. The client closed first, by close_notify.";
     assert_eq!(explain(&mutual(), &[]).to_string(), expected);
 }
 
@@ -243,12 +268,56 @@ fn every_refusal_has_a_step_that_failed_and_a_cure() {
 
 #[test]
 fn what_a_peer_says_of_itself_acts_on_no_terminal() {
-    let first_bytes =
-        FirstBytes::Tls { sni: Some("a\u{1b}[2Jb".to_owned()), alpn: vec!["\n".to_owned()], mesh: false };
+    let first_bytes = FirstBytes::Tls {
+        sni: Some("a\u{1b}[2Jb".to_owned()),
+        alpn: vec!["\n".to_owned()],
+        mesh: false,
+        offer: Box::default(),
+    };
     let detail = Some("seen: \u{1b}]0;x\u{7}".to_owned());
     let story = explain(&ConnectionRecord { first_bytes: Some(first_bytes), detail, ..plaintext() }, &[]);
     assert!(!story.to_string().contains(['\u{1b}', '\u{7}']), "{story:?}");
     assert!(story.to_string().contains("a\\u{1b}[2Jb"), "{story}");
+}
+
+#[test]
+fn plaintext_that_was_kept_is_told_in_its_letters_and_acts_on_no_terminal() {
+    let app =
+        FirstPassed { to_server: b"GET / HTTP/1.1\r\n\x1b[2J\xff".to_vec(), to_client: vec![b'a'; 256] };
+    let wire = Some(Box::new(WireRecord { mesh: None, app: Some(app) }));
+    let story = explain(&ConnectionRecord { wire, ..mutual() }, &[]);
+    let step = story.steps.iter().find(|step| step.about == About::Wire).unwrap();
+    let answer = "a".repeat(64);
+    assert_eq!(
+        step.told,
+        format!(
+            r#"plaintext of the app to the server "GET / HTTP/1.1\r\n\x1b[2J\xff", to the client "{answer}"…"#
+        )
+    );
+}
+
+#[rstest]
+#[case::nothing_passed(FirstPassed::default(), None)]
+#[case::one_way(FirstPassed { to_server: vec![1], to_client: vec![] }, Some("ciphertext to the server 01"))]
+fn of_the_wire_only_what_passed_is_told(#[case] passed: FirstPassed, #[case] told: Option<&str>) {
+    let wire = Some(Box::new(WireRecord { mesh: Some(passed), app: None }));
+    let story = explain(&ConnectionRecord { wire, ..mutual() }, &[]);
+    let step = story.steps.iter().find(|step| step.about == About::Wire);
+    assert_eq!(step.map(|step| step.told.as_str()), told);
+}
+
+#[test]
+fn of_many_groups_the_first_are_told() {
+    let offer = Offer {
+        versions: vec![0x0303],
+        groups: vec![0x001d, 0x0017, 0x0018, 0x0019, 0x1234, 1],
+        ..Offer::default()
+    };
+    let first_bytes = FirstBytes::Tls { sni: None, alpn: vec![], mesh: false, offer: Box::new(offer) };
+    let story = explain(&ConnectionRecord { first_bytes: Some(first_bytes), ..mutual() }, &[]);
+    let step = story.steps.iter().find(|step| step.about == About::FirstBytes).unwrap();
+    let told = "; TLSv1.2, groups x25519, secp256r1, secp384r1, secp521r1 and 2 more";
+    assert!(step.told.ends_with(told), "{}", step.told);
 }
 
 #[test]

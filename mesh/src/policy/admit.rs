@@ -2,9 +2,10 @@
 //!
 //! The oracle is Istio's sidecar (`peer_authentication_simulation_test.go`).
 
-use super::mode::Mode;
+use super::mode::{Mode, Modes};
 use crate::reason::Reason;
 use crate::resource::Protocol;
+use crate::wire::ModeShadow;
 
 /// What was seen before the decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,6 +64,28 @@ pub fn admit(mode: Mode, protocol: Protocol, observed: Observed) -> Admission {
     });
     // A test holds the table total; were it not, nothing would be let in.
     row.map_or(Admission::Refuse(Reason::Internal), |(.., admission)| *admission)
+}
+
+/// What the policies in dry run would have made of a connection to `port` for which the mode in force has decided
+/// `admission`. `None` where none of them is for the workload, and where the connection is refused either way: then a change
+/// of mode changes nothing for it.
+#[must_use]
+pub fn shadow(
+    modes: &Modes,
+    port: u16,
+    protocol: Protocol,
+    observed: Observed,
+    admission: Admission,
+) -> Option<ModeShadow> {
+    let decision = modes.shadow_for_port(port)?;
+    let refused = match (admit(decision.mode, protocol, observed), admission) {
+        (Admission::Refuse(_), Admission::Refuse(_)) => return None,
+        (Admission::Refuse(reason), _) => Some(reason),
+        // The app's own TLS, which passes now, would end here, and its client has no certificate of the mesh.
+        (Admission::Terminate, Admission::Forward) => Some(Reason::NoClientCertificate),
+        _ => None,
+    };
+    Some(ModeShadow { mode: decision.mode, because: decision.because.clone(), refused })
 }
 
 /// Whether the mode asks for a look at the first bytes. DISABLE does not: a server-first protocol works there.
@@ -248,6 +271,45 @@ mod tests {
         #[case] expected: bool,
     ) {
         assert_eq!(carries_requests(observed, admission, declared), expected);
+    }
+
+    /// Modes of a workload for which `in_force` holds, and `trial` in dry run.
+    fn modes(in_force: &str, trial: &str) -> Modes {
+        let policy = |name, mode, annotations| {
+            format!(
+                "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+                 metadata: {{name: {name}, namespace: foo{annotations}}}\nspec: {{mtls: {{mode: {mode}}}}}\n---\n"
+            )
+        };
+        let trial = policy("trial", trial, ", annotations: {istio.io/dry-run: \"true\"}");
+        let mut resources = crate::resource::Resources::default();
+        resources.read("mesh.yaml", &(policy("now", in_force, "") + &trial)).unwrap();
+        Modes::resolve(&resources.peer_authentications, "istio-system", "foo", &[].into()).0
+    }
+
+    #[rstest]
+    #[case::plaintext("PERMISSIVE", "STRICT", Observed::Plaintext, Some(Some(Reason::StrictPlaintext)))]
+    #[case::silence("PERMISSIVE", "STRICT", Observed::Silent, Some(Some(Reason::StrictSilent)))]
+    #[case::the_apps_own_tls(
+        "PERMISSIVE",
+        "STRICT",
+        Observed::OtherTls,
+        Some(Some(Reason::NoClientCertificate))
+    )]
+    #[case::mutual_tls("PERMISSIVE", "STRICT", Observed::MeshTls, Some(None))]
+    #[case::what_is_refused_anyway("STRICT", "STRICT", Observed::Plaintext, None)]
+    #[case::what_would_be_let_in("STRICT", "PERMISSIVE", Observed::Plaintext, Some(None))]
+    fn a_dry_run_tells_what_it_would_refuse(
+        #[case] in_force: &str,
+        #[case] trial: &str,
+        #[case] observed: Observed,
+        #[case] refused: Option<Option<Reason>>,
+    ) {
+        let modes = modes(in_force, trial);
+        let admission = admit(modes.for_port(80).mode, Protocol::Tcp, observed);
+        let told = shadow(&modes, 80, Protocol::Tcp, observed, admission);
+        assert_eq!(told.as_ref().map(|told| told.refused), refused);
+        assert!(told.is_none_or(|told| told.because == "PeerAuthentication foo/trial (namespace)"));
     }
 
     /// Requirement 19: only a handshake can lead into a STRICT port.

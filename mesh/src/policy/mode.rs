@@ -40,6 +40,14 @@ pub struct PortDecision {
 /// The resolved modes of one workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Modes {
+    in_force: Resolved,
+    /// What they would be with the policies in dry run, where any of these is for the workload.
+    shadow: Option<Resolved>,
+}
+
+/// What the policies of the three scopes make of each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Resolved {
     default: PortDecision,
     ports: BTreeMap<u16, PortDecision>,
 }
@@ -51,47 +59,90 @@ impl Modes {
     /// Of several policies of one scope the oldest by `creationTimestamp` applies whole, as in Istio; those of one
     /// second in the order of their names. A file rarely has the timestamp: policies with one come before those
     /// without, and among those without the first in reading order applies.
+    ///
+    /// A policy in dry run is not in force. In [`Modes::shadow_for_port`] it stands in the place of the one of its scope,
+    /// as if it had replaced that.
     #[must_use]
-    pub fn resolve(
-        policies: &[PeerAuthentication],
-        root_namespace: &str,
+    pub fn resolve<'r>(
+        policies: &'r [PeerAuthentication],
+        root_namespace: &'r str,
         namespace: &str,
         labels: &Labels,
     ) -> (Self, Vec<Finding>) {
-        let by_scope = ByScope::new(policies, root_namespace);
         let mut findings = ineffective(policies, root_namespace);
-        let mut default = PortDecision {
-            mode: Mode::Permissive,
-            because: "the default: no PeerAuthentication applies".to_owned(),
+        let mut winners = |by_scope: &ByScope<'r>| {
+            Scope::ALL.map(|scope| {
+                let candidates = by_scope.candidates(scope, namespace, labels);
+                let (winner, losers) = candidates.split_first()?;
+                findings.extend(losers.iter().map(|loser| lost(scope, winner, loser)));
+                Some(*winner)
+            })
         };
-        let mut ports = BTreeMap::new();
-        for scope in Scope::ALL {
-            let candidates = by_scope.candidates(scope, namespace, labels);
-            let Some((winner, losers)) = candidates.split_first() else { continue };
-            findings.extend(losers.iter().map(|loser| lost(scope, winner, loser)));
-            default = inherit(&default, winner.mode, &format!("{} ({scope})", winner.meta.full_name()));
-            if scope == Scope::Workload {
-                ports = port_decisions(winner, &default);
-            }
-        }
-        (Self { default, ports }, findings)
+        let in_force = winners(&ByScope::new(policies, root_namespace));
+        let in_dry_run = winners(&ByScope::in_dry_run(policies, root_namespace));
+        let shadow = in_dry_run.iter().any(Option::is_some).then(|| {
+            let [mesh, namespace, workload] = in_dry_run;
+            let [mesh_now, namespace_now, workload_now] = in_force;
+            Resolved::of([mesh.or(mesh_now), namespace.or(namespace_now), workload.or(workload_now)])
+        });
+        (Self { in_force: Resolved::of(in_force), shadow }, findings)
     }
 
     /// The decision for a port of the workload (not of the service).
     #[must_use]
     pub fn for_port(&self, port: u16) -> &PortDecision {
-        self.ports.get(&port).unwrap_or(&self.default)
+        self.in_force.for_port(port)
     }
 
     /// The decision for every port that has none of its own.
     #[must_use]
     pub fn for_other_ports(&self) -> &PortDecision {
-        &self.default
+        &self.in_force.default
     }
 
     /// The ports with a decision of their own, in order.
     pub fn ports(&self) -> impl Iterator<Item = (u16, &PortDecision)> {
-        self.ports.iter().map(|(port, decision)| (*port, decision))
+        self.in_force.ports.iter().map(|(port, decision)| (*port, decision))
+    }
+
+    /// What the decision for a port would be with the policies in dry run; `None` where none of these is for the workload.
+    #[must_use]
+    pub fn shadow_for_port(&self, port: u16) -> Option<&PortDecision> {
+        self.shadow.as_ref().map(|shadow| shadow.for_port(port))
+    }
+
+    /// The same for every port that has no decision of its own.
+    #[must_use]
+    pub fn shadow_for_other_ports(&self) -> Option<&PortDecision> {
+        self.shadow.as_ref().map(|shadow| &shadow.default)
+    }
+
+    /// The ports that would have a decision of their own, in order.
+    pub fn shadow_ports(&self) -> impl Iterator<Item = u16> {
+        self.shadow.iter().flat_map(|shadow| shadow.ports.keys().copied())
+    }
+}
+
+impl Resolved {
+    /// From the policies that apply, in the order of [`Scope::ALL`].
+    fn of(winners: [Option<&PeerAuthentication>; 3]) -> Self {
+        let mut default = PortDecision {
+            mode: Mode::Permissive,
+            because: "the default: no PeerAuthentication applies".to_owned(),
+        };
+        let mut ports = BTreeMap::new();
+        for (scope, winner) in Scope::ALL.into_iter().zip(winners) {
+            let Some(winner) = winner else { continue };
+            default = inherit(&default, winner.mode, &format!("{} ({scope})", winner.meta.full_name()));
+            if scope == Scope::Workload {
+                ports = port_decisions(winner, &default);
+            }
+        }
+        Self { default, ports }
+    }
+
+    fn for_port(&self, port: u16) -> &PortDecision {
+        self.ports.get(&port).unwrap_or(&self.default)
     }
 }
 
@@ -137,9 +188,19 @@ pub(crate) struct Winners<'r> {
 }
 
 impl<'r> ByScope<'r> {
+    /// Those in force.
     pub(crate) fn new(policies: &'r [PeerAuthentication], root_namespace: &'r str) -> Self {
+        Self::of(policies.iter().filter(|policy| !policy.dry_run), root_namespace)
+    }
+
+    /// Those in dry run.
+    fn in_dry_run(policies: &'r [PeerAuthentication], root_namespace: &'r str) -> Self {
+        Self::of(policies.iter().filter(|policy| policy.dry_run), root_namespace)
+    }
+
+    fn of(policies: impl Iterator<Item = &'r PeerAuthentication>, root_namespace: &'r str) -> Self {
         let mut namespaces: HashMap<&str, OfNamespace<'_>> = HashMap::new();
-        let mut by_age: Vec<&PeerAuthentication> = policies.iter().collect();
+        let mut by_age: Vec<&PeerAuthentication> = policies.collect();
         by_age.sort_by_key(|policy| policy.meta.age());
         for policy in by_age {
             let of_namespace = namespaces.entry(policy.meta.namespace.as_str()).or_default();

@@ -103,7 +103,7 @@ impl At<Metadata> {
         (!line.is_empty()).then_some(line)
     }
 
-    /// `istio.io/dry-run`, for the kind that has it; on the others [`Self::check`] refuses it.
+    /// `istio.io/dry-run`, for the kinds that have it; on the others [`Self::check`] refuses it.
     pub(super) fn take_dry_run(&mut self, document: &Document<'_>) -> Result<Option<At<bool>>, YamlError> {
         let Some(written) = self.value.annotations.as_mut().and_then(|all| all.dry_run.take()) else {
             return Ok(None);
@@ -127,8 +127,7 @@ impl At<Metadata> {
     ) -> Result<Meta, YamlError> {
         let Metadata { name, namespace, creation_timestamp, annotations, .. } = self.value;
         if let Some(dry_run) = annotations.and_then(|annotations| annotations.dry_run) {
-            let message =
-                "istio.io/dry-run is an annotation of AuthorizationPolicy; this resource would be in force";
+            let message = "istio.io/dry-run is an annotation of policies; this resource would be in force";
             return Err(document.error(&dry_run, message));
         }
         if !is_dns_name(&name.value) {

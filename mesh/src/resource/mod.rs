@@ -141,8 +141,9 @@ impl Resources {
         match written {
             Written::PeerAuthentication(mut written) => {
                 let reason = written.metadata.take_reason();
+                let dry_run = written.metadata.take_dry_run(document)?.is_some_and(|dry_run| dry_run.value);
                 let meta = written.metadata.check(document, place, position)?;
-                let policy = peer_authentication::check(document, meta, reason, written.spec)?;
+                let policy = peer_authentication::check(document, meta, reason, dry_run, written.spec)?;
                 self.peer_authentications.push(policy);
             }
             Written::AuthorizationPolicy(mut written) => {

@@ -26,6 +26,8 @@ pub struct PeerAuthentication {
     pub ports: BTreeMap<u16, PortMode>,
     /// Annotation `pillion.io/reason`: why plaintext is let in, where it is.
     pub reason: Option<String>,
+    /// Annotation `istio.io/dry-run`: what the policy would do is only told.
+    pub dry_run: bool,
 }
 
 /// `spec` as written.
@@ -68,6 +70,7 @@ pub(super) fn check(
     document: &Document<'_>,
     meta: Meta,
     reason: Option<String>,
+    dry_run: bool,
     spec: Option<Spec>,
 ) -> Result<PeerAuthentication, YamlError> {
     let Spec { selector, mtls, port_level_mtls } = spec.unwrap_or_default();
@@ -95,6 +98,7 @@ pub(super) fn check(
         mode: mtls.and_then(|mtls| mtls.mode()),
         ports: ports.into_iter().map(|(port, mtls)| (port.0, mtls.mode())).collect(),
         reason,
+        dry_run,
     })
 }
 

@@ -21,9 +21,17 @@ fn record() -> ConnectionRecord {
             sni: Some("backend".to_owned()),
             alpn: vec!["istio".to_owned()],
             mesh: true,
+            offer: Box::new(Offer {
+                versions: vec![0x0304, 0x0303],
+                groups: vec![0x11ec, 0x001d],
+                cipher_suites: vec![0x1302, 0xfefe],
+                signature_algorithms: vec![0x0403],
+                key_shares: vec![0x11ec],
+                length: 1_531,
+            }),
         }),
         looks_like: None,
-        mode: Some(ModeRecord { mode: Mode::Strict, because: "default/strict".to_owned() }),
+        mode: Some(ModeRecord { mode: Mode::Strict, because: "default/strict".to_owned(), shadow: None }),
         service: None,
         plan: None,
         tls: Some(TlsRecord {
@@ -37,6 +45,8 @@ fn record() -> ConnectionRecord {
             handshake_micros: 1_234,
             peer_serial: "0aff00".to_owned(),
             peer_not_after: at(1_795_262_400, 0),
+            local_serial: Some("07".to_owned()),
+            local_not_after: Some(at(1_795_262_401, 0)),
         }),
         authorization: Some(AuthorizationRecord {
             allowed: true,
@@ -52,6 +62,11 @@ fn record() -> ConnectionRecord {
         times: Times { first_bytes: Some(1), handshake: Some(2), ..Times::default() },
         reason: Some(Reason::Completed),
         detail: None,
+        closed: Some(Closed { by: By::Client, how: How::CloseNotify }),
+        wire: Some(Box::new(WireRecord {
+            mesh: Some(FirstPassed { to_server: vec![0x17, 3, 3], to_client: Vec::new() }),
+            app: None,
+        })),
     }
 }
 
@@ -65,9 +80,20 @@ fn a_connection_record_has_stable_names() {
             "accepted": "2026-11-20T12:00:00.250Z",
             "client": "[2001:db8::1]:40000",
             "originalDestination": "10.0.0.1:8080",
-            "firstBytes": {"class": "tls", "sni": "backend", "alpn": ["istio"], "mesh": true},
+            "firstBytes": {
+                "class": "tls",
+                "sni": "backend",
+                "alpn": ["istio"],
+                "mesh": true,
+                "versions": ["TLSv1.3", "TLSv1.2"],
+                "groups": ["X25519MLKEM768", "x25519"],
+                "cipherSuites": ["TLS_AES_256_GCM_SHA384", "0xfefe"],
+                "signatureAlgorithms": ["ecdsa_secp256r1_sha256"],
+                "keyShares": ["X25519MLKEM768"],
+                "length": 1531,
+            },
             "looksLike": null,
-            "mode": {"mode": "STRICT", "because": "default/strict"},
+            "mode": {"mode": "STRICT", "because": "default/strict", "shadow": null},
             "service": null,
             "plan": null,
             "tls": {
@@ -81,6 +107,8 @@ fn a_connection_record_has_stable_names() {
                 "handshakeMicros": 1234,
                 "peerSerial": "0aff00",
                 "peerNotAfter": "2026-11-21T12:00:00.000Z",
+                "localSerial": "07",
+                "localNotAfter": "2026-11-21T12:00:01.000Z",
             },
             "authorization": {
                 "allowed": true,
@@ -93,11 +121,44 @@ fn a_connection_record_has_stable_names() {
             "bytesToServer": 1,
             "bytesToClient": 2,
             "durationMicros": 3,
-            "times": {"firstBytes": 1, "handshake": 2, "authorized": null, "dialled": null, "opened": null},
+            "times": {
+                "firstBytes": 1,
+                "handshake": 2,
+                "authorized": null,
+                "dialled": null,
+                "connected": null,
+                "opened": null,
+                "asked": null,
+                "answered": null,
+            },
             "reason": "completed",
             "detail": null,
+            "closed": {"by": "client", "how": "closeNotify"},
+            "wire": {"mesh": {"toServer": "170303", "toClient": ""}, "app": null},
         })
     );
+}
+
+#[test]
+fn the_reference_page_tells_every_field() {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/connection.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let record = serde_json::to_value(record()).unwrap();
+    let mut fields = names_in(&record);
+    assert!(fields.contains(&"cipherSuites".to_owned()));
+    fields.extend(
+        [How::Fin, How::CloseNotify, How::Reset, How::Alert, How::Timeout, How::Unreachable]
+            .map(|how| serde_json::to_value(how).unwrap().as_str().unwrap().to_owned()),
+    );
+    for field in fields {
+        assert!(page.contains(&format!("`{field}`")), "docs/reference/connection.md does not tell `{field}`");
+    }
+}
+
+/// The names of all fields, those of fields among them.
+fn names_in(value: &serde_json::Value) -> Vec<String> {
+    let fields = value.as_object().into_iter().flatten();
+    fields.flat_map(|(name, value)| [vec![name.clone()], names_in(value)].concat()).collect()
 }
 
 #[test]
@@ -120,10 +181,57 @@ fn a_reader_ignores_fields_it_does_not_know_and_takes_absent_ones_for_null() {
 #[case(FirstBytes::Unseen, json!({"class": "unseen"}))]
 #[case(FirstBytes::Silent, json!({"class": "silent"}))]
 #[case(FirstBytes::Plaintext, json!({"class": "plaintext"}))]
-#[case(FirstBytes::Tls { sni: None, alpn: vec![], mesh: false }, json!({"class": "tls", "sni": null, "alpn": [], "mesh": false}))]
+#[case(FirstBytes::Tls { sni: None, alpn: vec![], mesh: false, offer: Box::default() }, json!({
+    "class": "tls", "sni": null, "alpn": [], "mesh": false, "versions": [], "groups": [], "cipherSuites": [],
+    "signatureAlgorithms": [], "keyShares": [], "length": 0,
+}))]
 fn first_bytes_survive_the_wire(#[case] first: FirstBytes, #[case] json: serde_json::Value) {
     assert_eq!(serde_json::to_value(&first).unwrap(), json);
     assert_eq!(serde_json::from_value::<FirstBytes>(json).unwrap(), first);
+}
+
+#[test]
+fn a_hello_of_an_older_proxy_and_names_of_a_newer_one_are_read() {
+    let first = |json| serde_json::from_value::<FirstBytes>(json).unwrap();
+    let tls = |offer| FirstBytes::Tls { sni: None, alpn: vec![], mesh: true, offer: Box::new(offer) };
+    assert_eq!(first(json!({"class": "tls", "sni": null, "alpn": [], "mesh": true})), tls(Offer::default()));
+    let newer =
+        json!({"class": "tls", "sni": null, "alpn": [], "mesh": true, "groups": ["x25519", "x25520"]});
+    assert_eq!(first(newer), tls(Offer { groups: vec![0x001d], ..Offer::default() }));
+}
+
+#[test]
+fn a_record_keeps_the_first_of_what_a_hello_offers() {
+    let numbers: Vec<u16> = (0..1_000).collect();
+    let hello = ClientHello {
+        versions: numbers.clone(),
+        cipher_suites: numbers.clone(),
+        groups: numbers.clone(),
+        signature_algorithms: numbers.clone(),
+        key_share_groups: numbers.clone(),
+        wire_length: 9_000,
+        ..ClientHello::default()
+    };
+    let Offer { versions, groups, cipher_suites, signature_algorithms, key_shares, length } =
+        Offer::of(&hello);
+    assert_eq!(
+        (&versions[..], &key_shares[..], length),
+        (&numbers[..Offer::FEW], &numbers[..Offer::FEW], 9_000)
+    );
+    for list in [groups, cipher_suites, signature_algorithms] {
+        assert_eq!(list, numbers[..Offer::MANY]);
+    }
+}
+
+#[rstest]
+#[case("", Some(vec![]))]
+#[case("160301ff", Some(vec![0x16, 3, 1, 0xff]))]
+#[case("1", None)]
+#[case("1g", None)]
+#[case("+1", None)]
+fn hexadecimal_is_read_in_pairs(#[case] text: &str, #[case] bytes: Option<Vec<u8>>) {
+    assert_eq!(hexadecimal::parse(text), bytes);
+    assert!(bytes.is_none_or(|bytes| hexadecimal::print(&bytes) == text));
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! The pages on connections: those that are open and those that are over, the story of one, and who talks to whom.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::SystemTime;
 
 use hyper::StatusCode;
 use hyper::http::request::Parts;
 use pillion_mesh::edges::Edges;
 use pillion_mesh::explain::explain as tell;
-use pillion_mesh::wire::{ConnectionRecord, RequestRecord};
-use serde_json::json;
+use pillion_mesh::proxy_config::Connections;
+use pillion_mesh::top::Traffic;
+use pillion_mesh::wire::{ConnectionRecord, RequestRecord, rfc3339};
+use serde_json::{Value, json};
 
 use super::AdminState;
 use super::pages::decoded;
@@ -15,21 +18,46 @@ use super::server::Answer;
 
 /// `/connections`.
 pub(super) fn list(state: &AdminState, request: &Parts) -> Answer {
-    let connections = &state.connections;
-    match asked(request) {
-        Err(answer) => answer,
-        Ok(None) => Answer::json(&json!({ "connections": connections.list() })),
-        Ok(Some((name, value))) => match (name.as_str(), value.as_str()) {
-            ("state", "open") => Answer::json(&json!({ "connections": connections.list() })),
-            ("state", "ended") => Answer::json(&json!({ "connections": connections.ended() })),
-            ("state", "refused") => {
-                let requests = connections.refused_requests();
-                Answer::json(&json!({ "connections": connections.refused(), "requests": requests }))
-            }
-            ("state", "all") => Answer::json(&json!({ "connections": connections.all() })),
-            _ => wrong("expected ?state= with open, ended, refused or all"),
-        },
+    let known = &state.connections;
+    let asked = match asked(request) {
+        Err(answer) => return answer,
+        Ok(None) => "open".to_owned(),
+        Ok(Some((name, value))) if name == "state" => value,
+        Ok(Some(_)) => String::new(),
+    };
+    let (connections, requests) = match asked.as_str() {
+        "open" => (known.list(), None),
+        "ended" => (known.ended(), None),
+        "refused" => (known.refused(), Some(known.refused_requests())),
+        "all" => (known.all(), None),
+        _ => return wrong("expected ?state= with open, ended, refused or all"),
+    };
+    let workload = (&state.settings.workload).into();
+    let page = json!(Connections { now: SystemTime::now(), workload, connections });
+    Answer::json(&with_requests(page, requests))
+}
+
+/// The page, with the requests that were refused where they are asked for.
+fn with_requests(mut page: Value, requests: Option<Vec<RequestRecord>>) -> Value {
+    if let (Some(fields), Some(requests)) = (page.as_object_mut(), requests) {
+        fields.insert("requests".to_owned(), json!(requests));
     }
+    page
+}
+
+/// `/traffic`.
+pub(super) fn traffic(state: &AdminState, request: &Parts) -> Answer {
+    let since = match asked(request) {
+        Err(answer) => return answer,
+        Ok(None) => None,
+        Ok(Some((name, time))) => match rfc3339::parse(&time) {
+            Ok(since) if name == "since" => Some(since),
+            _ => return wrong("expected ?since= with a time, such as 2026-11-20T12:00:00.000Z"),
+        },
+    };
+    // Taken first: what ends while the records are gathered is told again next time, and not passed over.
+    let now = SystemTime::now();
+    Answer::json(&Traffic::of(&state.settings.workload, &state.connections.all(), since, now))
 }
 
 /// `/explain`.
@@ -55,6 +83,12 @@ pub(super) fn explain(state: &AdminState, request: &Parts) -> Answer {
 /// `/edges`.
 pub(super) fn edges(state: &AdminState, _: &Parts) -> Answer {
     Answer::json(&Edges::seen_by(&state.settings.workload, &state.connections.all()))
+}
+
+/// `/migration`.
+pub(super) fn migration(state: &AdminState, _: &Parts) -> Answer {
+    let published = state.snapshot.borrow().clone();
+    Answer::json(&state.connections.watched(&state.settings.workload, &published.snapshot))
 }
 
 /// The one part that the query has, if it has any.

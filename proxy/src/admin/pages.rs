@@ -1,6 +1,7 @@
 //! The pages and buttons. Each is a view of the state, made when it is asked for.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::StatusCode;
@@ -9,10 +10,8 @@ use hyper::http::request::Parts;
 use pillion_mesh::ask::{self, Question};
 use pillion_mesh::describe;
 use pillion_mesh::exposition::Format;
-use pillion_mesh::policy::dial::{DialPlan, DialTls};
 use pillion_mesh::policy::mode::PortDecision;
-use pillion_mesh::registry::Destination;
-use pillion_mesh::resource::Location;
+use pillion_mesh::proxy_config::{Decided, Endpoints, Listener, Listeners, PortMode, Shadow, Side};
 use pillion_mesh::wire::{Direction, rfc3339};
 use serde_json::{Value, json};
 use x509_parser::certificate::X509Certificate;
@@ -160,38 +159,47 @@ fn hex(bytes: &[u8]) -> String {
 pub(super) fn listeners(state: &AdminState, _: &Parts) -> Answer {
     let snapshot = state.snapshot.borrow().snapshot.clone();
     let bound = &state.bound;
-    let listener = |direction: &str, address: &_, what: &str| json!({ "direction": direction, "address": address, "kind": what });
-    let listeners: Vec<_> = (bound.inbound.iter().map(|(address, what)| listener("inbound", address, what)))
-        .chain(bound.outbound.iter().map(|(address, what)| listener("outbound", address, what)))
-        .chain(state.gateway.list().iter().map(|port| {
-            let kind = format!("gateway port {}", port.port);
-            json!({ "direction": "gateway", "address": port.address, "kind": kind, "fault": port.fault })
+    let listener = |direction: Side, address: &SocketAddr, what: &str| Listener {
+        direction,
+        address: *address,
+        kind: what.to_owned(),
+        fault: None,
+    };
+    let listeners = (bound.inbound.iter().map(|(address, what)| listener(Side::Inbound, address, what)))
+        .chain(bound.outbound.iter().map(|(address, what)| listener(Side::Outbound, address, what)))
+        .chain(state.gateway.list().into_iter().map(|port| Listener {
+            fault: port.fault,
+            ..listener(Side::Gateway, &port.address, &format!("gateway port {}", port.port))
         }))
         .chain([
-            listener("own", &bound.admin, "admin"),
-            listener("own", &bound.readiness, "readiness"),
-            listener("own", &bound.metrics, "metrics"),
+            listener(Side::Own, &bound.admin, "admin"),
+            listener(Side::Own, &bound.readiness, "readiness"),
+            listener(Side::Own, &bound.metrics, "metrics"),
         ])
         .collect();
-    let ports: Vec<_> = ports_of_interest(state)
-        .into_iter()
-        .map(|port| {
-            let PortDecision { mode, because } = snapshot.modes.for_port(port);
-            json!({ "port": port, "protocol": snapshot.protocol(port).as_str(), "mode": mode, "because": because })
-        })
-        .collect();
-    let PortDecision { mode, because } = snapshot.modes.for_other_ports();
-    Answer::json(&json!({
-        "listeners": listeners,
-        "ports": ports,
-        "otherPorts": { "mode": mode, "because": because },
-    }))
+    let decided = |decision: &PortDecision, shadow: Option<&PortDecision>| Decided {
+        mode: decision.mode,
+        because: decision.because.clone(),
+        shadow: shadow.map(|PortDecision { mode, because }| Shadow { mode: *mode, because: because.clone() }),
+    };
+    let modes = &snapshot.modes;
+    let ports = ports_of_interest(state).into_iter().map(|port| PortMode {
+        port,
+        protocol: snapshot.protocol(port).as_str().to_owned(),
+        decided: decided(modes.for_port(port), modes.shadow_for_port(port)),
+    });
+    Answer::json(&Listeners {
+        listeners,
+        ports: ports.collect(),
+        other_ports: decided(modes.for_other_ports(), modes.shadow_for_other_ports()),
+    })
 }
 
-/// The app's ports that settings, policies or open connections name.
+/// The app's ports that settings, resources or open connections name.
 fn ports_of_interest(state: &AdminState) -> BTreeSet<u16> {
     let forwards = state.settings.inbound.listeners.iter().map(|listener| listener.forward.port());
     let snapshot = state.snapshot.borrow();
+    let declared = snapshot.snapshot.own_ports().map(|(port, _)| port);
     let named = snapshot.snapshot.modes.ports().map(|(port, _)| port);
     let open = state.connections.list();
     let in_use = open
@@ -199,45 +207,12 @@ fn ports_of_interest(state: &AdminState) -> BTreeSet<u16> {
         .filter(|record| record.direction == Direction::Inbound)
         .filter_map(|record| record.original_destination)
         .map(|address| address.port());
-    forwards.chain(named).chain(in_use).collect()
+    forwards.chain(declared).chain(named).chain(in_use).collect()
 }
 
 /// `/endpoints`.
 pub(super) fn endpoints(state: &AdminState, _: &Parts) -> Answer {
-    let snapshot = state.snapshot.borrow().snapshot.clone();
-    let endpoints: Vec<_> = snapshot
-        .registry
-        .destinations()
-        .iter()
-        .map(|known| endpoint(known, &snapshot.plan(Some(known))))
-        .collect();
-    Answer::json(&json!({ "endpoints": endpoints }))
-}
-
-fn endpoint(destination: &Destination, plan: &DialPlan) -> Value {
-    let sni = match &plan.tls {
-        DialTls::IstioMutual { sni, .. } => Some(sni),
-        DialTls::Originate { server_name, .. } => server_name.as_ref(),
-        DialTls::Plaintext | DialTls::Refuse(_) => None,
-    };
-    json!({
-        "host": destination.host,
-        "port": destination.port,
-        "endpoint": destination.endpoint,
-        "protocol": destination.protocol.as_str(),
-        "location": match destination.location {
-            Location::MeshExternal => "MESH_EXTERNAL",
-            Location::MeshInternal => "MESH_INTERNAL",
-        },
-        "serviceEntry": destination.service_entry,
-        "hasSidecar": destination.has_sidecar,
-        "mode": destination.endpoint_mode,
-        "tls": plan.tls.mode(),
-        "sni": sni,
-        "because": plan.because,
-        "rule": destination.rule.as_ref().map(|rule| &rule.name),
-        "identities": *destination.identities,
-    })
+    Answer::json(&Endpoints::of(&state.snapshot.borrow().snapshot))
 }
 
 /// `/describe`.

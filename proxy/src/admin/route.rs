@@ -29,7 +29,7 @@ const fn post(path: &'static str, about: &'static str, answer: fn(&AdminState, &
 }
 
 /// The admin API.
-pub(super) static ADMIN: [Route; 18] = [
+pub(super) static ADMIN: [Route; 20] = [
     get("/", "these pages; in a browser the web page of this sidecar", |_, request| {
         for_browsers(request).unwrap_or_else(|| index(&ADMIN))
     }),
@@ -52,6 +52,16 @@ pub(super) static ADMIN: [Route; 18] = [
     get("/events", "what happens, at once, as server-sent events", events::stream),
     get("/page/state", "what the web page begins with", page::state),
     get("/proxies", "the sidecars that the web page shows: this one", page::proxies),
+    get(
+        "/migration",
+        "who comes to which port and how, since the proxy began, and what policies in dry run would refuse",
+        connections::migration,
+    ),
+    get(
+        "/traffic",
+        "what passes on each edge, for pillion top; ?since=2026-11-20T12:00:00Z: of the connections that have ended those since then",
+        connections::traffic,
+    ),
     get("/describe", "what the mesh resources mean for this workload, and why", pages::describe),
     get(
         "/authz",

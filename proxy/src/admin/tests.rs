@@ -10,8 +10,10 @@ use pillion_mesh::edges::{Edges, Secured};
 use pillion_mesh::explain::Story;
 use pillion_mesh::policy::Snapshot;
 use pillion_mesh::policy::mode::Outcome;
+use pillion_mesh::proxy_config::{Connections, Endpoints, Filter, Listeners, Secrets};
 use pillion_mesh::reason::Reason;
 use pillion_mesh::resource::Resources;
+use pillion_mesh::top::Traffic;
 use pillion_mesh::wire::{ConnectionRecord, Direction, Problem, UNKNOWN};
 use pillion_testkit::TestCa;
 use rstest::rstest;
@@ -247,7 +249,7 @@ async fn the_index_lists_every_page_and_every_page_answers() {
     lab.refused(); // so that there is something to explain
     let index = lab.get("/").await.json();
     let pages = index["pages"].as_array().unwrap();
-    assert_eq!(pages.len(), 18);
+    assert_eq!(pages.len(), 20);
     for page in pages.iter().filter(|page| page["method"] == "GET") {
         let path = page["path"].as_str().unwrap();
         // Events go on for ever.
@@ -476,6 +478,41 @@ async fn the_endpoints_show_how_each_is_dialled_and_why() {
     assert!(without["because"].as_str().unwrap().contains("no sidecar"), "{page:#}");
 }
 
+/// What `pillion proxy-config` reads is what the pages have.
+#[tokio::test]
+async fn the_tables_of_proxy_config_can_be_made_of_the_pages() {
+    let lab = Lab::ready().await;
+    let _open = lab.connection();
+    let page = async |path: &str| lab.get(path).await.body;
+    let endpoints: Endpoints = serde_json::from_str(&page("/endpoints").await).unwrap();
+    assert!(endpoints.endpoints.iter().all(|endpoint| endpoint.resolved), "{endpoints}");
+    let listeners: Listeners = serde_json::from_str(&page("/listeners").await).unwrap();
+    let rows = listeners.rows(&endpoints, &Filter::default());
+    let explicit = rows.listeners.iter().find(|row| row.destination == "customers:80").unwrap();
+    assert_eq!(explicit.mode.as_deref(), Some("ISTIO_MUTUAL"), "{rows}");
+    let secrets: Secrets = serde_json::from_str(&page("/certs").await).unwrap();
+    assert_eq!(secrets.rows().secrets.len(), 2, "{}", secrets.rows());
+    let connections: Connections = serde_json::from_str(&page("/connections").await).unwrap();
+    assert_eq!((connections.workload.name.as_str(), connections.connections.len()), ("backend", 1));
+}
+
+#[tokio::test]
+async fn the_traffic_is_of_what_is_open_or_has_ended_since_a_time() {
+    let lab = Lab::ready().await;
+    let read = async |query: &str| -> Traffic {
+        serde_json::from_str(&lab.get(&format!("/traffic{query}")).await.body).unwrap()
+    };
+    lab.connection().end(End { reason: Reason::Completed, detail: None });
+    let _open = lab.connection();
+    let whole = read("").await;
+    assert_eq!((whole.last_id, whole.connections.len(), whole.newest.len()), (2, 2, 2));
+    assert_eq!(whole.edges.len(), 1);
+    // Later than anything: what is open is told all the same.
+    let since = read("?since=2100-01-01T00:00:00.000Z").await;
+    assert_eq!(since.connections.iter().map(|counted| counted.id).collect::<Vec<_>>(), [2]);
+    assert_eq!((since.edges.len(), since.newest.len()), (1, 2), "edges that rest stay");
+}
+
 #[tokio::test]
 async fn open_connections_are_listed_as_records_until_they_end() {
     let lab = Lab::ready().await;
@@ -510,6 +547,9 @@ async fn connections_that_are_over_are_listed_by_how_they_ended() {
 #[rstest]
 #[case("/connections?state=closed", "open, ended, refused or all")]
 #[case("/connections?state=%zz", "two hexadecimal digits")]
+#[case("/connections?id=7", "open, ended, refused or all")]
+#[case("/traffic?since=yesterday", "?since= with a time")]
+#[case("/traffic?until=2026-11-20T12:00:00Z", "?since= with a time")]
 #[case("/explain?id=seven", "?id=NUMBER")]
 #[case("/explain?client=frontend", "?client=ADDRESS")]
 #[case("/explain?id=7&client=10.0.0.7", "one part")]
@@ -814,7 +854,7 @@ async fn an_onlooker_is_told_what_happens() {
     let told = onlooker.next("connection").await;
     assert_eq!((&told["connection"]["id"], &told["connection"]["reason"]), (&json!(1), &Value::Null));
     assert_eq!((&told["edge"]["src"], &told["edge"]["secured"]), (&json!("10.0.0.7"), &json!("no")));
-    connection.moved().to_server.store(7, std::sync::atomic::Ordering::Relaxed);
+    connection.moved().came_from(Side::Client, 7);
     assert_eq!(onlooker.next("moved").await["moved"], json!([[1, 7, 0]]));
     drop(connection);
     assert_eq!(onlooker.next("connection").await["connection"]["reason"], "internal");

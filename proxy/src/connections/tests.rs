@@ -1,11 +1,12 @@
 use std::time::Duration;
 
-use pillion_mesh::wire::FirstBytes;
+use pillion_mesh::wire::{By, FirstBytes, How};
 use pillion_mesh::workload::Workload;
 use rstest::rstest;
 
 use super::history::{KEPT, REMEMBERED};
 use super::*;
+use crate::net::moved::Side;
 
 struct Table(Arc<ConnectionTable>, Arc<Telemetry>);
 
@@ -93,8 +94,24 @@ fn each_step_has_the_time_at_which_it_was_first_known() {
     let first = times();
     assert!(first.first_bytes.is_some() && first.handshake.is_none() && first.opened.is_none(), "{first:?}");
     connection.notes().note(|record| record.upstream = Some("127.0.0.1:80".parse().unwrap()));
+    connection.connected();
     connection.opened();
-    let Times { first_bytes, dialled, opened, .. } = times();
+    connection.moved().came_from(Side::Client, 3);
+    connection.moved().came_from(Side::Server, 5);
+    let Times { first_bytes, dialled, connected, opened, asked, answered, .. } = times();
     assert_eq!(first_bytes, first.first_bytes);
-    assert!(dialled >= first_bytes && opened >= dialled && opened.is_some(), "{:?}", times());
+    let in_order = [first_bytes, dialled, connected, opened, asked, answered];
+    assert!(in_order.is_sorted() && in_order.iter().all(Option::is_some), "{:?}", times());
+}
+
+#[test]
+fn who_ended_it_first_is_known_from_the_end_on() {
+    let table = Table::new();
+    let connection = table.begin();
+    connection.moved().ended(Side::Server, How::Fin);
+    assert_eq!(table.0.list()[0].closed, None);
+    connection.end(End { reason: Reason::Completed, detail: None });
+    assert_eq!(table.0.ended()[0].closed, Some(Closed { by: By::Server, how: How::Fin }));
+    table.end(Reason::StrictPlaintext);
+    assert_eq!(table.0.refused()[0].closed, Some(Closed { by: By::Proxy, how: How::Reset }));
 }

@@ -81,7 +81,7 @@ impl Requests {
         let reached = match means(&way.plan, kind.address, &self.shared).await {
             Ok(means) => {
                 connection.note(|record| record.upstream = Some(kind.address));
-                reach(means, kind.address, &self.shared, |_| {}).await
+                reach(means, kind.address, &connection, &self.shared).await
             }
             Err(end) => Err(end),
         };

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,12 +13,14 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use pillion_mesh::reason::Reason;
+use pillion_mesh::wire::How;
 
 use super::sender::{Connected, ServerIo};
 use crate::connections::{Connection, Notes};
 use crate::net::Leg;
 use crate::net::dial::OwnDial;
-use crate::net::relay::{End, Side, end_of};
+use crate::net::moved::Side;
+use crate::net::relay::{End, end_of};
 
 /// What an HTTP/2 client sends first (RFC 9113 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -169,7 +170,7 @@ impl IoState {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for HttpIo<S> {
+impl<S: AsyncRead + Leg + Unpin> AsyncRead for HttpIo<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -181,6 +182,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for HttpIo<S> {
             Poll::Ready(Ok(())) => {
                 let bytes = buffer.filled().get(before..).unwrap_or_default();
                 self.count(self.side, bytes.len());
+                if bytes.is_empty() && buffer.remaining() > 0 {
+                    self.ended(self.side, self.inner.ends_by());
+                }
                 if self.side == Side::Client && !bytes.is_empty() {
                     self.state.read(bytes);
                 }
@@ -219,6 +223,7 @@ impl<S: AsyncWrite + Leg + Unpin> AsyncWrite for HttpIo<S> {
 
     /// hyper shuts down where all that was begun is finished.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ended(self.side.other(), How::Fin);
         self.inner.close_cleanly();
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
@@ -227,10 +232,16 @@ impl<S: AsyncWrite + Leg + Unpin> AsyncWrite for HttpIo<S> {
 impl<S> HttpIo<S> {
     /// Counts bytes that came from a side, and so go to the other.
     fn count(&self, from: Side, bytes: usize) {
-        let Some(counts) = &self.counts else { return };
-        let moved = counts.moved();
-        let counter = if from == Side::Client { &moved.to_server } else { &moved.to_client };
-        counter.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(counts) = &self.counts {
+            counts.moved().came_from(from, bytes);
+        }
+    }
+
+    /// A side ends its direction; who shuts a socket down does it for the other.
+    fn ended(&self, side: Side, how: How) {
+        if let Some(counts) = &self.counts {
+            counts.moved().ended(side, how);
+        }
     }
 
     fn wrote(&self, polled: &Poll<io::Result<usize>>) {
@@ -247,5 +258,9 @@ impl<S> HttpIo<S> {
 impl<S: Leg> Leg for HttpIo<S> {
     fn tcp(&self) -> &TcpStream {
         self.inner.tcp()
+    }
+
+    fn ends_by(&self) -> How {
+        self.inner.ends_by()
     }
 }

@@ -27,13 +27,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use pillion_mesh::policy::authz::Permit;
 use pillion_mesh::reason::Reason;
-use pillion_mesh::wire::Parties;
+use pillion_mesh::wire::{How, Parties};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::app::Shared;
 use crate::authorize::Known;
 use crate::connections::{Connection, Notes};
 use crate::net::Leg;
+use crate::net::moved::Side;
 use crate::net::relay::End;
 pub(crate) use asked::Asked;
 pub(crate) use body::RequestBody;
@@ -155,6 +156,7 @@ where
     S: AsyncRead + AsyncWrite + Leg + Unpin + Send + 'static,
     U: Upstream,
 {
+    let ends_by = stream.ends_by();
     let builder = builder(downstream);
     let handler = service_fn(|request: Request<Incoming>| exchange::answer(downstream.clone(), request));
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), handler));
@@ -167,10 +169,12 @@ where
             served = connection.as_mut() => break served,
             () = downstream.upstream.closed(), if !closing => {
                 closing = true;
+                downstream.notes.moved().ended(Side::Server, How::Fin);
                 connection.as_mut().graceful_shutdown();
             }
             () = downstream.shared.drain.started(), if !closing => {
                 closing = true;
+                downstream.notes.moved().ends_here(ends_by);
                 connection.as_mut().graceful_shutdown();
             }
             because = cut.as_mut() => {

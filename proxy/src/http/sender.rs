@@ -7,6 +7,7 @@ use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pillion_mesh::reason::Reason;
+use pillion_mesh::wire::How;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -30,6 +31,10 @@ impl<S: AsyncRead + AsyncWrite + Leg + Unpin + Send> Socket for S {}
 impl Leg for ServerIo {
     fn tcp(&self) -> &TcpStream {
         self.as_ref().tcp()
+    }
+
+    fn ends_by(&self) -> How {
+        self.as_ref().ends_by()
     }
 }
 

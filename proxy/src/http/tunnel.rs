@@ -3,7 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -16,7 +16,8 @@ use super::io::HttpIo;
 use super::record::Recording;
 use super::sender::ServerIo;
 use crate::net::Leg;
-use crate::net::relay::{End, Moved, relay};
+use crate::net::moved::Moved;
+use crate::net::relay::{End, relay};
 use crate::net::rewind::Rewound;
 
 /// How long hyper may take to hand both sockets over.
@@ -68,7 +69,7 @@ impl Tunnel {
         let end = match timeout(HAND_OVER, sides).await {
             Ok(Ok((mut client, mut server))) => {
                 // The client's socket counts its bytes itself.
-                let moved = Moved::default();
+                let moved = Moved::since(Instant::now());
                 tokio::select! {
                     end = relay(&mut client, &mut server, &moved) => end,
                     because = cut => End { reason: Reason::PolicyChanged, detail: Some(because) },

@@ -37,9 +37,11 @@ impl App {
     pub(super) async fn dial(&self, _permit: &Permit) -> Result<(TcpStream, OwnDial), End> {
         let address = self.address();
         self.notes.note(|record| record.upstream = Some(address));
-        dial::connect_remembered(address, &self.options(address), &self.shared.own_dials)
+        let dialled = dial::connect_remembered(address, &self.options(address), &self.shared.own_dials)
             .await
-            .map_err(|error| dial_fault(&error, address, Reason::AppUnreachable))
+            .map_err(|error| dial_fault(&error, address, Reason::AppUnreachable))?;
+        self.notes.connected();
+        Ok(dialled)
     }
 
     fn address(&self) -> SocketAddr {

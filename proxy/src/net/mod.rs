@@ -3,6 +3,7 @@
 //! Knows nothing of policies.
 
 pub(crate) mod dial;
+pub(crate) mod moved;
 pub(crate) mod original_dst;
 pub(crate) mod relay;
 pub(crate) mod rewind;
@@ -11,6 +12,7 @@ pub(crate) mod sniff;
 use std::io;
 use std::time::Duration;
 
+use pillion_mesh::wire::How;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
@@ -43,6 +45,11 @@ pub(crate) trait Leg {
     /// The socket under all layers.
     fn tcp(&self) -> &TcpStream;
 
+    /// How an end of its direction is told: TLS has one of its own, and takes no other for one.
+    fn ends_by(&self) -> How {
+        How::Fin
+    }
+
     /// From now on closing the socket sends a reset. The default of every connection: only one that ended cleanly
     /// may end with a FIN, so that nobody takes a cut stream for a whole one.
     fn close_by_reset(&self) {
@@ -70,16 +77,28 @@ impl<S: Leg> Leg for Rewound<S> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().tcp()
     }
+
+    fn ends_by(&self) -> How {
+        self.get_ref().ends_by()
+    }
 }
 
 impl<S: Leg> Leg for tokio_rustls::server::TlsStream<S> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().0.tcp()
     }
+
+    fn ends_by(&self) -> How {
+        How::CloseNotify
+    }
 }
 
 impl<S: Leg> Leg for tokio_rustls::client::TlsStream<S> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().0.tcp()
+    }
+
+    fn ends_by(&self) -> How {
+        How::CloseNotify
     }
 }

@@ -8,13 +8,13 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use pillion_mesh::reason::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Leg;
+use super::moved::{Moved, Side};
 use crate::tls;
 
 /// One read at most; two TLS records of the largest size.
@@ -25,13 +25,6 @@ const TURNS: usize = 16;
 
 thread_local! {
     static SPACE: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-}
-
-/// Application bytes moved so far, readable while the relay runs.
-#[derive(Debug, Default)]
-pub(crate) struct Moved {
-    pub(crate) to_server: AtomicU64,
-    pub(crate) to_client: AtomicU64,
 }
 
 /// How the relay ended.
@@ -48,14 +41,13 @@ where
     C: AsyncRead + AsyncWrite + Leg + Unpin,
     S: AsyncRead + AsyncWrite + Leg + Unpin,
 {
-    let (mut up, mut down) = (Pump::default(), Pump::default());
+    let (mut up, mut down) = (Pump::from(Side::Client), Pump::from(Side::Server));
     let end = poll_fn(|cx| {
-        let up = up.poll(cx, client, server, &moved.to_server).map_err(|fault| fault.seen_from(Side::Client));
+        let up = up.poll(cx, client, server, moved).map_err(|fault| fault.seen_from(Side::Client));
         if let Poll::Ready(Err(end)) = up {
             return Poll::Ready(end);
         }
-        let down =
-            down.poll(cx, server, client, &moved.to_client).map_err(|fault| fault.seen_from(Side::Server));
+        let down = down.poll(cx, server, client, moved).map_err(|fault| fault.seen_from(Side::Server));
         match (up, down) {
             (_, Poll::Ready(Err(end))) => Poll::Ready(end),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
@@ -73,8 +65,9 @@ where
 }
 
 /// One direction.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pump {
+    from: Side,
     /// Read but not yet taken by the writer: `kept[given..]`.
     kept: Vec<u8>,
     given: usize,
@@ -90,15 +83,19 @@ enum Fault {
 }
 
 impl Pump {
+    fn from(side: Side) -> Self {
+        Self { from: side, kept: Vec::new(), given: 0, unflushed: false, ended: false, done: false }
+    }
+
     fn poll<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut R,
         writer: &mut W,
-        moved: &AtomicU64,
+        moved: &Moved,
     ) -> Poll<Result<(), Fault>>
     where
-        R: AsyncRead + Unpin,
+        R: AsyncRead + Leg + Unpin,
         W: AsyncWrite + Unpin,
     {
         if self.done {
@@ -132,10 +129,10 @@ impl Pump {
         cx: &mut Context<'_>,
         reader: &mut R,
         writer: &mut W,
-        moved: &AtomicU64,
+        moved: &Moved,
     ) -> Poll<Result<(), Fault>>
     where
-        R: AsyncRead + Unpin,
+        R: AsyncRead + Leg + Unpin,
         W: AsyncWrite + Unpin,
     {
         SPACE.with_borrow_mut(|space| {
@@ -144,9 +141,10 @@ impl Pump {
             let read = buffer.filled();
             if read.is_empty() {
                 self.ended = true;
+                moved.ended(self.from, reader.ends_by());
                 return Poll::Ready(Ok(()));
             }
-            moved.fetch_add(read.len() as u64, Ordering::Relaxed);
+            moved.came_from(self.from, read.len());
             self.unflushed = true;
             let written = match Pin::new(&mut *writer).poll_write(cx, read) {
                 Poll::Ready(result) => result.map_err(Fault::Writing)?,
@@ -179,13 +177,6 @@ impl Pump {
     }
 }
 
-/// Which end of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    Client,
-    Server,
-}
-
 impl Side {
     fn name(self) -> &'static str {
         if self == Side::Client { "client" } else { "server" }
@@ -197,10 +188,6 @@ impl Side {
 
     fn lost(self) -> Reason {
         if self == Side::Client { Reason::ClientLost } else { Reason::ServerLost }
-    }
-
-    pub(crate) fn other(self) -> Side {
-        if self == Side::Client { Side::Server } else { Side::Client }
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) enum First {
 pub(crate) struct Sniffed {
     pub(crate) first: First,
     pub(crate) bytes: Vec<u8>,
+    /// Whether nothing comes behind them.
+    pub(crate) ended: bool,
 }
 
 /// Reads at most `limit` bytes and for at most `deadline`. A first byte that cannot be TLS decides at once.
@@ -38,25 +40,33 @@ pub(crate) struct Sniffed {
 /// Those of the socket, a reset among them.
 pub(crate) async fn sniff(stream: &TcpStream, limit: usize, deadline: Duration) -> io::Result<Sniffed> {
     let mut bytes = Vec::new();
-    let first = match timeout(deadline, read_until_known(stream, limit, &mut bytes)).await {
-        Ok(first) => first?,
-        Err(_elapsed) => First::Silent,
+    let (first, ended) = match timeout(deadline, read_until_known(stream, limit, &mut bytes)).await {
+        Ok(Ok(first)) => (first, false),
+        Ok(Err(Stopped::End)) if bytes.is_empty() => (First::Silent, true),
+        Ok(Err(Stopped::End)) => (First::Plaintext, true),
+        Ok(Err(Stopped::Fault(error))) => return Err(error),
+        Err(_elapsed) => (First::Silent, false),
     };
-    Ok(Sniffed { first, bytes })
+    Ok(Sniffed { first, bytes, ended })
 }
 
-async fn read_until_known(stream: &TcpStream, limit: usize, bytes: &mut Vec<u8>) -> io::Result<First> {
+/// Why nothing more comes.
+enum Stopped {
+    End,
+    Fault(io::Error),
+}
+
+async fn read_until_known(stream: &TcpStream, limit: usize, bytes: &mut Vec<u8>) -> Result<First, Stopped> {
     let mut sniffer = Sniffer::default();
     loop {
         // Waiting without a buffer: a silent client costs no memory for one.
-        stream.readable().await?;
+        stream.readable().await.map_err(Stopped::Fault)?;
         bytes.reserve(FIRST_READ.min(limit.saturating_sub(bytes.len()).max(1)));
         match stream.try_read_buf(bytes) {
-            Ok(0) if bytes.is_empty() => return Ok(First::Silent),
-            Ok(0) => return Ok(First::Plaintext),
+            Ok(0) => return Err(Stopped::End),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error),
+            Err(error) => return Err(Stopped::Fault(error)),
         }
         match sniffer.sniff(bytes) {
             Sniff::Tls(hello) if hello.wire_length <= limit => return Ok(First::Hello(Box::new(hello))),
@@ -102,13 +112,15 @@ mod tests {
         client.shutdown().await.unwrap();
         let sniffed = sniff(&server, 65536, LONG).await.unwrap();
         assert_eq!((sniffed.first, sniffed.bytes), (First::Plaintext, vec![0x16]));
+        assert!(sniffed.ended);
     }
 
     #[tokio::test]
     async fn an_end_before_the_first_byte_is_silence() {
         let (mut client, server) = pair().await;
         client.shutdown().await.unwrap();
-        assert_eq!(sniff(&server, 65536, LONG).await.unwrap().first, First::Silent);
+        let sniffed = sniff(&server, 65536, LONG).await.unwrap();
+        assert_eq!((sniffed.first, sniffed.ended), (First::Silent, true));
     }
 
     /// Requirement 21: bounded by a deadline; the part that came is kept for the app.
@@ -117,7 +129,7 @@ mod tests {
         let (mut client, server) = pair().await;
         client.write_all(&[0x16, 3, 1, 2, 0, 1]).await.unwrap();
         let sniffed = sniff(&server, 65536, Duration::from_millis(50)).await.unwrap();
-        assert_eq!((sniffed.first, sniffed.bytes.len()), (First::Silent, 6));
+        assert_eq!((sniffed.first, sniffed.bytes.len(), sniffed.ended), (First::Silent, 6, false));
     }
 
     /// Requirement 21: bounded in bytes.

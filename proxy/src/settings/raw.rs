@@ -503,6 +503,15 @@ pub(super) struct TlsSection {
         env = "PILLION_TLS_RESUMPTION"
     )]
     pub(super) resumption: Option<bool>,
+    /// File that the secrets of all TLS sessions are written to, for Wireshark: WHOEVER READS IT CAN DECRYPT the traffic of this
+    /// proxy; for lessons and debugging, never for a mesh in use
+    #[arg(
+        id = "tls.keyLogFile",
+        long = "tls-key-log-file",
+        value_name = "FILE",
+        env = "PILLION_TLS_KEY_LOG_FILE"
+    )]
+    pub(super) key_log_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Args)]
@@ -704,7 +713,7 @@ layer! {
     AdminSection { address }
     ReadinessSection { address, fail_before }
     MetricsSection { address }
-    TlsSection { min_version, resumption }
+    TlsSection { min_version, resumption, key_log_file }
     DetectionSection { timeout }
     DrainSection { timeout }
     LimitsSection {

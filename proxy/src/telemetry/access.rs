@@ -55,8 +55,10 @@ impl fmt::Display for Line<'_> {
             Bytes(record.bytes_to_server),
             Bytes(record.bytes_to_client)
         )?;
-        write!(f, "  {}  ", Elapsed(Duration::from_micros(record.duration_micros)))?;
-        write_end(f, record)
+        let elapsed = Elapsed(Duration::from_micros(record.duration_micros));
+        write!(f, "  {elapsed}  id={}  ", record.id)?;
+        write_end(f, record)?;
+        write_shadow(f, record)
     }
 }
 
@@ -89,7 +91,8 @@ impl fmt::Display for RequestLine<'_> {
         }
         let (sent, answered) = (Bytes(record.bytes_to_server), Bytes(record.bytes_to_client));
         let elapsed = Elapsed(Duration::from_micros(record.duration_micros));
-        write!(f, "  {sent} to server, {answered} to client  {elapsed}  {}", record.reason)?;
+        write!(f, "  {sent} to server, {answered} to client  {elapsed}  id={}  ", record.connection)?;
+        write!(f, "{}", record.reason)?;
         if record.reason == Reason::Completed {
             return Ok(());
         }
@@ -146,7 +149,13 @@ fn write_security(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt:
         (None, Some(FirstBytes::Tls { mesh: false, .. }), _) => f.write_str("TLS of the app"),
         (None, Some(FirstBytes::Silent), _) => f.write_str("silent"),
         (None, Some(FirstBytes::Unseen) | None, Direction::Inbound) => f.write_str("unseen"),
-        (None, Some(FirstBytes::Plaintext), _) | (None, _, Direction::Outbound) => f.write_str("plaintext"),
+        (None, Some(FirstBytes::Plaintext), _) | (None, _, Direction::Outbound) => {
+            f.write_str("plaintext")?;
+            match &record.looks_like {
+                Some(looks_like) => write!(f, " ({})", Escaped(looks_like)),
+                None => Ok(()),
+            }
+        }
     }
 }
 
@@ -154,6 +163,17 @@ fn write_security(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt:
 fn write_parties(f: &mut fmt::Formatter<'_>, peer: &str, local: &str) -> fmt::Result {
     let kind = if local.is_empty() { "TLS" } else { "mTLS" };
     write!(f, "{kind} {}", Escaped(if peer.is_empty() { "unverified" } else { peer }))
+}
+
+/// That a PeerAuthentication in dry run would have refused the connection.
+fn write_shadow(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt::Result {
+    let Some(shadow) = record.mode.as_ref().and_then(|mode| mode.shadow.as_ref()) else { return Ok(()) };
+    match shadow.refused {
+        Some(reason) => {
+            write!(f, "  dry run: {reason}, {} by {}", shadow.mode, Escaped(&shadow.because))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The reason; where something is wrong also what it means, what was seen, which policy decided (of a refusal, unless

@@ -11,7 +11,7 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pillion_mesh::reason::{Kind, Reason};
 use pillion_mesh::wire::{AuthorizationRecord, ConnectionRecord, Direction, RequestRecord, TlsMode};
@@ -32,6 +32,14 @@ use requests::Requests;
 const HANDSHAKE_BUCKETS: [f64; 14] =
     [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
+/// Seconds that a dial takes: on loopback, over an ocean, with SYNs that are lost.
+const DIAL_BUCKETS: [f64; 13] =
+    [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0, 10.0];
+
+/// Seconds that a connection is open: for one request, for a session of a person, for days.
+const CONNECTION_BUCKETS: [f64; 14] =
+    [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0, 86_400.0];
+
 /// Counts and logs. Shared by every task; each call is short and never waits for I/O but the log line's.
 #[derive(Debug)]
 pub(crate) struct Telemetry {
@@ -45,12 +53,15 @@ pub(crate) struct Telemetry {
     ended: Family<ReasonLabels, Counter>,
     requests_refused: Family<ReasonLabels, Counter>,
     handshakes: Family<HandshakeLabels, Histogram>,
+    dials: Family<DirectionLabel, Histogram>,
+    durations: Family<DirectionLabel, Histogram>,
     reloads: Family<ResultLabel, Counter>,
     /// 1 while the mesh resources as they were seen last are in force, 0 while older ones are.
     last_reload: Gauge,
     renewals: Family<ResultLabel, Counter>,
     expiry: Family<KindLabel, Gauge>,
     shadow: Family<ShadowLabel, Counter>,
+    shadow_refused: Family<ShadowRefusedLabels, Counter>,
     panics: Counter,
     accept_failures: Counter,
     federation: Family<FederationLabels, Counter>,
@@ -78,6 +89,8 @@ pub(crate) struct Scraped {
 #[derive(Debug)]
 struct Reported {
     counts: Arc<Counts>,
+    /// Whether its dial was counted; requests dial later.
+    dial: bool,
     to_server: u64,
     to_client: u64,
 }
@@ -107,6 +120,13 @@ struct ResultLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ShadowLabel {
     result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShadowRefusedLabels {
+    reason: &'static str,
+    /// Of those that are declared, so there are few; `other` for the rest.
+    port: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -140,11 +160,14 @@ impl Telemetry {
             ended: Family::default(),
             requests_refused: Family::default(),
             handshakes: Family::new_with_constructor(|| Histogram::new(HANDSHAKE_BUCKETS)),
+            dials: Family::new_with_constructor(|| Histogram::new(DIAL_BUCKETS)),
+            durations: Family::new_with_constructor(|| Histogram::new(CONNECTION_BUCKETS)),
             reloads: Family::default(),
             last_reload: Gauge::default(),
             renewals: Family::default(),
             expiry: Family::default(),
             shadow: Family::default(),
+            shadow_refused: Family::default(),
             panics: Counter::default(),
             accept_failures: Counter::default(),
             federation: Family::default(),
@@ -167,7 +190,9 @@ impl Telemetry {
         counts.opened();
         self.gauge(record.direction).inc();
         self.handshake(record);
-        let reported = Reported { counts, to_server: 0, to_client: 0 };
+        self.shadow_refused(record);
+        let dial = self.dial(record);
+        let reported = Reported { counts, dial, to_server: 0, to_client: 0 };
         self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(record.id, reported);
     }
 
@@ -181,6 +206,8 @@ impl Telemetry {
         let counts = self.edges.of(record);
         if !opened {
             self.handshake(record);
+            self.dial(record);
+            self.shadow_refused(record);
             if reason.kind() != Kind::Ended {
                 counts.failed();
             }
@@ -190,8 +217,12 @@ impl Telemetry {
             return;
         }
         let reported = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&record.id);
-        let (to_server, to_client) =
-            reported.map_or((0, 0), |reported| (reported.to_server, reported.to_client));
+        let (to_server, to_client, dial) = reported
+            .map_or((0, 0, false), |reported| (reported.to_server, reported.to_client, reported.dial));
+        if !dial {
+            self.dial(record);
+        }
+        self.durations.get_or_create(&direction(record)).observe(seconds(record.duration_micros));
         counts.moved(
             record.bytes_to_server.saturating_sub(to_server),
             record.bytes_to_client.saturating_sub(to_client),
@@ -292,15 +323,30 @@ impl Telemetry {
         }
     }
 
+    /// Once for each connection that a PeerAuthentication in dry run would have refused.
+    fn shadow_refused(&self, record: &ConnectionRecord) {
+        let shadow = record.mode.as_ref().and_then(|mode| mode.shadow.as_ref());
+        let Some(reason) = shadow.and_then(|shadow| shadow.refused) else { return };
+        let port = record.original_destination.filter(|_| record.service.is_some());
+        let port = port.map_or_else(|| "other".to_owned(), |address| address.port().to_string());
+        self.shadow_refused.get_or_create(&ShadowRefusedLabels { reason: reason.id(), port }).inc();
+    }
+
     fn gauge(&self, direction: Direction) -> Gauge {
         self.connections_open.get_or_create_owned(&DirectionLabel { direction: direction.as_str() })
+    }
+
+    /// Counts how long the dial of the other side took, where it was dialled with success. Says whether it was.
+    fn dial(&self, record: &ConnectionRecord) -> bool {
+        let Some((begun, done)) = record.times.dialled.zip(record.times.connected) else { return false };
+        self.dials.get_or_create(&direction(record)).observe(seconds(done.saturating_sub(begun)));
+        true
     }
 
     fn handshake(&self, record: &ConnectionRecord) {
         if let Some(tls) = record.tls.as_ref().filter(|tls| tls.mode == TlsMode::IstioMutual) {
             let labels = HandshakeLabels { direction: record.direction.as_str(), resumed: tls.resumed };
-            let seconds = std::time::Duration::from_micros(tls.handshake_micros).as_secs_f64();
-            self.handshakes.get_or_create(&labels).observe(seconds);
+            self.handshakes.get_or_create(&labels).observe(seconds(tls.handshake_micros));
         }
     }
 
@@ -324,6 +370,11 @@ impl Telemetry {
             self.shadow.clone(),
         );
         registry.register(
+            "pillion_shadow_refused",
+            "Connections that were let in, and that a PeerAuthentication in dry run would have refused",
+            self.shadow_refused.clone(),
+        );
+        registry.register(
             "pillion_connections_ended",
             "Connections that were open, by how they ended",
             self.ended.clone(),
@@ -337,6 +388,16 @@ impl Telemetry {
             "pillion_handshake_duration_seconds",
             "TLS handshakes between sidecars, from the first byte to the last",
             self.handshakes.clone(),
+        );
+        registry.register(
+            "pillion_dial_duration_seconds",
+            "Dials of the other side, until it had taken the connection and before any handshake",
+            self.dials.clone(),
+        );
+        registry.register(
+            "pillion_connection_duration_seconds",
+            "Connections that were open and have ended, from the accept to the end",
+            self.durations.clone(),
         );
         registry.register(
             "pillion_certificate_expiry_timestamp_seconds",
@@ -389,6 +450,14 @@ impl Telemetry {
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
     }
+}
+
+fn direction(record: &ConnectionRecord) -> DirectionLabel {
+    DirectionLabel { direction: record.direction.as_str() }
+}
+
+fn seconds(micros: u64) -> f64 {
+    Duration::from_micros(micros).as_secs_f64()
 }
 
 fn result(ok: bool) -> ResultLabel {

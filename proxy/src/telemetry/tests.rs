@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pillion_mesh::policy::mode::Mode;
 use pillion_mesh::reason::{Kind, Reason};
-use pillion_mesh::wire::{ConnectionRecord, Direction, FirstBytes, ModeRecord, Times, TlsMode, TlsRecord};
+use pillion_mesh::wire::{
+    ConnectionRecord, Direction, FirstBytes, ModeRecord, ModeShadow, Times, TlsMode, TlsRecord,
+};
 use pillion_mesh::workload::Workload;
 use rstest::rstest;
 use serde_json::Value;
@@ -55,6 +57,8 @@ fn record(direction: Direction) -> ConnectionRecord {
         times: Times::default(),
         reason: None,
         detail: None,
+        closed: None,
+        wire: None,
     }
 }
 
@@ -75,6 +79,8 @@ fn secured(direction: Direction) -> ConnectionRecord {
         handshake_micros: 1_500,
         peer_serial: "01".to_owned(),
         peer_not_after: UNIX_EPOCH,
+        local_serial: None,
+        local_not_after: None,
     };
     ConnectionRecord { tls: Some(tls), ..record(direction) }
 }
@@ -423,6 +429,42 @@ fn a_handshake_is_observed_once_also_where_the_connection_fails_after_it() {
 }
 
 #[test]
+fn each_dial_that_was_taken_is_counted_once_with_its_duration() {
+    let telemetry = Telemetry::new(&workload());
+    let dialled = |record: ConnectionRecord, connected| ConnectionRecord {
+        times: Times { dialled: Some(1_000), connected, ..Times::default() },
+        ..record
+    };
+    // Before it is open, as bytes are relayed; later, as requests are passed on; never.
+    let relayed = dialled(record(Direction::Outbound), Some(3_500));
+    telemetry.opened(&relayed);
+    telemetry.closed(&ended(relayed, Reason::Completed), true);
+    let asked = ConnectionRecord { id: 2, ..record(Direction::Outbound) };
+    telemetry.opened(&asked);
+    telemetry.closed(&ended(dialled(asked, Some(3_500)), Reason::Completed), true);
+    telemetry.closed(&ended(dialled(record(Direction::Outbound), None), Reason::ConnectTimeout), false);
+    let failed = dialled(record(Direction::Outbound), Some(3_500));
+    telemetry.closed(&ended(failed, Reason::CertificateExpired), false);
+    let samples = scrape(&telemetry);
+    let outbound = [("direction", "outbound")];
+    assert_eq!(sum(&samples, "pillion_dial_duration_seconds_count", &outbound), 3.0);
+    assert_eq!(sum(&samples, "pillion_dial_duration_seconds_sum", &outbound), 0.007_5);
+    assert_eq!(sum(&samples, "pillion_dial_duration_seconds_count", &[]), 3.0);
+}
+
+#[test]
+fn a_connection_that_was_open_is_counted_with_its_duration() {
+    let telemetry = Telemetry::new(&workload());
+    telemetry.closed(&ended(record(Direction::Inbound), Reason::StrictPlaintext), false);
+    telemetry.opened(&record(Direction::Inbound));
+    telemetry.closed(&ended(record(Direction::Inbound), Reason::Completed), true);
+    let samples = scrape(&telemetry);
+    let bucket = |le: &str| sum(&samples, "pillion_connection_duration_seconds_bucket", &[("le", le)]);
+    assert_eq!((bucket("0.005"), bucket("0.02"), bucket("86400.0")), (0.0, 1.0, 1.0));
+    assert_eq!(sum(&samples, "pillion_connection_duration_seconds_sum", &[]), 0.012_345);
+}
+
+#[test]
 fn the_proxys_own_state_is_counted() {
     let telemetry = Telemetry::new(&workload());
     telemetry.policy_reloaded(true);
@@ -506,6 +548,7 @@ fn a_name_cannot_forge_a_metric() {
             sni: Some(forged.to_owned()),
             alpn: vec![forged.to_owned()],
             mesh: true,
+            offer: Box::default(),
         }),
         detail: Some(forged.to_owned()),
         ..secured(Direction::Inbound)
@@ -525,8 +568,12 @@ fn a_name_cannot_forge_a_metric() {
 fn an_unproved_server_name_makes_no_label_set() {
     let telemetry = Telemetry::new(&workload());
     for id in 0..100 {
-        let first =
-            FirstBytes::Tls { sni: Some(format!("host-{id}")), alpn: vec![format!("p{id}")], mesh: false };
+        let first = FirstBytes::Tls {
+            sni: Some(format!("host-{id}")),
+            alpn: vec![format!("p{id}")],
+            mesh: false,
+            offer: Box::default(),
+        };
         telemetry.opened(&ConnectionRecord { id, first_bytes: Some(first), ..record(Direction::Inbound) });
     }
     let samples = scrape(&telemetry);
@@ -540,11 +587,15 @@ fn an_unproved_server_name_makes_no_label_set() {
 #[case::mtls(
     ended(ConnectionRecord { bytes_to_server: 120, bytes_to_client: 4_123, ..secured(Direction::Inbound) }, Reason::Completed),
     "inbound   10.0.0.7:4312 -> 10.0.0.8:8080  mTLS spiffe://cluster.local/ns/shop/sa/frontend  TLSv1.3 X25519MLKEM768  \
-     120 B to server, 4.1 kB to client  12 ms  completed"
+     120 B to server, 4.1 kB to client  12 ms  id=1  completed"
 )]
 #[case::plaintext(
     ended(ConnectionRecord { duration_micros: 850, ..record(Direction::Inbound) }, Reason::Completed),
-    "inbound   10.0.0.7:4312 -> 10.0.0.8:8080  plaintext  0 B to server, 0 B to client  0.8 ms  completed"
+    "inbound   10.0.0.7:4312 -> 10.0.0.8:8080  plaintext  0 B to server, 0 B to client  0.8 ms  id=1  completed"
+)]
+#[case::what_plaintext_looks_like(
+    ended(ConnectionRecord { looks_like: Some("GET /\u{1b}".into()), ..record(Direction::Inbound) }, Reason::Completed),
+    "inbound   10.0.0.7:4312 -> 10.0.0.8:8080  plaintext (GET /\\u{1b})  0 B to server, 0 B to client  12 ms  id=1  completed"
 )]
 #[case::outbound_to_a_service(
     ended(
@@ -559,44 +610,75 @@ fn an_unproved_server_name_makes_no_label_set() {
     ),
     "outbound  10.0.0.7:4312 -> 10.0.0.8:8080 (customers:3000) at 10.0.0.9:3000  \
      mTLS spiffe://cluster.local/ns/shop/sa/customers  TLSv1.3 X25519MLKEM768  \
-     0 B to server, 2.3 GB to client  2 m 5 s  \
+     0 B to server, 2.3 GB to client  2 m 5 s  id=1  \
      server_reset: The server reset the connection; the reset was passed on."
 )]
 #[case::simple_tls_to_a_server_outside(
     ended(outside(TlsMode::Simple, "api.example.com", ""), Reason::Completed),
     "outbound  10.0.0.7:4312 -> 10.0.0.8:8080 (api.example.com:443)  TLS api.example.com  TLSv1.3 X25519MLKEM768  \
-     0 B to server, 0 B to client  12 ms  completed"
+     0 B to server, 0 B to client  12 ms  id=1  completed"
 )]
 #[case::mutual_tls_to_a_server_outside(
     ended(outside(TlsMode::Mutual, "api.example.com", "CN=client"), Reason::Completed),
     "outbound  10.0.0.7:4312 -> 10.0.0.8:8080 (api.example.com:443)  mTLS api.example.com  TLSv1.3 X25519MLKEM768  \
-     0 B to server, 0 B to client  12 ms  completed"
+     0 B to server, 0 B to client  12 ms  id=1  completed"
 )]
 #[case::whoever_answered(
     ended(outside(TlsMode::Simple, "", ""), Reason::Completed),
     "outbound  10.0.0.7:4312 -> 10.0.0.8:8080 (api.example.com:443)  TLS unverified  TLSv1.3 X25519MLKEM768  \
-     0 B to server, 0 B to client  12 ms  completed"
+     0 B to server, 0 B to client  12 ms  id=1  completed"
 )]
 #[case::of_the_apps_own_tls(
     ended(
         ConnectionRecord {
-            first_bytes: Some(FirstBytes::Tls { sni: None, alpn: Vec::new(), mesh: false }),
+            first_bytes: Some(FirstBytes::Tls { sni: None, alpn: Vec::new(), mesh: false, offer: Box::default() }),
             original_destination: None,
             ..record(Direction::Inbound)
         },
         Reason::Completed,
     ),
-    "inbound   10.0.0.7:4312 -> ?  TLS of the app  0 B to server, 0 B to client  12 ms  completed"
+    "inbound   10.0.0.7:4312 -> ?  TLS of the app  0 B to server, 0 B to client  12 ms  id=1  completed"
 )]
 fn the_access_log_tells_a_connection_in_a_line(#[case] record: ConnectionRecord, #[case] expected: &str) {
     assert_eq!(Line(&record).to_string(), expected);
+}
+
+/// It was served: the dry run changes nothing.
+#[test]
+fn what_a_dry_run_would_have_refused_is_logged_and_counted_once() {
+    let because = "PeerAuthentication default/soon (namespace)".to_owned();
+    let refused = Some(Reason::StrictPlaintext);
+    let shadow = Some(ModeShadow { mode: Mode::Strict, because, refused });
+    let mode = ModeRecord { mode: Mode::Permissive, because: "the default".to_owned(), shadow };
+    let original_destination = Some("10.0.0.8:3000".parse().unwrap());
+    let record = ConnectionRecord { mode: Some(mode), original_destination, ..record(Direction::Inbound) };
+    let line = Line(&ended(record.clone(), Reason::Completed)).to_string();
+    let end = "  completed  dry run: strict_plaintext, STRICT by PeerAuthentication default/soon (namespace)";
+    assert!(line.ends_with(end), "{line}");
+
+    let telemetry = Telemetry::new(&workload());
+    let declared = ConnectionRecord { service: Some("customers:3000".to_owned()), ..record.clone() };
+    telemetry.opened(&declared);
+    telemetry.closed(&ended(declared, Reason::Completed), true);
+    let undeclared = ConnectionRecord { service: None, ..record };
+    telemetry.closed(&ended(undeclared, Reason::AppUnreachable), false);
+    let page = telemetry.encode(&Scraped::default());
+    for port in ["3000", "other"] {
+        let sample =
+            format!("pillion_shadow_refused_total{{reason=\"strict_plaintext\",port=\"{port}\"}} 1\n");
+        assert!(page.contains(&sample), "{sample} in\n{page}");
+    }
 }
 
 #[test]
 fn a_refusal_tells_what_was_seen_which_policy_decided_and_the_cure() {
     let reason = Reason::StrictPlaintext;
     let record = ConnectionRecord {
-        mode: Some(ModeRecord { mode: Mode::Strict, because: "default/strict (namespace)".to_owned() }),
+        mode: Some(ModeRecord {
+            mode: Mode::Strict,
+            because: "default/strict (namespace)".to_owned(),
+            shadow: None,
+        }),
         detail: Some("the first bytes were \"GET / HT\"".to_owned()),
         ..ended(record(Direction::Inbound), reason)
     };
@@ -615,7 +697,11 @@ fn a_refusal_tells_what_was_seen_which_policy_decided_and_the_cure() {
 #[case::cut(Reason::PolicyChanged, "port 8080 is DISABLE by default/new (workload)")]
 fn the_policy_that_decided_is_told_once(#[case] reason: Reason, #[case] detail: &str) {
     let record = ConnectionRecord {
-        mode: Some(ModeRecord { mode: Mode::Strict, because: "default/strict (namespace)".to_owned() }),
+        mode: Some(ModeRecord {
+            mode: Mode::Strict,
+            because: "default/strict (namespace)".to_owned(),
+            shadow: None,
+        }),
         detail: Some(detail.to_owned()),
         ..ended(record(Direction::Inbound), reason)
     };
@@ -701,8 +787,13 @@ fn no_control_character_of_a_peer_reaches_the_terminal(#[case] format: LogFormat
     let mut record = ConnectionRecord {
         service: Some(HOSTILE.to_owned()),
         detail: Some(HOSTILE.to_owned()),
-        mode: Some(ModeRecord { mode: Mode::Strict, because: HOSTILE.to_owned() }),
-        first_bytes: Some(FirstBytes::Tls { sni: Some(HOSTILE.to_owned()), alpn: Vec::new(), mesh: true }),
+        mode: Some(ModeRecord { mode: Mode::Strict, because: HOSTILE.to_owned(), shadow: None }),
+        first_bytes: Some(FirstBytes::Tls {
+            sni: Some(HOSTILE.to_owned()),
+            alpn: Vec::new(),
+            mesh: true,
+            offer: Box::default(),
+        }),
         ..ended(secured(Direction::Inbound), Reason::HandshakeFailed)
     };
     if let Some(tls) = &mut record.tls {

@@ -7,6 +7,7 @@ mod gateway;
 mod http;
 mod modes;
 mod outbound;
+mod record;
 mod stopping;
 mod streams;
 #[cfg(feature = "workload-api")]

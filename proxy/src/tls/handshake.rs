@@ -30,6 +30,7 @@ pub(super) fn record(
         local: credentials.svid.id.to_string(),
         peer_serial: svid.serial,
         peer_not_after: svid.not_after,
+        local_leaf: Some((credentials.svid.serial.clone(), credentials.svid.not_after)),
     };
     Ok(Handshake {
         record: parties.record(connection, took)?,
@@ -45,6 +46,8 @@ pub(super) struct Parties {
     pub(super) local: String,
     pub(super) peer_serial: String,
     pub(super) peer_not_after: SystemTime,
+    /// The serial number of the certificate that we have shown, and when it ends.
+    pub(super) local_leaf: Option<(String, SystemTime)>,
 }
 
 impl Parties {
@@ -58,6 +61,7 @@ impl Parties {
         took: Duration,
     ) -> Result<TlsRecord, HandshakeError> {
         let suite = connection.negotiated_cipher_suite().ok_or_else(|| unknown("the cipher suite"))?;
+        let (local_serial, local_not_after) = self.local_leaf.unzip();
         let group = connection.negotiated_key_exchange_group().ok_or_else(|| unknown("the group"))?;
         Ok(TlsRecord {
             mode: self.mode,
@@ -70,6 +74,8 @@ impl Parties {
             handshake_micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             peer_serial: self.peer_serial,
             peer_not_after: self.peer_not_after,
+            local_serial,
+            local_not_after,
         })
     }
 }

@@ -28,7 +28,7 @@ use super::client::no_name;
 use super::failure::{Role, attending, explain, farewell};
 use super::handshake::Parties;
 use super::revocations::Revocations;
-use super::{Clock, HandshakeError, TlsSettings, provider};
+use super::{Clock, HandshakeError, TlsSettings, key_log, provider};
 use crate::live::LiveSnapshot;
 pub(crate) use files::FileState;
 use files::Files;
@@ -172,6 +172,7 @@ impl Originator {
             Some(shown) => builder.with_client_cert_resolver(shown),
             None => builder.with_no_client_auth(),
         };
+        config.key_log = key_log::to(self.settings.key_log);
         config.alpn_protocols = wanted.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
@@ -196,15 +197,14 @@ fn parties(
         Trust::Roots { .. } => verify::proved(der, wanted.names),
     };
     let leaf = Leaf::read(der).map_err(|_fault| unreadable())?;
+    let shown = shown.filter(|showing| showing.was_asked()).map(|showing| &showing.shown);
     Ok(Parties {
         mode: if material.shown.is_some() { TlsMode::Mutual } else { TlsMode::Simple },
         peer: peer.unwrap_or_default().to_owned(),
-        local: shown
-            .filter(|showing| showing.was_asked())
-            .map(|showing| showing.shown.name.clone())
-            .unwrap_or_default(),
+        local: shown.map(|shown| shown.name.clone()).unwrap_or_default(),
         peer_serial: leaf.serial,
         peer_not_after: leaf.validity.1,
+        local_leaf: shown.map(|shown| (shown.serial.clone(), shown.not_after)),
     })
 }
 

@@ -28,6 +28,53 @@ fn resolve(policies: &[String]) -> (Modes, Vec<Finding>) {
     Modes::resolve(&read(&policies.concat()), ROOT, "foo", &labels(&[("app", "backend")]))
 }
 
+/// The same in dry run.
+fn trial(namespace: &str, name: &str, spec: &str) -> String {
+    let annotated = format!("{namespace}, annotations: {{istio.io/dry-run: 'true'}}");
+    policy(&annotated, name, spec)
+}
+
+#[rstest]
+#[case::of_the_namespace(&[trial("foo", "default", "{mtls: {mode: STRICT}}")], Mode::Permissive, Some(Mode::Strict))]
+#[case::in_the_place_of_the_one_of_its_scope(
+    &[policy("foo", "now", "{mtls: {mode: PERMISSIVE}}"), trial("foo", "default", "{mtls: {mode: STRICT}}")],
+    Mode::Permissive, Some(Mode::Strict)
+)]
+#[case::a_narrower_one_in_force_goes_over_it(
+    &[policy("foo", "now", "{mtls: {mode: PERMISSIVE}}"), trial(ROOT, "default", "{mtls: {mode: STRICT}}")],
+    Mode::Permissive, Some(Mode::Permissive)
+)]
+#[case::of_a_port(
+    &[trial("foo", "w", "{selector: {matchLabels: {app: backend}}, mtls: {mode: STRICT}, portLevelMtls: {8080: {mode: DISABLE}}}")],
+    Mode::Permissive, Some(Mode::Disable)
+)]
+#[case::for_somebody_else(
+    &[trial("foo", "w", "{selector: {matchLabels: {app: other}}, mtls: {mode: STRICT}}")],
+    Mode::Permissive, None
+)]
+#[case::there_is_none(&[policy("foo", "default", "{mtls: {mode: STRICT}}")], Mode::Strict, None)]
+fn a_dry_run_changes_nothing_and_casts_its_shadow(
+    #[case] policies: &[String],
+    #[case] in_force: Mode,
+    #[case] shadow: Option<Mode>,
+) {
+    let (modes, findings) = resolve(policies);
+    assert_eq!(findings, []);
+    assert_eq!(modes.for_port(8080).mode, in_force);
+    assert_eq!(modes.shadow_for_port(8080).map(|decision| decision.mode), shadow);
+    let policies = read(&policies.concat());
+    let of_endpoint = ByScope::new(&policies, ROOT).winners("foo", &labels(&[("app", "backend")]));
+    assert_eq!(of_endpoint.mode(8080), in_force, "clients go by what is in force");
+}
+
+#[test]
+fn the_trace_tells_a_dry_run_last() {
+    let policies = [trial("foo", "soon", "{mtls: {mode: STRICT}}"), policy("foo", "now", "{}")].concat();
+    let trace = Modes::trace(&read(&policies), ROOT, "foo", &labels(&[]));
+    let told: Vec<_> = trace.iter().map(|policy| (policy.name.as_str(), policy.outcome)).collect();
+    assert_eq!(told, [("foo/now", Outcome::Inherits), ("foo/soon", Outcome::DryRun)]);
+}
+
 fn mode_of_port(policies: &[String], port: u16) -> (Mode, String) {
     let (modes, findings) = resolve(policies);
     assert_eq!(findings, []);
@@ -169,6 +216,7 @@ fn req_39_policies_are_matched_literally(#[case] namespace: &str, #[case] app: &
         mode: Some(Mode::Strict),
         ports: BTreeMap::new(),
         reason: None,
+        dry_run: false,
     };
     let (modes, _) = Modes::resolve(&[policy], ROOT, "foo", &labels(&[("app", "backend")]));
     assert_eq!(modes.for_other_ports().mode, Mode::Permissive);
@@ -271,6 +319,7 @@ fn any_policies() -> impl Strategy<Value = Vec<PeerAuthentication>> {
                 selector: selector.map(|pairs| Selector { match_labels: labels(&pairs) }),
                 mode,
                 reason: None,
+                dry_run: false,
             })
             .collect()
     })

@@ -47,11 +47,13 @@ pub enum Outcome {
     Inherits,
     /// Another of the same scope applies instead.
     Ignored,
+    /// It is in dry run: what it would do is only told.
+    DryRun,
 }
 
 impl Modes {
     /// The policies that [`Modes::resolve`] considers, the widest scope first and of one scope the one that applies
-    /// first.
+    /// first; those in dry run come last.
     #[must_use]
     pub fn trace(
         policies: &[PeerAuthentication],
@@ -70,6 +72,17 @@ impl Modes {
             considered.push(applied(winner, *scope, over.copied()));
             let ignored = |loser: &&PeerAuthentication| {
                 described(loser, *scope, Outcome::Ignored, why_lost(*scope, winner))
+            };
+            considered.extend(losers.iter().map(ignored));
+        }
+        let trials = ByScope::in_dry_run(policies, root_namespace);
+        for scope in Scope::ALL {
+            let of_scope = trials.candidates(scope, namespace, labels);
+            let Some((winner, losers)) = of_scope.split_first() else { continue };
+            let because = "it changes nothing, and what it would refuse is told".to_owned();
+            considered.push(described(winner, scope, Outcome::DryRun, because));
+            let ignored = |loser: &&PeerAuthentication| {
+                described(loser, scope, Outcome::Ignored, why_lost(scope, winner))
             };
             considered.extend(losers.iter().map(ignored));
         }
@@ -136,6 +149,7 @@ impl fmt::Display for Outcome {
             Self::Overridden => "overridden",
             Self::Inherits => "inherits",
             Self::Ignored => "ignored",
+            Self::DryRun => "dry run",
         })
     }
 }

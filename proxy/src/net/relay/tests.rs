@@ -1,6 +1,7 @@
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use pillion_mesh::wire::{By, Closed, How};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -26,7 +27,7 @@ async fn pair() -> (TcpStream, TcpStream) {
 
 async fn between() -> Between {
     let ((client, mut accepted), (mut dialled, server)) = (pair().await, pair().await);
-    let moved = Arc::new(Moved::default());
+    let moved = Arc::new(Moved::since(Instant::now()));
     let counters = moved.clone();
     let relay = tokio::spawn(async move {
         accepted.close_by_reset();
@@ -51,8 +52,10 @@ async fn req_29_half_close_leaves_the_other_direction_open() {
     timeout(LONG, between.client.read_to_string(&mut answer)).await.unwrap().unwrap();
     assert_eq!(answer, "late answer");
     assert_eq!(between.relay.await.unwrap().reason, Reason::Completed);
-    assert_eq!(between.moved.to_server.load(Ordering::Relaxed), 8);
-    assert_eq!(between.moved.to_client.load(Ordering::Relaxed), 11);
+    let moved = &between.moved;
+    assert_eq!((moved.to_server(), moved.to_client()), (8, 11));
+    assert_eq!(moved.first_end(), Some(Closed { by: By::Client, how: How::Fin }));
+    assert!(moved.asked().is_some() && moved.answered() >= moved.asked(), "{moved:?}");
 }
 
 /// Requirement 29: reset in is reset out, both ways.

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use pillion_mesh::exposition::Format;
-use pillion_mesh::wire::{AuthorizationRecord, RequestRecord, ShadowRecord};
+use pillion_mesh::policy::mode::Mode;
+use pillion_mesh::wire::{AuthorizationRecord, ModeRecord, ModeShadow, RequestRecord, ShadowRecord};
 use pillion_testkit::page::{hold_section, metrics_table};
 
 use super::super::edges::response_flags;
@@ -45,6 +46,11 @@ fn everything() -> String {
         let mut record = secured(direction);
         record.id += u64::from(resumed);
         record.tls.as_mut().unwrap().resumed = resumed;
+        record.times = Times { dialled: Some(1), connected: Some(2), ..Times::default() };
+        let because = "default/strict (namespace)".to_owned();
+        let refused = Some(Reason::StrictPlaintext);
+        let shadow = Some(ModeShadow { mode: Mode::Strict, because: because.clone(), refused });
+        record.mode = Some(ModeRecord { mode: Mode::Permissive, because, shadow });
         telemetry.opened(&record);
         let record = ConnectionRecord { bytes_to_server: 1, bytes_to_client: 1, ..record };
         telemetry.closed(&ended(record.clone(), Reason::Completed), true);

@@ -107,7 +107,9 @@ pub(super) struct Shown {
     /// The leaf's URI, else its subject.
     pub(super) name: String,
     pub(super) key: Arc<CertifiedKey>,
-    not_after: SystemTime,
+    /// The leaf's, in lower-case hexadecimal.
+    pub(super) serial: String,
+    pub(super) not_after: SystemTime,
 }
 
 impl Content for Shown {
@@ -122,7 +124,8 @@ impl Content for Shown {
         let leaf = chain
             .first()
             .ok_or_else(|| of(certificate, &"expected a PEM certificate chain, leaf first; found none"))?;
-        let Leaf { name, validity, uris, .. } = Leaf::read(leaf).map_err(|fault| of(certificate, &fault))?;
+        let Leaf { name, serial, validity, uris, .. } =
+            Leaf::read(leaf).map_err(|fault| of(certificate, &fault))?;
         let secret = PrivateKeyDer::from_pem_slice(secret)
             .map(Zeroizing::new)
             .map_err(|fault| of(key, &format_args!("expected a PEM private key: {fault}")))?;
@@ -132,7 +135,7 @@ impl Content for Shown {
             of(key, &format_args!("it is not the key of the certificate {certificate}"))
         })?;
         let name = uris.into_iter().next().unwrap_or(name);
-        Ok(Self { name, key: Arc::new(held), not_after: validity.1 })
+        Ok(Self { name, key: Arc::new(held), serial, not_after: validity.1 })
     }
 
     fn describe(&self) -> String {
