@@ -24,6 +24,7 @@ use crate::net::original_dst::original_destination;
 use crate::net::relay::{End, relay};
 use crate::net::rewind::Rewound;
 use crate::net::sniff::{First, Sniffed, sniff};
+use crate::net::tap::Tapped;
 use crate::outbound::refuse;
 use crate::settings::PolicyChange;
 use crate::tls::{Door, usable};
@@ -152,8 +153,9 @@ async fn terminate(
     let limit = shared.settings.limits.handshake_timeout;
     let port = admitted.known.destination.port();
     let door = Door { port, mode: snapshot.modes.for_port(port).mode };
+    let stream = Tapped::server(stream, connection.tap());
     let handshake = Box::pin(tls::server::accept(stream, &credentials, door));
-    let (stream, handshake) = match timeout(limit, handshake).await {
+    let (mut stream, handshake) = match timeout(limit, handshake).await {
         Ok(Ok(done)) => done,
         Ok(Err(error)) => return End { reason: error.reason, detail: Some(error.detail) },
         Err(_elapsed) => {
@@ -161,6 +163,9 @@ async fn terminate(
         }
     };
     drop(credentials); // sessions must not outlive a change of them
+    let (socket, tls) = stream.get_mut();
+    // It reads on behind the handshake until it has something for us.
+    socket.handshake_is_over(!tls.wants_read());
     stream.close_by_reset();
     admitted.known.peer = Some(handshake.peer);
     admitted.known.certificate = Some(handshake.proof.leaf());

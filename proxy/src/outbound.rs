@@ -25,6 +25,7 @@ use crate::net::original_dst::original_destination;
 use crate::net::relay::{End, relay};
 use crate::net::rewind::Rewound;
 use crate::net::sniff::{First, sniff};
+use crate::net::tap::Tapped;
 use crate::settings::{InterceptionMode, OutboundListener, PolicyChange};
 use crate::tls::origination::{Material, Wanted};
 use crate::tls::{self, Credentials, HandshakeError, Proof};
@@ -111,7 +112,7 @@ pub(crate) struct Reached {
 /// With TLS or without.
 pub(crate) enum Stream {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Tapped<TcpStream>>>),
 }
 
 /// Dials, and finishes the handshake where there is to be one.
@@ -133,12 +134,14 @@ pub(crate) async fn reach(
         return Ok(Reached { stream: Stream::Plain(upstream), own, record: None, peer: None });
     };
     upstream.close_cleanly(); // lets the alert of a failed handshake out
+    let upstream = Tapped::client(upstream, connection.tap());
     let limit = shared.settings.limits.handshake_timeout;
     let done =
         timeout(limit, Box::pin(handshake(upstream, address, means, shared))).await.map_err(|_elapsed| {
             refuse(Reason::HandshakeTimeout, format!("{address} did not finish within {limit:?}"))
         })?;
-    let (upstream, record, peer) = done.map_err(End::from)?;
+    let (mut upstream, record, peer) = done.map_err(End::from)?;
+    upstream.get_mut().0.handshake_is_over(false);
     upstream.close_by_reset();
     Ok(Reached { stream: Stream::Tls(Box::new(upstream)), own, record: Some(record), peer })
 }
@@ -308,10 +311,10 @@ pub(crate) async fn means<'p>(
 }
 
 /// A handshake and what it proved.
-type Secured = (TlsStream<TcpStream>, TlsRecord, Option<(SpiffeId, Proof)>);
+type Secured = (TlsStream<Tapped<TcpStream>>, TlsRecord, Option<(SpiffeId, Proof)>);
 
 async fn handshake(
-    upstream: TcpStream,
+    upstream: Tapped<TcpStream>,
     address: SocketAddr,
     means: Means<'_>,
     shared: &Shared,

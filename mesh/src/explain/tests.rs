@@ -86,8 +86,7 @@ fn mutual() -> ConnectionRecord {
             audited: None,
             shadow: Some(ShadowRecord { allowed: false, rule: None }),
         }),
-        upstream: Some("10.0.0.8:3000".parse().unwrap())
-        dialled_from: None,,
+        upstream: Some("10.0.0.8:3000".parse().unwrap()),
         dialled_from: None,
         bytes_to_server: 120,
         bytes_to_client: 4_123,
@@ -148,7 +147,6 @@ fn denied_request(path: &str) -> RequestRecord {
         path: Some(path.to_owned()),
         service: None,
         upstream: None,
-        dialled_from: None,
         authorization: None,
         status: Some(403),
         grpc_status: None,

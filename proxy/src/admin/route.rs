@@ -29,7 +29,7 @@ const fn post(path: &'static str, about: &'static str, answer: fn(&AdminState, &
 }
 
 /// The admin API.
-pub(super) static ADMIN: [Route; 20] = [
+pub(super) static ADMIN: [Route; 21] = [
     get("/", "these pages; in a browser the web page of this sidecar", |_, request| {
         for_browsers(request).unwrap_or_else(|| index(&ADMIN))
     }),
@@ -70,6 +70,11 @@ pub(super) static ADMIN: [Route; 20] = [
     ),
     get("/stats/prometheus", "metrics as text, as OpenMetrics where the request accepts it", pages::metrics),
     post("/logging", "?level=debug, or by module ?level=warn,access=info", pages::logging),
+    post(
+        "/capture",
+        "?for=60s: keep the first bytes of plaintext of new connections for so long, where admin.capture allows it; ?for=0: stop",
+        connections::capture,
+    ),
     post("/drain", "take no new connections, end when the open ones have", pages::drain),
     post("/quitquitquit", "end now", pages::quit),
 ];

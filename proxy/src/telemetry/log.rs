@@ -103,7 +103,7 @@ pub(crate) fn init(format: LogFormat, directives: &str) -> Result<LogLevel, LogL
 }
 
 /// Writes each event as a line to `writer`, with colours if `ansi`.
-pub(super) fn lines<S, W>(format: LogFormat, ansi: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+pub(crate) fn lines<S, W>(format: LogFormat, ansi: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
