@@ -95,7 +95,7 @@ fn folder() -> PathBuf {
 /// A sidecar whose admin API the whole lab can ask.
 fn sidecar(name: &str, node: &Node, stage: &Stage) -> RunningSidecar {
     let sidecar = Sidecar::new(name).rules(&["-d", "15000"]);
-    let args = ["--admin-address", "0.0.0.0:15000", "--detection-timeout", "1s"];
+    let args = ["--admin-address", "0.0.0.0:15000", "--detection-timeout", "1s", "--admin-capture", "true"];
     sidecar.args(&args).start(node, &stage.ca).unwrap()
 }
 
@@ -119,6 +119,26 @@ fn talk(node: &Node, to: SocketAddr) -> std::net::TcpStream {
     stream.write_all(b"GET /slow HTTP/1.1\r\nHost: server\r\n\r\n").unwrap();
     let _ = stream.read(&mut [0; 1024]).unwrap();
     stream
+}
+
+/// The connection of which plaintext was kept; no log has it.
+fn captured(server: &RunningSidecar) -> u64 {
+    let of = |page: &serde_json::Value| {
+        let all = page["connections"].as_array()?;
+        let kept = |record: &&serde_json::Value| {
+            record["wire"]["app"]["toClient"].as_str().is_some_and(|bytes| !bytes.is_empty())
+                && !record["tls"].is_null()
+        };
+        all.iter().find(kept)?["id"].as_u64()
+    };
+    let what = "a connection with its plaintext";
+    let id = std::cell::Cell::new(None);
+    let known = |page: &serde_json::Value| {
+        id.set(of(page));
+        id.get().is_some()
+    };
+    server.wait_for_page(SOON, "/connections?state=ended", what, known).unwrap();
+    id.get().unwrap()
 }
 
 fn echo(stage: &Stage) -> Process {
@@ -146,6 +166,10 @@ fn a_person_sees_in_the_browser_what_the_mesh_does() {
     assert_eq!(ask(&stage.client, service, "GET", "/").unwrap().status, 200);
     assert_eq!(ask(&stage.client, service, "DELETE", HOSTILE_PATH).unwrap().status, 403);
     let _open = talk(&stage.client, service);
+    let capture =
+        stage.server.enter(|| pillion_cli::http::post("http://127.0.0.1:15000/capture?for=60s", SOON));
+    assert!(capture.unwrap().unwrap().is_success());
+    assert_eq!(ask(&stage.client, service, "GET", "/captured").unwrap().status, 200);
     common::echoes(&stage.stranger, old).unwrap();
     let hostile = stage.stranger.dial(service).and_then(|mut stream| {
         stream.write_all(format!("GET {HOSTILE} HTTP/1.1\r\nHost: server\r\n\r\n").as_bytes())?;
@@ -155,6 +179,7 @@ fn a_person_sees_in_the_browser_what_the_mesh_does() {
     let refused =
         server.wait_for_record(SOON, |record| record.reason == Some(Reason::StrictPlaintext)).unwrap();
     let mutual = client.wait_for_record(SOON, |record| record.tls.is_some()).unwrap();
+    let captured = captured(&server);
 
     let dashboard = stage.stranger.start_pillion(
         "dashboard",
@@ -173,7 +198,7 @@ fn a_person_sees_in_the_browser_what_the_mesh_does() {
     dashboard.wait_for_line(SOON, "http://server:15000 answers").unwrap();
     dashboard.wait_for_line(SOON, "http://client:15000 answers").unwrap();
     let facts = serde_json::json!({
-        "stranger": stage.stranger.v4().to_string(), "hostile": HOSTILE, "hostilePath": HOSTILE_PATH, "refused": refused.id, "mutual": mutual.id,
+        "stranger": stage.stranger.v4().to_string(), "hostile": HOSTILE, "hostilePath": HOSTILE_PATH, "refused": refused.id, "mutual": mutual.id, "captured": captured,
         "policies": stage.lab.folder().join("mesh/policy.yaml"), "server": service.to_string(), "old": old.to_string(),
     });
     browser.look(&stage.stranger, "mesh", "http://127.0.0.1:15080/", &facts);

@@ -183,13 +183,24 @@ async function mesh() {
   const legs = await page.locator('.leg').allInnerTexts();
   assert.match(legs[0], /^client: outbound/);
   assert.match(legs[1], /^server: inbound/);
-  for (const part of ['ClientHello', 'server name (SNI)', 'outbound_.8080_._.server', 'istio', 'yes: a sidecar speaks', 'STRICT by', 'TLSv1.3', 'X25519MLKEM768', 'spiffe://cluster.local/ns/default/sa/client', 'valid until']) {
+  for (const part of ['ClientHello', 'server name (SNI)', 'outbound_.8080_._.server', 'istio', 'yes: a sidecar speaks', 'key shares', 'signature algorithms', 'TLS_AES_256_GCM_SHA384', 'STRICT by', 'TLSv1.3', 'X25519MLKEM768', 'spiffe://cluster.local/ns/default/sa/client', 'valid until']) {
     assert.ok(legs[1].includes(part), `${part} in: ${legs[1]}`);
   }
   assert.ok((await page.locator('.axis .mark').count()) >= 8, 'steps on the axis');
   await fits(page, 'a connection');
   await named(page);
   await picture(page, 'connection-light');
+
+  // The bytes: ciphertext between the sidecars, and plaintext beside the app since somebody asked for it.
+  await page.goto(`${url}#/connection/1/${facts.captured}`);
+  await until('both legs', async () => (await page.locator('.leg').count()) === 2);
+  const bytes = await page.getByRole('region', { name: 'server, inbound' }).locator('.hex').allInnerTexts();
+  assert.ok(bytes.length >= 4, `four dumps in ${bytes}`);
+  assert.match(bytes[0], /^0000  17 03 03 /, 'a record of TLS');
+  assert.ok(!bytes.slice(0, 2).some((dump) => dump.includes('GET')), 'nothing to be read in it');
+  assert.match(bytes[2], /^0000  47 45 54 20 2f .* GET \/captured/);
+  assert.match(bytes[3], /HTTP\/1\.1 200/);
+  await picture(page, 'captured-light');
 
   // The one that was refused: why, and what helps; what it sent is text.
   await page.goto(`${url}#/connection/1/${facts.refused}`);

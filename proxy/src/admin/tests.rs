@@ -895,7 +895,7 @@ async fn an_onlooker_is_told_what_happens() {
     let told = onlooker.next("connection").await;
     assert_eq!((&told["connection"]["id"], &told["connection"]["reason"]), (&json!(1), &Value::Null));
     assert_eq!((&told["edge"]["src"], &told["edge"]["secured"]), (&json!("10.0.0.7"), &json!("no")));
-    connection.moved().came_from(Side::Client, 7);
+    connection.moved().came_from(Side::Client, &[0; 7]);
     assert_eq!(onlooker.next("moved").await["moved"], json!([[1, 7, 0]]));
     drop(connection);
     assert_eq!(onlooker.next("connection").await["connection"]["reason"], "internal");

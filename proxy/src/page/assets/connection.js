@@ -97,7 +97,7 @@ function way(legs) {
 }
 
 const MARKS = [
-  ['firstBytes', 'first bytes'], ['authorized', 'policies'], ['dialled', 'dial'], ['handshake', 'handshake'],
+  ['firstBytes', 'first bytes'], ['authorized', 'policies'], ['dialled', 'dial'], ['connected', 'connected'], ['handshake', 'handshake'],
   ['opened', 'open'], ['asked', 'asked'], ['answered', 'answered'],
 ];
 
@@ -208,7 +208,7 @@ function handshake({ tls, direction }) {
       certificate('own', tls.local, tls.localSerial, tls.localNotAfter)));
 }
 
-function policy({ mode, plan, authorization, shadow }) {
+function policy({ mode, plan, authorization }) {
   const { allowed, because, audited, shadow: dryRun } = authorization ?? {};
   const known = [
     ['mode', mode ? `${mode.mode} by ${mode.because}` : null],
@@ -216,7 +216,7 @@ function policy({ mode, plan, authorization, shadow }) {
     ['authorization', authorization ? `${allowed ? 'allowed' : 'denied'}: ${because}` : null],
     ['marked by', audited],
     ['in dry run', dryRun ? `${dryRun.allowed ? 'allowed' : 'denied'}${dryRun.rule ? ` by ${dryRun.rule}` : ': no ALLOW rule matches'}` : null],
-    ['shadow STRICT', typeof shadow === 'string' ? shadow : shadow ? [shadow.because, shadow.reason].filter(Boolean).join(': ') : null],
+    ['mode in dry run', mode?.shadow ? [mode.shadow.mode, mode.shadow.because && `by ${mode.shadow.because}`, mode.shadow.refused ? `would refuse it: ${mode.shadow.refused}` : 'would let it in'].filter(Boolean).join(' ') : null],
   ];
   if (known.every(([, value]) => !value)) return null;
   return part('What decided', facts(known), h('p', { class: 'back' }, h('a', { href: '#/policies' }, 'All policies')));
@@ -233,7 +233,8 @@ function wire({ wire: kept, tls, bytesToServer, bytesToClient }) {
   const mesh = dumps(kept?.mesh, tls ? 'between the sidecars: ciphertext' : 'between the sidecars');
   const app = dumps(kept?.app, 'between app and sidecar: plaintext, since capture is switched on');
   return part('On the wire', h('p', { class: 'below' }, passed), mesh, app,
-    mesh || app ? null : h('p', { class: 'empty' }, 'No bytes of it were kept.'));
+    mesh || app ? null : h('p', { class: 'empty' }, 'No bytes of it were kept.'),
+    app ? null : h('p', { class: 'below' }, 'Plaintext between app and sidecar is kept only where admin.capture allows it, and while somebody asks for it: POST /capture?for=60s.'));
 }
 
 /** Lines of 16 bytes, with what can be read of them. */
