@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    analyze, authz, check, demo, describe, edges, explain, inject, job, lesson, manual, migrate, playground,
-    probe, proxy_config, svid, top, wait, wire, wiretap,
+    analyze, authz, check, dashboard, demo, describe, edges, explain, inject, job, lesson, manual, migrate,
+    playground, probe, proxy_config, svid, top, wait, wire, wiretap,
 };
 
 /// Mutual TLS between services by sidecars that they know nothing of.
@@ -95,6 +95,13 @@ enum Command {
     ///
     /// Exit codes: 0 no check failed, 1 one did, 2 wrong arguments.
     Check(check::Options),
+    /// Serves a web page of the mesh: who talks to whom, each connection step by step, policies, certificates
+    ///
+    /// It shows the sidecars whose admin APIs it is given, as they are now and as it goes on. It changes nothing: modes are
+    /// changed in the mesh folder, and the page notices. Each sidecar serves the same page for itself, at / of its admin API.
+    ///
+    /// Exit codes: 0 stopped by SIGINT or SIGTERM, 1 it cannot listen, 2 wrong arguments.
+    Dashboard(dashboard::Options),
     /// Tells whether ports can be switched to STRICT, and who would be cut off
     ///
     /// By what proxies have counted since they began: who came to each port by mutual TLS, who without, when, and what
@@ -235,6 +242,7 @@ fn run(command: Command) -> ExitCode {
         Command::ProxyConfig(options) => proxy_config::run(&options),
         Command::Wire(options) => wire::run(&options),
         Command::Check(options) => check::run(&options),
+        Command::Dashboard(options) => dashboard::run(&options),
         Command::Migrate(options) => migrate::run(&options),
         Command::Authz(options) => authz::run(&options),
         Command::Svid(options) => svid::run(&options),
