@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use clap::Args;
 use pillion_mesh::analyze::analyze;
-use pillion_mesh::finding::{Finding, Severity};
+use pillion_mesh::finding::{Code, Finding, Severity};
 use pillion_mesh::known::{Sidecar, known_workloads};
 use pillion_proxy::folder::Folder;
+use pillion_proxy::sidecar_file::SidecarFile;
 
 use crate::output::Format;
 use crate::source::{Fault, mesh_config, sidecar_files};
@@ -49,14 +50,26 @@ struct Report {
 
 fn report(options: &Options) -> Result<Report, Fault> {
     let files = sidecar_files(&options.config, options.root_namespace.as_deref())?;
+    let secrets = files.iter().filter_map(secrets_written).collect::<Vec<_>>();
     let sidecars: Vec<Sidecar> = files.into_iter().map(|file| file.sidecar).collect();
     let config = mesh_config(&sidecars, options.root_namespace.as_deref());
     let Folder { resources, files } = Folder::read(&options.folder).map_err(Fault::usage)?;
-    Ok(Report {
-        findings: analyze(&resources, &sidecars, &config),
-        files,
-        workloads: known_workloads(&resources, &sidecars, &config).len(),
-    })
+    let mut findings = analyze(&resources, &sidecars, &config);
+    // Behind those of the folder that are as bad.
+    findings.extend(secrets);
+    findings.sort_by_key(|finding| finding.severity);
+    Ok(Report { findings, files, workloads: known_workloads(&resources, &sidecars, &config).len() })
+}
+
+/// What is wrong with the settings themselves, where a proxy would start with them.
+fn secrets_written(file: &SidecarFile) -> Option<Finding> {
+    let path = file.key_log_file.as_ref()?;
+    let name = format!("{}/{}", file.sidecar.workload.namespace, file.sidecar.workload.service_account);
+    let message = format!(
+        "the sidecar of {name} writes the secrets of its TLS sessions to {}; whoever reads it can decrypt its traffic",
+        path.display()
+    );
+    Some(Finding::new(Code::SecretsWritten, &file.sidecar.place, message))
 }
 
 impl Report {
@@ -125,4 +138,36 @@ fn style(severity: Severity) -> Style {
 fn counted(count: usize, what: &str) -> String {
     let plural = if count == 1 || what == "info" { "" } else { "s" };
     format!("{count} {what}{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn a_sidecar_that_writes_down_its_secrets_is_found_by_its_settings() {
+        let folder = tempfile::tempdir().unwrap();
+        let (settings, mesh) = (folder.path().join("proxy.yaml"), folder.path().join("mesh"));
+        std::fs::create_dir(&mesh).unwrap();
+        let text = "workload: {serviceAccount: web}\nidentity: {files: {certificate: c, key: k, bundle: b}}\n\
+                    inbound: {capture: '0.0.0.0:15006'}\ntls: {keyLogFile: /tmp/keys.log}\n";
+        std::fs::write(&settings, text).unwrap();
+        let line = Line::parse_from([Path::new("analyze"), &mesh, Path::new("--config"), &settings]);
+        let report = report(&line.options).unwrap();
+        let found = report.findings.iter().find(|finding| finding.code == Code::SecretsWritten).unwrap();
+        assert!(
+            found.message.contains("default/web") && found.message.contains("/tmp/keys.log"),
+            "{found:?}"
+        );
+    }
 }

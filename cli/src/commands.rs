@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    analyze, authz, check, demo, describe, edges, explain, inject, job, manual, migrate, probe, svid, wait,
-    wire, wiretap,
+    analyze, authz, check, demo, describe, edges, explain, inject, job, lesson, manual, migrate, playground,
+    probe, proxy_config, svid, top, wait, wire, wiretap,
 };
 
 /// Mutual TLS between services by sidecars that they know nothing of.
@@ -25,6 +25,18 @@ struct Arguments {
 enum Command {
     /// Builds a mesh of real processes on this machine and walks through it
     Demo(demo::Options),
+    /// Lessons about mutual TLS in a mesh, each played with real processes
+    Lesson(lesson::Options),
+    /// Builds the mesh that a file describes, runs a command in it, and takes it down
+    ///
+    /// Each host is a network namespace with an address of its own; a CA and sidecars with their interception rules are
+    /// real processes. Without a command it runs a shell. Inside, `on HOST COMMAND` runs a command on a host, `start HOST`
+    /// and `stop [-SIGNAL] HOST` do so with its sidecar, `start ca` and `stop ca` with the CA. LAB names the folder of the lab,
+    /// MESH that of the mesh resources, which all sidecars watch, LOGS that of the logs. docs/how-to/lab.md describes the file.
+    ///
+    /// Exit codes: those of the command, and 128 + N where signal N ended it; 125 the mesh could not be built, 126 and 127 the
+    /// command cannot be started or is not found; 2 wrong arguments or a file that is no good.
+    Lab(playground::Options),
     /// Finds what is wrong in a mesh folder, and what is legal and probably not meant; exit code 1 on errors
     ///
     /// Reads the files that a proxy would read, and goes on behind those that are no good. Each finding has a code, a
@@ -62,6 +74,19 @@ enum Command {
     ///
     /// Exit codes: 0 told, 1 there is no such connection or a proxy does not answer, 2 wrong arguments.
     Wire(wire::Options),
+    /// What passes through proxies just now: connections and bytes a second on each edge, and the newest connections
+    ///
+    /// Live where it has a terminal: it reads each proxy once in an interval, q quits, p pauses, and n, b, o, r and w order the
+    /// edges by new connections, bytes, open connections, refusals and by who calls whom. Elsewhere, and with --once or
+    /// -o json, it tells what came in one interval. The rates of several proxies stand together; an edge that both its
+    /// ends tell of stands once.
+    ///
+    /// Exit codes: 0 told, 1 a proxy does not answer (live: none does at the begin), 128 + N where signal N ended it, 2 wrong
+    /// arguments.
+    Top(top::Options),
+    /// What a proxy listens on, dials, holds and serves, with istioctl's columns and the mode of mutual TLS
+    #[command(visible_alias = "pc")]
+    ProxyConfig(proxy_config::Options),
     /// Goes through a mesh and tells what is proved, what is worth a look, and what is broken
     ///
     /// Whether the proxies answer, are ready and of one version; certificates, roots and clocks; the CA; the mesh folder; the
@@ -134,8 +159,9 @@ enum Command {
     /// An app that knows no mesh: frontend, backend, echo or greeter
     #[command(disable_help_flag = true)]
     Example(Rest),
-    /// Shows the TCP payload that passes in this network namespace
-    #[command(hide = true)]
+    /// Shows the TCP payload that passes in this network namespace, as anybody on the wire sees it; until SIGINT
+    ///
+    /// Needs root or CAP_NET_RAW. Exit codes: 0 ended by a signal, 1 it cannot listen, 2 wrong arguments.
     Tap {
         /// Only connections from or to these ports
         #[arg(long, value_name = "PORT", value_delimiter = ',')]
@@ -199,11 +225,15 @@ fn ca(args: Vec<OsString>) -> ExitCode {
 fn run(command: Command) -> ExitCode {
     match command {
         Command::Demo(options) => demo::run(&options),
+        Command::Lesson(options) => lesson::run(&options),
+        Command::Lab(options) => playground::run(&options),
         Command::Analyze(options) => analyze::run(&options),
         Command::Describe(options) => describe::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Edges(options) => edges::run(&options),
         Command::Wire(options) => wire::run(&options),
+        Command::Top(options) => top::run(&options),
+        Command::ProxyConfig(options) => proxy_config::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Migrate(options) => migrate::run(&options),
         Command::Authz(options) => authz::run(&options),

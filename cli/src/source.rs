@@ -31,7 +31,7 @@ const FILES_INSTEAD: &str = "Without a proxy ask the files: --folder FOLDER --co
 #[command(next_help_heading = "Who is asked")]
 pub(crate) struct Source {
     /// Ask the proxy that runs here by its admin API [default: http://127.0.0.1:15000]
-    #[arg(long, value_name = "URL", conflicts_with_all = ["folder", "config", "workload"])]
+    #[arg(long, value_name = "URL", alias = "proxy", conflicts_with_all = ["folder", "config", "workload"])]
     admin: Option<String>,
     /// Ask the files instead: a file or folder of Istio resources [default: the mesh folder of --config]
     #[arg(long, value_name = "FOLDER")]
@@ -74,6 +74,8 @@ pub(crate) struct Admin {
     url: String,
     /// What can be done where it does not answer.
     otherwise: &'static str,
+    /// Time for an answer.
+    timeout: Duration,
 }
 
 /// Why there is no answer.
@@ -241,7 +243,12 @@ impl Admin {
     /// does not answer.
     pub(crate) fn at(url: &str, otherwise: &'static str) -> Self {
         let scheme = if url.contains("://") { "" } else { "http://" };
-        Self { url: format!("{scheme}{}", url.trim_end_matches('/')), otherwise }
+        Self { url: format!("{scheme}{}", url.trim_end_matches('/')), otherwise, timeout: TIMEOUT }
+    }
+
+    /// The same, with less patience or more.
+    pub(crate) fn answering_within(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// Its address, with the scheme.
@@ -283,8 +290,8 @@ impl Admin {
     }
 
     fn ask(&self, page: &str) -> Result<Answer, Fault> {
-        let Self { url, otherwise } = self;
-        http::get(&format!("{url}{page}"), TIMEOUT).map_err(|error| {
+        let Self { url, otherwise, timeout } = self;
+        http::get(&format!("{url}{page}"), *timeout).map_err(|error| {
             self.fault(&format!(
                 "{error}\nis the proxy running, and is this its admin API (admin.address)? It listens on loopback only: ask in its \
                  container or network namespace.\n{otherwise}"

@@ -65,6 +65,9 @@ pub(crate) struct Explain {
     /// The packet's way as JSON.
     #[arg(long, requires = "direction")]
     pub(crate) json: bool,
+    /// Show the rules too that were looked at and did not fit, and what of the packet did not.
+    #[arg(long, requires = "direction")]
+    pub(crate) passed_over: bool,
 }
 
 /// Heading of the flags that say where and how, and not what.

@@ -85,9 +85,37 @@ impl Packet {
             Match::Established => self.established,
         }
     }
+
+    /// What of the packet does not fit, in words.
+    fn unlike(&self, wanted: Match) -> String {
+        let is = |what: &str, value: Option<&dyn fmt::Display>| match value {
+            Some(value) => format!("{what} is {value}"),
+            None => format!("{what} is not known"),
+        };
+        let shown = |value: &Option<u32>| value.map(|value| value.to_string());
+        let mark = |mark: &Option<Mark>| {
+            mark.map_or("it has no mark".to_owned(), |mark| format!("its mark is {mark}"))
+        };
+        match wanted {
+            Match::Source(_) => {
+                is("where it comes from", self.source.as_ref().map(|ip| ip as &dyn fmt::Display))
+            }
+            Match::Destination(_) | Match::NotDestination(_) => format!("it goes to {}", self.destination),
+            Match::InLoopback => "it does not come in over lo".to_owned(),
+            Match::OutLoopback => "it does not go out over lo".to_owned(),
+            Match::Tcp => "it is not TCP".to_owned(),
+            Match::DestinationPort(_) => format!("it goes to port {}", self.port),
+            Match::Uid(_) => is("its user", shown(&self.uid).as_ref().map(|id| id as &dyn fmt::Display)),
+            Match::Gid(_) => is("its group", shown(&self.gid).as_ref().map(|id| id as &dyn fmt::Display)),
+            Match::Mark(_) | Match::NotMark(_) => mark(&self.mark),
+            Match::ConnectionMark(_) => format!("of its connection, {}", mark(&self.connection_mark)),
+            Match::Established => "it opens its connection".to_owned(),
+        }
+    }
 }
 
-/// The way of a packet: the rules that took it, in order, and what came of it.
+/// The way of a packet: the rules that took it, in order, and what came of it; where that was asked for, those too that
+/// were looked at and did not fit.
 #[derive(Debug, Serialize)]
 pub(crate) struct Walk {
     steps: Vec<Step>,
@@ -104,6 +132,9 @@ struct Step {
     number: usize,
     rule: String,
     why: String,
+    /// What of the packet does not fit, where the rule was passed over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    passed_over: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -133,9 +164,9 @@ impl fmt::Display for Verdict {
 }
 
 impl Walk {
-    /// Takes the packet through the rules.
-    pub(crate) fn new(plan: &Plan, packet: &Packet) -> Self {
-        let mut walker = Walker { plan, packet: packet.clone(), steps: Vec::new() };
+    /// Takes the packet through the rules. `all` shows those too that do not fit.
+    pub(crate) fn new(plan: &Plan, packet: &Packet, all: bool) -> Self {
+        let mut walker = Walker { plan, packet: packet.clone(), all, steps: Vec::new() };
         let verdict = match packet.direction {
             Direction::In => walker.arrive(packet.established),
             Direction::Out => walker.leave(),
@@ -154,6 +185,8 @@ struct Walker<'a> {
     plan: &'a Plan,
     /// Its marks change on the way.
     packet: Packet,
+    /// Whether rules that do not fit are kept too.
+    all: bool,
     steps: Vec<Step>,
 }
 
@@ -191,7 +224,12 @@ impl Walker<'_> {
     fn follow(&mut self, table: Table, chain: Chain, kernel_chain: Chain) -> Option<Verdict> {
         let plan = self.plan;
         for (at, rule) in plan.chain(table, chain).enumerate() {
-            if !rule.matches.iter().all(|wanted| self.packet.fits(*wanted, kernel_chain)) {
+            let unlike = rule.matches.iter().find(|wanted| !self.packet.fits(**wanted, kernel_chain));
+            if let Some(wanted) = unlike {
+                if self.all {
+                    let because = self.packet.unlike(*wanted);
+                    self.steps.push(Step { passed_over: Some(because), ..Step::new(at + 1, rule) });
+                }
                 continue;
             }
             self.steps.push(Step::new(at + 1, rule));
@@ -223,14 +261,18 @@ impl Step {
             number,
             rule: render::spec(rule).trim_start().to_owned(),
             why: rule.why.clone(),
+            passed_over: None,
         }
     }
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} {} {}: {}", self.table, self.chain, self.number, self.rule)?;
-        writeln!(f, "    {}", self.why)
+        let place = format!("{} {} {}: {}", self.table, self.chain, self.number, self.rule);
+        match &self.passed_over {
+            None => writeln!(f, "{place}\n    {}", self.why),
+            Some(because) => writeln!(f, "  {place}\n      passed over: {because}"),
+        }
     }
 }
 
@@ -239,7 +281,7 @@ impl fmt::Display for Walk {
         for step in &self.steps {
             write!(f, "{step}")?;
         }
-        if self.steps.is_empty() {
+        if self.steps.iter().all(|step| step.passed_over.is_some()) {
             writeln!(f, "No rule takes it.")?;
         }
         writeln!(f, "=> {}", self.meaning)

@@ -95,7 +95,7 @@ fn explain(flags: &Explain) -> Result<(), Error> {
     let capture = checked(&flags.capture)?;
     match Packet::from_flags(&flags.packet) {
         Some(packet) => {
-            let walk = Walk::new(&Plan::new(&capture, packet.family()), &packet);
+            let walk = Walk::new(&Plan::new(&capture, packet.family()), &packet, flags.passed_over);
             let json = || serde_json::to_string_pretty(&walk).unwrap_or_default();
             say(&if flags.json { json() } else { walk.to_string().trim_end().to_owned() });
         }

@@ -185,6 +185,9 @@ codes! {
     TlsTwice = "tls_twice", Error,
         "A DestinationRule asks for TLS to a port on which the app speaks TLS itself: the server gets TLS within TLS.",
         "declare the port as HTTP or TCP if the app speaks plaintext there, or take the rule's `tls` out";
+    SecretsWritten = "secrets_written", Warning,
+        "A sidecar writes the secrets of its TLS sessions to a file (`tls.keyLogFile`): whoever reads it can decrypt its traffic.",
+        "take `tls.keyLogFile` out of its settings, and delete the file";
     EncryptedTwice = "encrypted_twice", Info,
         "A DestinationRule says ISTIO_MUTUAL to a port on which the app speaks TLS itself: it works, and is encrypted twice.",
         "let the app speak plaintext and declare the port so, if its own TLS is not needed";

@@ -94,6 +94,8 @@ fn every_code_is_found_in_some_case() {
         .flat_map(|path| found(&std::fs::read_to_string(path).unwrap()))
         .map(|finding| finding.code)
         .collect();
-    let unseen: Vec<&Code> = Code::ALL.iter().filter(|code| !seen.contains(code)).collect();
+    // Of settings, not of resources: `pillion analyze` finds it itself.
+    let of_folder = |code: &&Code| **code != Code::SecretsWritten;
+    let unseen: Vec<&Code> = Code::ALL.iter().filter(of_folder).filter(|code| !seen.contains(code)).collect();
     assert!(unseen.is_empty(), "no case shows {unseen:?}");
 }

@@ -50,6 +50,8 @@ pub(crate) enum AppError {
     #[cfg(feature = "workload-api")]
     #[error("cannot listen on {path} (Workload API): {fault}")]
     WorkloadApi { path: String, fault: SocketError },
+    #[error("cannot write the secrets of TLS sessions to {path} (tls.keyLogFile): {fault}")]
+    KeyLog { path: String, fault: io::Error },
     #[error("cannot watch for signals: {0}")]
     Signals(io::Error),
 }
@@ -144,6 +146,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     let (snapshot, applied) = reload::load(&settings)?;
     reload::report_findings(&snapshot);
     let (publisher, snapshot) = Publisher::new(snapshot, SystemTime::now());
+    open_key_log(&settings)?;
     let bound = bind_all(&settings)?;
     let servers = Servers::bind(&settings).await?;
     #[cfg(feature = "workload-api")]
@@ -193,6 +196,11 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     });
     let addresses = Arc::new(servers.addresses(&bound));
     announce(&addresses);
+    if settings.capture_allowed {
+        warn!(
+            "admin.capture is true: whoever reaches the admin API may have the first bytes of plaintext kept, and read them"
+        );
+    }
     if let Some(gateway) = settings.gateway.clone() {
         gateway::start(gateway, &shared);
     }
@@ -255,6 +263,13 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.shared.drain.quit();
     }
+}
+
+/// Where the settings name a file for the secrets of sessions: without it the proxy does not start, since somebody waits for
+/// what is to be written there.
+fn open_key_log(settings: &Settings) -> Result<(), AppError> {
+    let Some(file) = settings.tls.key_log else { return Ok(()) };
+    file.open().map_err(|fault| AppError::KeyLog { path: file.path().display().to_string(), fault })
 }
 
 /// The system's clock, or one that a lesson hurries, which is told loudly.

@@ -150,7 +150,7 @@ fn exit_code(fault: &AppError) -> u8 {
         AppError::Resources(_) | AppError::WorkloadId(_) => WRONG_SETTINGS,
         #[cfg(feature = "workload-api")]
         AppError::WorkloadApi { .. } => RUNTIME_FAILURE,
-        AppError::Listen { .. } | AppError::Signals(_) => RUNTIME_FAILURE,
+        AppError::Listen { .. } | AppError::KeyLog { .. } | AppError::Signals(_) => RUNTIME_FAILURE,
     }
 }
 

@@ -17,6 +17,8 @@ pub struct SidecarFile {
     pub mesh: Option<PathBuf>,
     /// The app's ports that explicit listeners forward to.
     pub ports: BTreeSet<u16>,
+    /// Where it writes the secrets of its TLS sessions, which gives them away.
+    pub key_log_file: Option<PathBuf>,
 }
 
 /// Why a settings file says nothing: each line names the file and the fault.
@@ -30,7 +32,7 @@ impl SidecarFile {
     /// # Errors
     /// When it cannot be read or the proxy would not start with it.
     pub fn read(path: &Path) -> Result<Self, SidecarFileError> {
-        let Settings { workload, mesh_config, mesh, inbound, .. } =
+        let Settings { workload, mesh_config, mesh, inbound, tls, .. } =
             settings_of_file(path).map_err(|fault| SidecarFileError::new(path, &fault))?;
         Ok(Self {
             sidecar: Sidecar {
@@ -41,6 +43,7 @@ impl SidecarFile {
             },
             mesh,
             ports: inbound.listeners.iter().map(|listener| listener.forward.port()).collect(),
+            key_log_file: tls.key_log.map(|file| file.path().to_owned()),
         })
     }
 }

@@ -12,13 +12,12 @@ mod story;
 mod traffic;
 mod walk;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::lab::{self, LabError, USER_NAMESPACE_FLAG, Way};
 use certificates::Hurry;
@@ -71,8 +70,8 @@ enum WishedWay {
 /// Exit code 0 when all was as expected, 1 when something differed or failed, 130 after SIGINT, SIGTERM or SIGHUP.
 pub(crate) fn run(options: &Options) -> ExitCode {
     let page = Page::new(!options.no_color);
-    let told = own_executable().and_then(|executable| {
-        watch_signals()?;
+    let told = lab::own_executable().and_then(|executable| {
+        lab::watch_signals()?;
         let (way, why_not) = choose_way(options, &executable)?;
         tell(options, &page, way, &why_not, &executable)
     });
@@ -163,32 +162,4 @@ impl WishedWay {
             WishedWay::Loopback => way == Way::Loopback,
         }
     }
-}
-
-fn own_executable() -> Result<PathBuf, LabError> {
-    std::env::current_exe().map_err(LabError::io("find the own executable"))
-}
-
-/// From now on a signal to stop ends the demo's waits, and with them the demo, which then takes everything down.
-fn watch_signals() -> Result<(), LabError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(LabError::io("watch for signals"))?;
-    let (mut interrupt, mut terminate, mut hangup) = {
-        let _inside = runtime.enter();
-        let watch = |kind| signal(kind).map_err(LabError::io("watch for signals"));
-        (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?, watch(SignalKind::hangup())?)
-    };
-    thread::spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                _ = hangup.recv() => {}
-            }
-            lab::interrupt();
-            // Stays, so that a second signal does not cut the clean-up short.
-            std::future::pending::<()>().await;
-        });
-    });
-    Ok(())
 }

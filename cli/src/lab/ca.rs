@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
@@ -70,7 +70,7 @@ bundleFile: {bundle}
         let config = self.config.display().to_string();
         let command = self.node.command_as_proxy(&["ca", "serve", "--config", &config], false);
         let process = self.node.start_command("ca", command)?;
-        let url = format!("http://{}:{}/healthz/ready", self.node.v4(), self.monitoring);
+        let url = self.ready_url();
         process.wait_for(START, &format!("the CA at {url}"), |_| {
             self.node.get(&url).is_ok_and(|answer| answer.is_success()).then_some(())
         })?;
@@ -86,6 +86,21 @@ bundleFile: {bundle}
         let config = self.config.display().to_string();
         let args = [&["ca"], args, &["--config", &config]].concat();
         run(self.node.command_as_proxy(&args, false))
+    }
+
+    /// Its configuration file.
+    pub(crate) fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// What its command begins with, so that it runs as the proxies' user.
+    pub(crate) fn as_proxy(&self) -> Vec<String> {
+        self.node.as_proxy(false)
+    }
+
+    /// Where it says whether it is ready.
+    pub(crate) fn ready_url(&self) -> String {
+        format!("http://{}:{}/healthz/ready", self.node.v4(), self.monitoring)
     }
 
     /// Kills it (SIGKILL), as a crash would.

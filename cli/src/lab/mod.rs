@@ -60,10 +60,12 @@ pub use ca::Ca;
 pub(crate) use ca::TRUST_DOMAIN;
 pub use mesh::{Mesh, Service};
 pub use node::Node;
+pub(crate) use node::write_script;
 pub use process::{Process, run};
 pub use sidecar::{RunningSidecar, Sidecar};
-pub(crate) use wait::check_interrupt;
+pub(crate) use wait::{check_interrupt, watch_signals};
 pub use wait::{interrupt, wait_until};
+pub(crate) use way::own_executable;
 pub use way::{USER_NAMESPACE_FLAG, Way, check_user_namespace, enter_user_namespace};
 
 /// The uid and gid of proxies and CA, which the rules exempt from capture.
@@ -183,7 +185,7 @@ impl Lab {
             .map_err(LabError::io(format!("write {}", hosts.display())))?;
         if way != Way::Loopback {
             node::make_switch(&lab.shared)?;
-            node::write_enter_script(&lab.shared)?;
+            node::write_enter_scripts(&lab.shared)?;
         }
         Ok(lab)
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
@@ -105,26 +105,30 @@ impl Node {
         command
     }
 
-    /// The same as the proxies' user, where there is one. With `network_admin` it may mark its sockets and bind foreign
-    /// addresses (CAP_NET_ADMIN, CAP_NET_RAW), as TPROXY needs.
+    /// The lab's `pillion` inside the node as the proxies' user, where there is one. With `network_admin` it may mark its
+    /// sockets and bind foreign addresses (CAP_NET_ADMIN, CAP_NET_RAW), as TPROXY needs.
     pub(crate) fn command_as_proxy(&self, args: &[&str], network_admin: bool) -> Command {
-        let executable = self.shared.executable.clone();
-        if self.shared.way != Way::Root {
-            let mut command = self.shell();
-            command.arg(executable).args(args);
-            return command;
-        }
         let mut command = self.shell();
-        command.arg("setpriv");
+        command.args(self.as_proxy(network_admin)).arg(&self.shared.executable).args(args);
         command
-            .arg(format!("--reuid={PROXY_USER}"))
-            .arg(format!("--regid={PROXY_USER}"))
-            .arg("--clear-groups");
-        if network_admin {
-            command.args(["--inh-caps=+net_admin,+net_raw", "--ambient-caps=+net_admin,+net_raw"]);
+    }
+
+    /// What a command begins with that shall run as the proxies' user; nothing where there is no such user.
+    pub(crate) fn as_proxy(&self, network_admin: bool) -> Vec<String> {
+        if self.shared.way != Way::Root {
+            return Vec::new();
         }
-        command.arg("--").arg(executable).args(args);
-        command
+        let mut words = vec![
+            "setpriv".to_owned(),
+            format!("--reuid={PROXY_USER}"),
+            format!("--regid={PROXY_USER}"),
+            "--clear-groups".to_owned(),
+        ];
+        if network_admin {
+            words.extend(["--inh-caps", "--ambient-caps"].map(|caps| format!("{caps}=+net_admin,+net_raw")));
+        }
+        words.push("--".to_owned());
+        words
     }
 
     /// A command that executes its further arguments inside the node; its process id stays that of the program.
@@ -259,32 +263,40 @@ impl Node {
 /// exec` has given it a mount namespace of its own.
 const WITH_HOSTS: &str = r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#;
 
-/// The script by which a person runs commands inside a node.
-pub(crate) fn write_enter_script(shared: &Shared) -> Result<PathBuf, LabError> {
-    let path = shared.path("in");
+/// The scripts that run a command inside a node: `in` for a person in any terminal, `on` for what runs beside the lab.
+pub(crate) fn write_enter_scripts(shared: &Shared) -> Result<(), LabError> {
     let pid = std::process::id();
     // From outside of our user and mount namespace, both are entered first.
     let enter = match shared.way {
         Way::UserNamespace => format!("nsenter --target {pid} --user --mount --preserve-credentials "),
         Way::Root | Way::Loopback => String::new(),
     };
+    write_enter_script(shared, "in", &enter)?;
+    write_enter_script(shared, "on", "")
+}
+
+fn write_enter_script(shared: &Shared, name: &str, enter: &str) -> Result<(), LabError> {
     let script = format!(
         r#"#!/bin/sh
-# Runs a command inside a node of the mesh: {path} NODE COMMAND…
+# Runs a command inside a node of the mesh: {name} NODE COMMAND…
 [ $# -ge 2 ] || {{ echo "expected NODE COMMAND…, got: $*" >&2; exit 2; }}
+[ -e /run/netns/{prefix}-"$1" ] || [ -n "{enter}" ] || {{ echo "there is no node $1 in this mesh" >&2; exit 2; }}
 node=$1; shift
 PATH={folder}:$PATH
-exec {enter}ip netns exec {name}-"$node" sh -c '{WITH_HOSTS}' sh {hosts} "$@"
+exec {enter}ip netns exec {prefix}-"$node" sh -c '{WITH_HOSTS}' sh {hosts} "$@"
 "#,
-        path = path.display(),
         folder = shared.folder.path().display(),
-        name = shared.name,
+        prefix = shared.name,
         hosts = shared.hosts().display(),
     );
-    fs::write(&path, script)
-        .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
-        .map_err(LabError::io(format!("write {}", path.display())))?;
-    Ok(path)
+    write_script(&shared.path(name), &script)
+}
+
+/// Writes a file that everybody may execute.
+pub(crate) fn write_script(path: &Path, script: &str) -> Result<(), LabError> {
+    fs::write(path, script)
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
+        .map_err(LabError::io(format!("write {}", path.display())))
 }
 
 /// The namespace with the bridge that joins all nodes.

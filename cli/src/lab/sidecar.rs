@@ -159,6 +159,17 @@ impl Sidecar {
     /// # Errors
     /// When the rules cannot be installed or the proxy cannot be started.
     pub fn start_unready(self, node: &Node, ca: &Ca) -> Result<RunningSidecar, LabError> {
+        let mut running = self.prepare(node, ca)?;
+        running.apply_rules()?;
+        running.start_again()?;
+        Ok(running)
+    }
+
+    /// Writes its settings; installs no rules and starts nothing.
+    ///
+    /// # Errors
+    /// When the settings cannot be written, or cannot work here.
+    pub(crate) fn prepare(self, node: &Node, ca: &Ca) -> Result<RunningSidecar, LabError> {
         if self.interception == Interception::Tproxy && node.way() == Way::UserNamespace {
             // The mark that keeps the proxy out of capture and the one of its connections to the app would be the same.
             return Err(LabError::Impossible(
@@ -170,10 +181,7 @@ impl Sidecar {
         let config = folder.join("proxy.yaml");
         fs::write(&config, self.yaml(node, ca, ports)?)
             .map_err(LabError::io(format!("write {}", config.display())))?;
-        let mut running = RunningSidecar { node: node.clone(), plan: self, config, ports, process: None };
-        running.apply_rules()?;
-        running.start_again()?;
-        Ok(running)
+        Ok(RunningSidecar { node: node.clone(), plan: self, config, ports, process: None })
     }
 
     fn yaml(&self, node: &Node, ca: &Ca, ports: OwnPorts) -> Result<String, LabError> {
@@ -297,8 +305,15 @@ impl RunningSidecar {
     /// # Errors
     /// With the output of `pillion-iptables apply`.
     pub fn apply_rules(&self) -> Result<(), LabError> {
+        let Some(args) = self.rule_args() else { return Ok(()) };
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        run(self.node.pillion(&args)).map(drop)
+    }
+
+    /// The arguments by which `pillion` installs the rules; none where there are none.
+    pub(crate) fn rule_args(&self) -> Option<Vec<String>> {
         let mode = match self.plan.interception {
-            Interception::None => return Ok(()),
+            Interception::None => return None,
             Interception::Redirect => "REDIRECT",
             Interception::Tproxy => "TPROXY",
         };
@@ -309,7 +324,25 @@ impl RunningSidecar {
             Way::Root | Way::Loopback => args.extend(["-u", &user, "-g", &user]),
         }
         args.extend(self.plan.rule_args.iter().map(String::as_str));
-        run(self.node.pillion(&args)).map(drop)
+        Some(args.into_iter().map(str::to_owned).collect())
+    }
+
+    /// The arguments by which `pillion` is this sidecar.
+    pub(crate) fn proxy_args(&self) -> Vec<String> {
+        let config = self.config.display().to_string();
+        ["proxy".to_owned(), "--config".to_owned(), config]
+            .into_iter()
+            .chain(self.plan.args.iter().cloned())
+            .collect()
+    }
+
+    /// What its command begins with, so that it runs as the proxies' user.
+    pub(crate) fn as_proxy(&self) -> Vec<String> {
+        self.node.as_proxy(self.needs_network_admin())
+    }
+
+    fn needs_network_admin(&self) -> bool {
+        self.plan.interception == Interception::Tproxy
     }
 
     /// Removes the interception rules.
@@ -325,11 +358,9 @@ impl RunningSidecar {
     /// # Errors
     /// When it cannot be started.
     pub fn start_again(&mut self) -> Result<(), LabError> {
-        let config = self.config.display().to_string();
-        let mut args = vec!["proxy", "--config", &config];
-        args.extend(self.plan.args.iter().map(String::as_str));
-        let network_admin = self.plan.interception == Interception::Tproxy;
-        let command = self.node.command_as_proxy(&args, network_admin);
+        let args = self.proxy_args();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let command = self.node.command_as_proxy(&args, self.needs_network_admin());
         self.process = Some(self.node.start_command("proxy", command)?);
         Ok(())
     }

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::LabError;
 
 /// Short enough not to be felt, long enough not to burn a core.
@@ -19,6 +21,31 @@ pub fn interrupt() {
 /// Whether [`interrupt`] was called.
 pub(crate) fn check_interrupt() -> Result<(), LabError> {
     if INTERRUPTED.load(Ordering::Relaxed) { Err(LabError::Interrupted) } else { Ok(()) }
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP end all waits of this process, and with them whatever waits, which then takes
+/// everything down.
+pub(crate) fn watch_signals() -> Result<(), LabError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(LabError::io("watch for signals"))?;
+    let (mut interrupt_signal, mut terminate, mut hangup) = {
+        let _inside = runtime.enter();
+        let watch = |kind| signal(kind).map_err(LabError::io("watch for signals"));
+        (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?, watch(SignalKind::hangup())?)
+    };
+    thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt_signal.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+            interrupt();
+            // Stays, so that a second signal does not cut the clean-up short.
+            std::future::pending::<()>().await;
+        });
+    });
+    Ok(())
 }
 
 /// Asks `condition` until it answers, for at most `timeout`. `what` completes "waited in vain for …"; an `Err` of the

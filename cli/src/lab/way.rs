@@ -105,6 +105,11 @@ pub fn check_user_namespace(executable: &Path, check: &[&str]) -> Result<(), Lab
     }
 }
 
+/// The file that this process runs.
+pub(crate) fn own_executable() -> Result<PathBuf, LabError> {
+    std::env::current_exe().map_err(LabError::io("find the own executable"))
+}
+
 /// Replaces this process by `executable` with `args` as root of a new user namespace. Returns only on failure.
 #[must_use]
 pub fn enter_user_namespace(executable: &Path, args: &[impl AsRef<OsStr>]) -> io::Error {

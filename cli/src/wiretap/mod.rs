@@ -16,10 +16,11 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::lab;
 pub use pillion_mesh::words::hex_lines;
 pub use records::{Talk, talks};
 use streams::Streams;
@@ -193,6 +194,13 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Puts what is left into the file.
+    fn finish(&mut self) -> io::Result<()> {
+        self.pcap.as_mut().map_or(Ok(()), Write::flush)
+    }
+}
+
 /// `pillion tap`: one paragraph for each piece of payload, until SIGINT.
 pub(crate) fn run(ports: &[u16], out: Option<&Path>) -> ExitCode {
     match listen(ports, out) {
@@ -207,9 +215,16 @@ pub(crate) fn run(ports: &[u16], out: Option<&Path>) -> ExitCode {
 }
 
 fn listen(ports: &[u16], out: Option<&Path>) -> io::Result<()> {
+    lab::watch_signals().map_err(|error| io::Error::other(error.to_string()))?;
     let mut source = Source::open(ports, out)?;
     let mut stdout = io::stdout().lock();
+    let mut last_look = None;
     loop {
+        // What was said before the signal is still heard.
+        let told = lab::check_interrupt().is_err();
+        if told && last_look.get_or_insert_with(Instant::now).elapsed() >= 2 * TICK {
+            return source.finish();
+        }
         if let Some(segment) = source.next()? {
             writeln!(stdout, "{} > {}  {} bytes", segment.from, segment.to, segment.payload.len())?;
             for line in hex_lines(&segment.payload, 4) {

@@ -17,7 +17,7 @@ fn verdict(flags: &str) -> String {
     };
     let packet = Packet::from_flags(&explain.packet).unwrap();
     let plan = Plan::new(&Capture::check(&explain.capture).unwrap(), packet.family());
-    match Walk::new(&plan, &packet).verdict() {
+    match Walk::new(&plan, &packet, false).verdict() {
         Verdict::Inbound { .. } => "inbound",
         Verdict::Outbound { .. } => "outbound",
         Verdict::BackToProxy => "back to the proxy",
@@ -152,7 +152,7 @@ fn any_packet() -> impl Strategy<Value = Packet> {
 
 fn verdict_of(flags: &[String], packet: &Packet) -> Verdict {
     let wishes = capture(&flags.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
-    Walk::new(&Plan::new(&wishes, packet.family()), packet).verdict()
+    Walk::new(&Plan::new(&wishes, packet.family()), packet, false).verdict()
 }
 
 proptest! {
@@ -170,6 +170,21 @@ proptest! {
         prop_assume!(packet.destination.is_loopback());
         packet.direction = Direction::Out;
         prop_assert_eq!(verdict_of(&flags, &packet), Verdict::NotCaptured);
+    }
+
+    /// To see more changes nothing: the same rules take the packet, and every other one on its way says what did not fit.
+    #[test]
+    fn rules_that_are_passed_over_are_shown_beside_those_that_take_it(flags in any_flags(), packet in any_packet()) {
+        let wishes = capture(&flags.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+        let plan = Plan::new(&wishes, packet.family());
+        let (taken, all) = (Walk::new(&plan, &packet, false), Walk::new(&plan, &packet, true));
+        prop_assert_eq!(taken.verdict(), all.verdict());
+        let numbers = |steps: &[Step]| {
+            let steps = steps.iter().filter(|step| step.passed_over.is_none());
+            steps.map(|step| (step.chain, step.number)).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(numbers(&taken.steps), numbers(&all.steps));
+        prop_assert_eq!(taken.steps.len(), numbers(&taken.steps).len());
     }
 
     /// Without exclusions nothing new from outside reaches the app past the proxy.
@@ -200,7 +215,7 @@ fn the_way_is_told_rule_by_rule() {
         loopback: false,
         established: false,
     };
-    let told = Walk::new(&plan, &packet).to_string();
+    let told = Walk::new(&plan, &packet, false).to_string();
     snapbox::assert_data_eq!(
         told,
         snapbox::str![[r#"
@@ -214,6 +229,43 @@ nat PILLION_IN_REDIRECT 1: -p tcp -j REDIRECT --to-ports 15006
 
 "#]]
     );
+}
+
+#[rstest]
+#[case(
+    "--direction out --destination 10.0.0.3 --port 80 --uid 1000",
+    "--uid-owner 1337 -j RETURN\n      passed over: its user is 1000"
+)]
+#[case(
+    "--direction out --destination 10.0.0.3 --port 80",
+    "--gid-owner 1337 -j RETURN\n      passed over: its group is not known"
+)]
+#[case(
+    "--direction out --destination 10.0.0.3 --port 80",
+    "-d 127.0.0.0/8 -j RETURN\n      passed over: it goes to 10.0.0.3"
+)]
+#[case(
+    "--direction in --destination 10.0.0.2 --port 80",
+    "--dport 15021 -j RETURN\n      passed over: it goes to port 80"
+)]
+#[case(
+    "--direction in --destination 10.0.0.2 --port 80 --protocol udp",
+    "-p tcp -j PILLION_INBOUND\n      passed over: it is not TCP"
+)]
+#[case(
+    "-u= -g= --proxy-mark 9 --direction out --destination 10.0.0.3 --port 80 --mark 8",
+    "passed over: its mark is 8"
+)]
+fn a_rule_that_is_passed_over_says_what_did_not_fit(#[case] packet: &str, #[case] words: &str) {
+    let line = format!("pillion-iptables explain --passed-over {packet}");
+    let Command::Explain(explain) = Arguments::try_parse_from(line.split_whitespace()).unwrap().command
+    else {
+        panic!("explain was parsed as another command");
+    };
+    let packet = Packet::from_flags(&explain.packet).unwrap();
+    let plan = Plan::new(&Capture::check(&explain.capture).unwrap(), packet.family());
+    let told = Walk::new(&plan, &packet, explain.passed_over).to_string();
+    assert!(told.contains(words), "{told}");
 }
 
 #[test]

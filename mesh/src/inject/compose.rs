@@ -359,7 +359,7 @@ fn proxy(app: &App, wishes: &Wishes) -> Node {
         format!("{folder}/sidecars:/etc/pillion/sidecars:ro"),
         format!("{folder}/mesh:/etc/pillion/mesh:ro"),
         format!("{BUNDLE}:/run/pillion/bundle:ro"),
-        format!("{}:/run/pillion/token:ro", token_volume(&app.name)),
+        format!("{}:/run/pillion/token:ro", token_volume(&app.account)),
     ];
     part(
         app,
@@ -394,14 +394,20 @@ fn part<'k>(app: &App, what: &str, image: &str, rest: impl IntoIterator<Item = (
 const BUNDLE: &str = "pillion-bundle";
 const STATE: &str = "pillion-ca-state";
 
-fn token_volume(name: &str) -> String {
-    format!("pillion-token-{name}")
+/// The volume of an account's token.
+fn token_volume(account: &str) -> String {
+    format!("pillion-token-{account}")
+}
+
+/// The accounts, each once though several services may share it.
+fn accounts(apps: &[App]) -> BTreeSet<&str> {
+    apps.iter().map(|app| app.account.as_str()).collect()
 }
 
 /// The CA, on every network that a sidecar is on, and the volumes.
 fn add_ca(root: &mut Node, apps: &[App], wishes: &Wishes) {
     let tokens =
-        apps.iter().map(|app| format!("{}:/run/pillion/tokens/{}", token_volume(&app.name), app.name));
+        accounts(apps).into_iter().map(|name| format!("{}:/run/pillion/tokens/{name}", token_volume(name)));
     let volumes = [
         format!("{}/ca:/etc/pillion/ca:ro", wishes.folder),
         format!("{STATE}:/var/lib/pillion-ca"),
@@ -433,16 +439,16 @@ fn add_ca(root: &mut Node, apps: &[App], wishes: &Wishes) {
         Node::map([("labels", label("volume")), ("driver_opts", Node::map(options).on_one_line())])
     };
     volumes.set(BUNDLE, in_memory());
-    for app in apps {
-        volumes.set(&token_volume(&app.name), in_memory());
+    for account in accounts(apps) {
+        volumes.set(&token_volume(account), in_memory());
     }
 }
 
 fn ca_settings(apps: &[App], wishes: &Wishes) -> Result<String, String> {
-    let mut identities: Vec<(String, Option<String>)> = Vec::new();
+    let mut identities = BTreeMap::new();
     for app in apps {
-        let token = format!("/run/pillion/tokens/{}/token", app.name);
-        identities.push((app.id(wishes)?.to_string(), Some(token)));
+        let token = format!("/run/pillion/tokens/{}/token", app.account);
+        identities.insert(app.id(wishes)?.to_string(), Some(token));
     }
     let root = Node::map([
         ("trustDomain", Node::text(wishes.trust_domain.as_str())),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
@@ -156,6 +157,15 @@ fn a_service_that_joins_later_gets_its_sidecar_too() {
 }
 
 #[test]
+fn services_that_share_an_account_share_its_token() {
+    let service = "{image: a, expose: [80], labels: {pillion.dev/service-account: both}}";
+    let injected = injected("a", &format!("services:\n  a: {service}\n  b: {service}\n"));
+    assert_eq!(injected.text.matches("pillion-token-both:/run/pillion/token:ro").count(), 2);
+    let (_, ca) = injected.files.iter().find(|(name, _)| name == "ca/ca.yaml").unwrap();
+    assert_eq!(ca.matches("sa/both").count(), 1, "the CA takes no identity twice");
+}
+
+#[test]
 fn manifests_of_other_kinds_stay_as_they_are() {
     let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n  mode: 0644\n  text: |\n    one\n      two\n";
     assert_eq!(injected("a", text).text, text);
@@ -194,4 +204,59 @@ fn ports_are_those_that_the_file_tells(#[case] service: &str, #[case] expected: 
         .collect();
     assert_eq!(ports.join(", "), expected);
     assert_eq!(injected.notes.iter().any(|note| note.contains("declares no port")), expected.is_empty());
+}
+
+proptest! {
+    /// Whatever a compose file says of its services: twice is once, and removing is the way back.
+    #[test]
+    fn any_compose_file_is_injected_the_same_again(services in proptest::collection::vec(service(), 1..4)) {
+        let names = ["web", "cart", "db"];
+        let mut text = "services:\n".to_owned();
+        for (name, lines) in names.iter().zip(&services) {
+            text += &format!("  {name}:\n    image: shop\n{lines}");
+        }
+        let Ok(once) = inject("a.yaml", &text, &wishes()) else { return Ok(()) };
+        let twice = inject("a.yaml", &once.text, &wishes()).unwrap();
+        prop_assert_eq!(shown(&twice), shown(&once), "{}", text);
+        let remove = Wishes { remove: true, ..wishes() };
+        let removed = inject("a.yaml", &once.text, &remove).unwrap().text;
+        prop_assert!(!removed.contains("pillion-"), "{}", removed);
+        prop_assert_eq!(shown(&inject("a.yaml", &removed, &wishes()).unwrap()), shown(&once), "{}", text);
+        let mesh = once.files.iter().find(|(name, _)| name == "mesh/services.yaml");
+        if let Some((name, text)) = mesh {
+            Resources::default().read(name, text).unwrap();
+        }
+    }
+}
+
+/// Any of these lines, each at most once.
+fn service() -> impl Strategy<Value = String> {
+    let lines = [
+        "ports: ['8080:80', 53:53/udp]",
+        "expose: [9000, \"9001\"]",
+        "networks: [front, back]",
+        "depends_on: [db]",
+        "depends_on: {web: {condition: service_healthy}}",
+        "labels: {version: v1}",
+        "labels: [version=v1, pillion.dev/service-account=shared]",
+        "labels: {sidecar.istio.io/inject: 'false'}",
+        "network_mode: service:web",
+        "network_mode: none",
+        "links: ['web:www', cart]",
+        "hostname: host",
+        "container_name: one",
+        "environment: ['A=http://web/', B=cart:70]",
+        "profiles: [all]",
+        "volumes: ['/a:/b']  # beside",
+    ];
+    proptest::sample::subsequence(lines.to_vec(), 0..6).prop_map(|lines| {
+        let mut seen = Vec::new();
+        let lines = lines.into_iter().filter(|line| {
+            let key = line.split(':').next().unwrap();
+            let is_new = !seen.contains(&key) && !(key == "network_mode" && seen.contains(&"networks"));
+            seen.push(key);
+            is_new
+        });
+        lines.map(|line| format!("    # of {}\n    {line}\n", line.len())).collect()
+    })
 }

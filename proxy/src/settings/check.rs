@@ -23,7 +23,7 @@ use crate::identity::{
     BundleSource, CaSource, Endpoint, EndpointTrust, Federated, FileSource, KeyType, Source,
 };
 use crate::net::Keepalive;
-use crate::tls::{TlsSettings, TlsVersion};
+use crate::tls::{KeyLogFile, TlsSettings, TlsVersion};
 
 /// One setting that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -90,6 +90,8 @@ impl RawSettings {
         let root_namespace = kept(root_namespace(raw.root_namespace), &mut faults);
         let crl = raw.identity.crl.clone().map(|crl| path("identity.crl", crl)).transpose();
         let crl = kept(crl, &mut faults);
+        let key_log = raw.tls.key_log_file.clone().map(|file| path("tls.keyLogFile", file)).transpose();
+        let key_log = kept(key_log, &mut faults);
         let identity = kept(identity(raw.identity), &mut faults);
         let workload_api = kept(workload_api(raw.workload_api), &mut faults);
         let federation = kept(federation(raw.federation), &mut faults);
@@ -104,8 +106,8 @@ impl RawSettings {
         else {
             return Err(Faults(faults));
         };
-        let (Some(crl), Some(gateway), Some(interception), Some(limits), Some(hurry)) =
-            (crl, gateway, interception, limits, hurry)
+        let (Some(crl), Some(key_log), Some(gateway), Some(interception), Some(limits), Some(hurry)) =
+            (crl, key_log, gateway, interception, limits, hurry)
         else {
             return Err(Faults(faults));
         };
@@ -131,12 +133,14 @@ impl RawSettings {
             gateway,
             interception,
             admin: raw.admin.address.map_or(at(Ipv4Addr::LOCALHOST, 15000), |address| address.0),
+            capture_allowed: raw.admin.capture.unwrap_or(false),
             readiness: raw.readiness.address.map_or(at(Ipv4Addr::UNSPECIFIED, 15021), |address| address.0),
             fail_before: raw.readiness.fail_before.map(|period| period.0),
             metrics: raw.metrics.address.map_or(at(Ipv4Addr::UNSPECIFIED, 15090), |address| address.0),
             tls: TlsSettings {
                 min_version: raw.tls.min_version.map_or(TlsVersion::default(), |min| min.0),
                 resumption: raw.tls.resumption.unwrap_or(true),
+                key_log: key_log.map(KeyLogFile::at),
             },
             detection_timeout: or_seconds(raw.detection.timeout, 5),
             drain_timeout: or_seconds(raw.drain.timeout, 5),
@@ -541,6 +545,12 @@ fn of_agent(settings: &Settings) -> Vec<Fault> {
         faults.push(Fault::new(
             "mesh",
             "is a sidecar's, an agent applies no policy; leave it out, or run pillion-proxy",
+        ));
+    }
+    if settings.tls.key_log.is_some() {
+        faults.push(Fault::new(
+            "tls.keyLogFile",
+            "is a sidecar's, an agent has no traffic to look into; leave it out, or run pillion-proxy",
         ));
     }
     if settings.workload_api.is_none() {

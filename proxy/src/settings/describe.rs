@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::value::{HttpsOrigin, HttpsUrl, MinVersion, Period, SocketMode, UnixSocket};
 use super::{InterceptionMode, LogFormat, PolicyChange, Settings, TrafficPolicy};
 use crate::identity::{BundleSource, Endpoint, EndpointTrust, KeyType, Source};
+use crate::tls::KeyLogFile;
 
 impl Settings {
     /// All settings, defaults filled in, as the file would say them.
@@ -75,12 +76,13 @@ impl Settings {
                 },
                 "mark": self.interception.mark,
             },
-            "admin": { "address": self.admin },
+            "admin": { "address": self.admin, "capture": self.capture_allowed },
             "readiness": { "address": self.readiness, "failBefore": self.fail_before.map(duration) },
             "metrics": { "address": self.metrics },
             "tls": {
                 "minVersion": MinVersion(self.tls.min_version).to_string(),
                 "resumption": self.tls.resumption,
+                "keyLogFile": self.tls.key_log.map(KeyLogFile::path),
             },
             "detection": { "timeout": duration(self.detection_timeout) },
             "drain": { "timeout": duration(self.drain_timeout) },

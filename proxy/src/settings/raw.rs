@@ -443,6 +443,15 @@ pub(super) struct AdminSection {
         env = "PILLION_ADMIN_ADDRESS"
     )]
     pub(super) address: Option<Address>,
+    /// Whether whoever reaches the admin API may have the first bytes of plaintext kept and read them, for a time
+    /// (POST /capture) [default: false]
+    #[arg(
+        id = "admin.capture",
+        long = "admin-capture",
+        value_name = "true|false",
+        env = "PILLION_ADMIN_CAPTURE"
+    )]
+    pub(super) capture: Option<bool>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Args)]
@@ -503,6 +512,15 @@ pub(super) struct TlsSection {
         env = "PILLION_TLS_RESUMPTION"
     )]
     pub(super) resumption: Option<bool>,
+    /// File that the secrets of all TLS sessions are written to, for Wireshark: WHOEVER READS IT CAN DECRYPT the traffic of this
+    /// proxy; for lessons and debugging, never for a mesh in use
+    #[arg(
+        id = "tls.keyLogFile",
+        long = "tls-key-log-file",
+        value_name = "FILE",
+        env = "PILLION_TLS_KEY_LOG_FILE"
+    )]
+    pub(super) key_log_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Args)]
@@ -701,10 +719,10 @@ layer! {
     OutboundSection { capture, traffic_policy, listeners }
     GatewaySection { address, ports, port_flags }
     InterceptionSection { mode, mark }
-    AdminSection { address }
+    AdminSection { address, capture }
     ReadinessSection { address, fail_before }
     MetricsSection { address }
-    TlsSection { min_version, resumption }
+    TlsSection { min_version, resumption, key_log_file }
     DetectionSection { timeout }
     DrainSection { timeout }
     LimitsSection {

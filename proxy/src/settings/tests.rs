@@ -204,6 +204,17 @@ fn the_default_that_help_names_is_the_one_in_force() {
     assert!(seen > 15, "only {seen} defaults were found in help");
 }
 
+/// Whoever has it can decrypt the traffic, so nothing but the setting itself turns it on.
+#[test]
+fn secrets_are_written_down_only_where_a_file_is_named() {
+    let shown =
+        |text: &str| minimal_with(&format!("inbound: {{capture: 0.0.0.0:15006}}\n{text}")).unwrap().to_json();
+    assert!(shown("")["tls"]["keyLogFile"].is_null());
+    assert_eq!(shown("tls: {keyLogFile: keys.log}")["tls"]["keyLogFile"], "keys.log");
+    let empty = minimal_with("inbound: {capture: 0.0.0.0:15006}\ntls: {keyLogFile: ''}");
+    assert_eq!(faults(empty), ["tls.keyLogFile"]);
+}
+
 #[test]
 fn the_settings_shown_read_back_as_themselves() {
     let hurried = format!("{EXAMPLE}time: {{scale: 2880, origin: 2026-11-26T00:00:00Z}}\n");

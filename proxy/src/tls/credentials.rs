@@ -24,7 +24,7 @@ use super::failure::{NOT_VALID_NOW, Role, explain};
 use super::pkcs8::pkcs8;
 use super::sessions::{Door, Issued, Issuer, Keeper, Kept};
 use super::verify::{ChainError, PeerVerifier, check_chain};
-use super::{Bundles, Clock, HandshakeError, Revoked, TlsSettings, provider};
+use super::{Bundles, Clock, HandshakeError, Revoked, TlsSettings, key_log, provider};
 
 /// ALPN protocols that the server picks from, the first that the client offers too.
 ///
@@ -341,6 +341,7 @@ fn client_config(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier.clone()))
         .with_client_cert_resolver(shown);
+    config.key_log = key_log::to(settings.key_log);
     config.alpn_protocols = vec![OFFERED.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
@@ -358,6 +359,7 @@ fn server_config(
         .map_err(CredentialsError::Configuration)?
         .with_client_cert_verifier(Arc::new(verifier.clone()))
         .with_cert_resolver(shown);
+    config.key_log = key_log::to(settings.key_log);
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;

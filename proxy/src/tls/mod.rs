@@ -11,6 +11,7 @@ mod clock;
 mod credentials;
 mod failure;
 mod handshake;
+mod key_log;
 pub(crate) mod origination;
 mod path;
 mod pkcs8;
@@ -33,6 +34,7 @@ pub(crate) use bundles::{BundleError, Bundles, Root};
 pub(crate) use clock::Clock;
 pub(crate) use credentials::{Credentials, CredentialsError};
 pub(crate) use failure::told;
+pub(crate) use key_log::KeyLogFile;
 pub(crate) use proof::{Proof, no_longer_proved};
 pub(crate) use revocations::{Revocations, Revoked};
 pub(crate) use sessions::Door;
@@ -45,11 +47,13 @@ pub(crate) struct TlsSettings {
     pub(crate) min_version: TlsVersion,
     /// Whether peers of the mesh may resume sessions, and we theirs.
     pub(crate) resumption: bool,
+    /// Where the secrets of sessions are written, which gives them away; `None` is nowhere.
+    pub(crate) key_log: Option<&'static KeyLogFile>,
 }
 
 impl Default for TlsSettings {
     fn default() -> Self {
-        Self { min_version: TlsVersion::Tls12, resumption: true }
+        Self { min_version: TlsVersion::Tls12, resumption: true, key_log: None }
     }
 }
 

@@ -28,7 +28,7 @@ use super::client::no_name;
 use super::failure::{Role, attending, explain, farewell};
 use super::handshake::Parties;
 use super::revocations::Revocations;
-use super::{Clock, HandshakeError, TlsSettings, provider};
+use super::{Clock, HandshakeError, TlsSettings, key_log, provider};
 use crate::live::LiveSnapshot;
 pub(crate) use files::FileState;
 use files::Files;
@@ -172,6 +172,7 @@ impl Originator {
             Some(shown) => builder.with_client_cert_resolver(shown),
             None => builder.with_no_client_auth(),
         };
+        config.key_log = key_log::to(self.settings.key_log);
         config.alpn_protocols = wanted.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;

@@ -166,7 +166,7 @@ async fn the_hello_carries_the_name_and_the_protocol_of_the_plan_and_no_mark_of_
 
 #[tokio::test]
 async fn with_min_version_1_3_no_tls_1_2_is_spoken() {
-    let settings = TlsSettings { min_version: crate::tls::TlsVersion::Tls13, resumption: true };
+    let settings = TlsSettings { min_version: crate::tls::TlsVersion::Tls13, ..TlsSettings::default() };
     let web = Web { originator: Arc::new(Originator::new(settings, Clock::system())), ..Web::new() };
     let config = |versions| peers::outside_server_of_versions(&web.server(), None, versions);
     assert!(web.dial(&web.simple(), config(TLS13)).await.0.is_ok());
