@@ -207,6 +207,11 @@ fn a_person_sees_in_the_browser_what_the_mesh_does() {
     assert_eq!(errno_of_call(&stage.stranger, service), Some(ECONNRESET));
     browser.look(&stage.server, "one", "http://127.0.0.1:15000/", &facts);
 
+    // One that is gone is told of, and takes nothing from the other.
+    drop(server);
+    dashboard.wait_for_line(SOON, "http://server:15000: ").unwrap();
+    browser.look(&stage.stranger, "down", "http://127.0.0.1:15080/", &facts);
+
     dashboard.terminate().unwrap();
     assert_eq!(dashboard.wait(SOON).unwrap().code(), Some(0));
 }

@@ -20,7 +20,7 @@ const SOON = 15_000;
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ['--no-sandbox'] });
 const faults = [];
 try {
-  await { mesh, one }[scene]();
+  await { mesh, one, down }[scene]();
   assert.deepEqual(faults, [], 'what the browser complained of');
   console.log(`${scene}: as it should be`);
 } catch (fault) {
@@ -224,6 +224,17 @@ async function mesh() {
   await named(page);
   await picture(page, 'connections-light');
 
+  // What moves now stands on its edge.
+  const [host, port] = facts.old.split(':');
+  const socket = connect(Number(port), host);
+  socket.on('error', () => {});
+  const talking = setInterval(() => socket.write('x'.repeat(1000)), 50);
+  await page.goto(`${url}#/mesh`);
+  await until('bytes on the edge', async () => /[1-9][0-9.]* kB\/s/.test(await page.locator('.link.open .figures').textContent()));
+  await page.getByRole('row', { name: /^unknown server × in plaintext .* kB\/s .* kB\/s 1 / }).waitFor();
+  clearInterval(talking);
+  socket.destroy();
+
   // Policies: who won and where it stands; a changed file is noticed.
   await page.getByRole('navigation').getByRole('link', { name: 'Policies' }).click();
   const policies = page.getByRole('region', { name: 'Policies of server' });
@@ -279,4 +290,12 @@ async function one() {
   // Programs still get their index at the same place.
   const index = await page.evaluate(async () => (await fetch('/', { headers: { accept: 'application/json' } })).json());
   assert.ok(index.pages.some(({ path }) => path === '/events'));
+}
+
+async function down() {
+  const page = await opened();
+  await page.goto(url);
+  await page.locator('.notice').getByText(/does not answer: /).waitFor();
+  await page.getByRole('link', { name: 'client', exact: false }).first().waitFor();
+  await picture(page, 'down-light');
 }

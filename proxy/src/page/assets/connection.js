@@ -96,6 +96,9 @@ function way(legs) {
   return h('ol', { class: 'way', 'aria-label': 'The way of the bytes' }, stops);
 }
 
+/** The height of a lane on the axis: its name, its line and four rows of words. */
+const LANE = 112;
+
 const MARKS = [
   ['firstBytes', 'first bytes'], ['authorized', 'policies'], ['dialled', 'dial'], ['connected', 'connected'], ['handshake', 'handshake'],
   ['opened', 'open'], ['asked', 'asked'], ['answered', 'answered'],
@@ -114,14 +117,14 @@ function axis(legs) {
   const lanes = legs.map(({ story, name }, lane) => {
     const { times, durationMicros, direction, reason } = story.connection;
     const marks = [['accepted', 0], ...MARKS.map(([field, words]) => [words, times[field]]), [reason ? 'end' : 'now', durationMicros]];
-    return { name: `${name}, ${direction}`, marks: marks.filter(([, at]) => at !== null && at !== undefined).map(([words, at]) => [words, at + offsets[lane], at]) };
+    return { name: `${name}, ${direction}`, marks: marks.filter(([, at]) => at !== null && at !== undefined).sort((one, other) => one[1] - other[1]).map(([words, at]) => [words, at + offsets[lane], at]) };
   });
   const set = lanes.flatMap(({ marks }) => marks.filter(([words]) => words !== 'end' && words !== 'now').map(([, at]) => at));
   const until = Math.max(...set, 1);
   const last = Math.max(...lanes.flatMap(({ marks }) => marks.map(([, at]) => at)));
   const broken = last > until * 1.6;
   const scale = (at) => (at <= until * 1.1 ? 20 + (at / (broken ? until : Math.max(last, 1))) * (broken ? 660 : 780) : 800);
-  const height = 34 + lanes.length * 96;
+  const height = 34 + lanes.length * LANE;
   return h('figure', { class: 'axis' },
     h('figcaption', null, 'Steps on one axis of time, from the moment at which the first sidecar took the connection', lanes.length > 1 ? '; the second begins where the clocks of both put it, between dial and handshake' : ''),
     h('div', { class: 'drawing', tabindex: '0', role: 'region', 'aria-label': 'Axis of time; the same figures stand beside the steps below' },
@@ -132,7 +135,7 @@ function axis(legs) {
           return [svg('line', { class: 'grid', x1: x, x2: x, y1: 18, y2: height }), svg('text', { class: 'tick', x, y: 12, 'text-anchor': part === 0 ? 'start' : 'middle' }, micros(at))];
         }),
         lanes.map(({ name, marks }, lane) => {
-          const y = 62 + lane * 96;
+          const y = 62 + lane * LANE;
           const ends = marks.map(([, at]) => scale(at));
           const rows = [];
           return svg('g', { class: `lane lane${lane}` },
