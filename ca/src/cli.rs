@@ -14,7 +14,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use pillion_mesh::duration;
 use pillion_mesh::spiffe::SpiffeId;
 use pillion_mesh::wire::rfc3339;
+use pillion_mesh::yaml;
 use rustls_pki_types::ServerName;
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -92,6 +94,9 @@ enum RootCommand {
     Status {
         #[command(flatten)]
         configuration: Configuration,
+        /// For people, or for programs
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Output,
     },
     /// Make a next root and publish it, so that everybody knows it before it signs
     Prepare {
@@ -138,6 +143,25 @@ impl Configuration {
 enum LogFormat {
     Text,
     Json,
+}
+
+/// How a listing is printed; as `pillion` has it.
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+    Yaml,
+}
+
+impl Output {
+    /// Prints `document` for programs, or `text` for people.
+    fn print(self, document: &impl Serialize, text: &str) -> Result<(), Failure> {
+        match self {
+            Self::Table => print(text),
+            Self::Json => print(&serde_json::to_string_pretty(document)?),
+            Self::Yaml => print(yaml::print(document).map_err(anyhow::Error::msg)?.trim_end()),
+        }
+    }
 }
 
 /// Whose fault it is decides on the exit code.

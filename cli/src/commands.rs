@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    analyze, authz, demo, describe, edges, explain, inject, job, lesson, manual, migrate, playground, probe,
-    svid, wait, wiretap,
+    analyze, authz, check, demo, describe, edges, explain, inject, job, lesson, manual, migrate, playground,
+    probe, proxy_config, svid, top, wait, wiretap,
 };
 
 /// Mutual TLS between services by sidecars that they know nothing of.
@@ -66,6 +66,27 @@ enum Command {
     ///
     /// Exit codes: 0 told, 1 a proxy does not answer, 2 wrong arguments.
     Edges(edges::Options),
+    /// What passes through proxies just now: connections and bytes a second on each edge, and the newest connections
+    ///
+    /// Live where it has a terminal: it reads each proxy once in an interval, q quits, p pauses, and n, b, o, r and w order the
+    /// edges by new connections, bytes, open connections, refusals and by who calls whom. Elsewhere, and with --once or
+    /// -o json, it tells what came in one interval. The rates of several proxies stand together; an edge that both its
+    /// ends tell of stands once.
+    ///
+    /// Exit codes: 0 told, 1 a proxy does not answer (live: none does at the begin), 128 + N where signal N ended it, 2 wrong
+    /// arguments.
+    Top(top::Options),
+    /// What a proxy listens on, dials, holds and serves, with istioctl's columns and the mode of mutual TLS
+    #[command(visible_alias = "pc")]
+    ProxyConfig(proxy_config::Options),
+    /// Goes through a mesh and tells what is proved, what is worth a look, and what is broken
+    ///
+    /// Whether the proxies answer, are ready and of one version; certificates, roots and clocks; the CA; the mesh folder; the
+    /// interception rules; and whether what passes between two of them is encrypted: by a capture where their network
+    /// namespace is this one and root asks, else by the records of both ends. docs/reference/checks.md explains each.
+    ///
+    /// Exit codes: 0 no check failed, 1 one did, 2 wrong arguments.
+    Check(check::Options),
     /// Tells whether ports can be switched to STRICT, and who would be cut off
     ///
     /// By what proxies have counted since they began: who came to each port by mutual TLS, who without, when, and what
@@ -202,6 +223,9 @@ fn run(command: Command) -> ExitCode {
         Command::Describe(options) => describe::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Edges(options) => edges::run(&options),
+        Command::Top(options) => top::run(&options),
+        Command::ProxyConfig(options) => proxy_config::run(&options),
+        Command::Check(options) => check::run(&options),
         Command::Migrate(options) => migrate::run(&options),
         Command::Authz(options) => authz::run(&options),
         Command::Svid(options) => svid::run(&options),

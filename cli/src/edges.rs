@@ -16,7 +16,7 @@ const OTHERWISE: &str =
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The admin API of a proxy that is asked; repeat it
-    #[arg(long, value_name = "URL", default_value = ADMIN)]
+    #[arg(long, value_name = "URL", default_value = ADMIN, alias = "admin")]
     proxy: Vec<String>,
     #[command(flatten)]
     format: Format,

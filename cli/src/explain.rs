@@ -23,7 +23,7 @@ pub(crate) struct Options {
     #[arg(long, group = "which")]
     last_refused: bool,
     /// The admin API of the proxy that is asked
-    #[arg(long, value_name = "URL", default_value = ADMIN)]
+    #[arg(long, value_name = "URL", default_value = ADMIN, alias = "proxy")]
     admin: String,
     #[command(flatten)]
     format: Format,

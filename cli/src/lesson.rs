@@ -1,5 +1,6 @@
 //! `pillion lesson`: leads through the lessons of `examples/lessons`, which this binary holds.
 
+use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -8,8 +9,10 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use crate::lab::{self, LabError};
+use crate::output::Format;
 use crate::playground;
 
 /// Folder, its files by their paths in it and their text; what all lessons share stands last, under no folder.
@@ -39,7 +42,7 @@ pub(crate) struct Options {
 #[derive(Debug, Subcommand)]
 enum What {
     /// The lessons, and what each is about
-    List,
+    List(Format),
     /// Plays a lesson in a mesh of its own, and asserts what it claims
     ///
     /// Needs no Docker: network namespaces, as root or in a user namespace, with iproute2 and iptables. Some lessons use
@@ -70,8 +73,8 @@ enum What {
 /// Exit codes: 0, 1 where something was not as the lesson says or could not be written, 2 for no such lesson.
 pub(crate) fn run(options: &Options) -> ExitCode {
     let done = match &options.command {
-        What::List => {
-            list();
+        What::List(format) => {
+            format.print(&Listed::all(), Listed::all());
             Ok(ExitCode::SUCCESS)
         }
         What::Show { lesson } => found(lesson).map(|lesson| {
@@ -128,11 +131,37 @@ fn found(asked: &str) -> Result<Lesson, Fault> {
     })
 }
 
-fn list() {
-    for lesson in Lesson::all() {
-        say(&format!("{}  {}", lesson.number(), lesson.title()));
+/// All lessons, for a listing.
+#[derive(Serialize)]
+struct Listed {
+    lessons: Vec<ListedLesson>,
+}
+
+#[derive(Serialize)]
+struct ListedLesson {
+    number: &'static str,
+    folder: &'static str,
+    title: &'static str,
+}
+
+impl Listed {
+    fn all() -> Self {
+        let listed = |lesson: Lesson| ListedLesson {
+            number: lesson.number(),
+            folder: lesson.folder,
+            title: lesson.title(),
+        };
+        Self { lessons: Lesson::all().map(listed).collect() }
     }
-    say("\nplay one: pillion lesson run 1; read it first: pillion lesson show 1");
+}
+
+impl Display for Listed {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for ListedLesson { number, title, .. } in &self.lessons {
+            writeln!(f, "{number}  {title}")?;
+        }
+        write!(f, "\nplay one: pillion lesson run 1; read it first: pillion lesson show 1")
+    }
 }
 
 /// Prints for the person. Where nobody reads it any more, there is nobody to be told.

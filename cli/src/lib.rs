@@ -5,6 +5,7 @@
 
 mod analyze;
 mod authz;
+mod check;
 mod commands;
 mod demo;
 mod describe;
@@ -20,9 +21,11 @@ mod migrate;
 mod output;
 mod playground;
 mod probe;
+mod proxy_config;
 mod sidecar;
 mod source;
 mod svid;
+mod top;
 mod wait;
 pub mod wiretap;
 

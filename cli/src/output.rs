@@ -24,6 +24,11 @@ enum Output {
 }
 
 impl Format {
+    /// Whether it is for people.
+    pub(crate) fn is_table(self) -> bool {
+        self.output == Output::Table
+    }
+
     /// Prints `document` for programs, or `text` for people; with colour only where a terminal shows it and NO_COLOR does
     /// not forbid it. A reader that has seen enough may have closed the pipe.
     pub(crate) fn print(self, document: &impl Serialize, text: impl Display) {

@@ -17,7 +17,7 @@ use pillion_proxy::folder::Folder;
 use pillion_proxy::sidecar_file::SidecarFile;
 use serde::de::DeserializeOwned;
 
-use crate::http;
+use crate::http::{self, Answer};
 
 /// Where a proxy's admin API is unless its settings say otherwise.
 pub(crate) const ADMIN: &str = "http://127.0.0.1:15000";
@@ -31,7 +31,7 @@ const FILES_INSTEAD: &str = "Without a proxy ask the files: --folder FOLDER --co
 #[command(next_help_heading = "Who is asked")]
 pub(crate) struct Source {
     /// Ask the proxy that runs here by its admin API [default: http://127.0.0.1:15000]
-    #[arg(long, value_name = "URL", conflicts_with_all = ["folder", "config", "workload"])]
+    #[arg(long, value_name = "URL", alias = "proxy", conflicts_with_all = ["folder", "config", "workload"])]
     admin: Option<String>,
     /// Ask the files instead: a file or folder of Istio resources [default: the mesh folder of --config]
     #[arg(long, value_name = "FOLDER")]
@@ -74,6 +74,8 @@ pub(crate) struct Admin {
     url: String,
     /// What can be done where it does not answer.
     otherwise: &'static str,
+    /// Time for an answer.
+    timeout: Duration,
 }
 
 /// Why there is no answer.
@@ -241,7 +243,25 @@ impl Admin {
     /// does not answer.
     pub(crate) fn at(url: &str, otherwise: &'static str) -> Self {
         let scheme = if url.contains("://") { "" } else { "http://" };
-        Self { url: format!("{scheme}{}", url.trim_end_matches('/')), otherwise }
+        Self { url: format!("{scheme}{}", url.trim_end_matches('/')), otherwise, timeout: TIMEOUT }
+    }
+
+    /// The same, with less patience or more.
+    pub(crate) fn answering_within(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// Its address, with the scheme.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Asks a page that has the same shape whatever its status is.
+    ///
+    /// # Errors
+    /// When the proxy does not answer, or not as one of this version.
+    pub(crate) fn get_whatever_status<T: DeserializeOwned>(&self, page: &str) -> Result<T, Fault> {
+        self.read(&self.ask(page)?.body)
     }
 
     /// Asks a page of the admin API.
@@ -249,14 +269,8 @@ impl Admin {
     /// # Errors
     /// When the proxy does not answer, or not as one of this version; when it does not know what is asked for.
     pub(crate) fn get<T: DeserializeOwned>(&self, page: &str) -> Result<T, Fault> {
-        let Self { url, otherwise } = self;
-        let fault = |what: String| Fault::Proxy(format!("{url}: {what}"));
-        let answer = http::get(&format!("{url}{page}"), TIMEOUT).map_err(|error| {
-            fault(format!(
-                "{error}\nis the proxy running, and is this its admin API (admin.address)? It listens on loopback only: ask in its \
-                 container or network namespace.\n{otherwise}"
-            ))
-        })?;
+        let fault = |what: String| self.fault(&what);
+        let answer = self.ask(page)?;
         let problem: Option<Problem> = serde_json::from_str(&answer.body).ok();
         if let Some(Problem { title, detail: Some(detail), .. }) = &problem
             && title == UNKNOWN
@@ -272,9 +286,27 @@ impl Admin {
             let detail = problem.and_then(|problem| problem.detail).unwrap_or(answer.body);
             return Err(fault(format!("answered {}: {detail}", answer.status)));
         }
-        serde_json::from_str(&answer.body).map_err(|error| {
-            fault(format!("its answer is not understood, its version may be another: {error}"))
+        self.read(&answer.body)
+    }
+
+    fn ask(&self, page: &str) -> Result<Answer, Fault> {
+        let Self { url, otherwise, timeout } = self;
+        http::get(&format!("{url}{page}"), *timeout).map_err(|error| {
+            self.fault(&format!(
+                "{error}\nis the proxy running, and is this its admin API (admin.address)? It listens on loopback only: ask in its \
+                 container or network namespace.\n{otherwise}"
+            ))
         })
+    }
+
+    fn read<T: DeserializeOwned>(&self, body: &str) -> Result<T, Fault> {
+        serde_json::from_str(body).map_err(|error| {
+            self.fault(&format!("its answer is not understood, its version may be another: {error}"))
+        })
+    }
+
+    fn fault(&self, what: &str) -> Fault {
+        Fault::Proxy(format!("{}: {what}", self.url))
     }
 }
 

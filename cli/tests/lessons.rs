@@ -7,11 +7,13 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use pillion_cli::lab::Way;
 use rstest::rstest;
+use rustix::process::{Pid, Signal, kill_process};
 
 use common::{PILLION, skip};
 
@@ -177,15 +179,36 @@ fn a_lab_ends_with_the_status_of_its_command_and_is_gone_then() {
     assert!(text.contains("10.83.0.2"), "{text}");
     let folder = text.lines().find_map(|line| line.strip_prefix("lab=")).unwrap();
     assert!(!Path::new(folder).exists(), "{folder}");
-    let name = Path::new(folder).file_name().unwrap().to_str().unwrap();
+    assert_eq!(namespaces_of(Path::new(folder)), Vec::<String>::new());
+}
+
+/// A supervisor's SIGTERM reaches the command, and the namespaces are gone before the lab has ended.
+#[test]
+fn a_lab_that_is_told_to_end_takes_everything_down() {
+    if !can_play() {
+        return;
+    }
+    let mut command = lab("hosts: [{name: a}]\n", "echo $LAB; exec sleep 100");
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut folder = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut folder).unwrap();
+    let folder = Path::new(folder.trim());
+    assert!(folder.exists());
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!folder.exists());
+    assert_eq!(namespaces_of(folder), Vec::<String>::new());
+}
+
+/// The network namespaces of the lab with this folder.
+fn namespaces_of(folder: &Path) -> Vec<String> {
+    let name = folder.file_name().unwrap().to_str().unwrap();
     let prefix = name.rsplit_once('-').unwrap().0.to_owned();
-    let left: Vec<_> = fs::read_dir("/run/netns")
-        .into_iter()
-        .flatten()
+    let names = fs::read_dir("/run/netns").into_iter().flatten();
+    names
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| name.starts_with(&prefix))
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
+        .collect()
 }
 
 #[test]

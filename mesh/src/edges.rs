@@ -163,7 +163,16 @@ impl Edge {
     }
 }
 
-/// The edge of one connection; none where nothing is known of it that would make one, as before its first bytes.
+impl Edge {
+    /// The edge of one connection of the workload `own`; none where nothing is known of it that would make one, as before
+    /// its first bytes.
+    #[must_use]
+    pub fn of(own: &Workload, record: &ConnectionRecord) -> Option<Self> {
+        edge(own, record)
+    }
+}
+
+/// The same.
 pub(crate) fn edge(own: &Workload, record: &ConnectionRecord) -> Option<Edge> {
     let secured = secured(record)?;
     let mesh = record.tls.as_ref().filter(|tls| tls.mode == TlsMode::IstioMutual);

@@ -6,6 +6,7 @@
 
 pub mod analyze;
 pub mod ask;
+pub mod check;
 pub mod client_hello;
 pub mod closed;
 pub mod describe;
@@ -17,6 +18,8 @@ pub mod finding;
 pub mod inject;
 pub mod jwt;
 pub mod known;
+pub mod legs;
+pub mod links;
 mod matching;
 pub mod migration;
 pub mod plaintext;

@@ -65,6 +65,9 @@ pub struct ConnectionRecord {
     pub authorization: Option<AuthorizationRecord>,
     /// The address that the proxy dialled.
     pub upstream: Option<SocketAddr>,
+    /// The address that it dialled from, by which the proxy of the other side tells of the same connection (outbound).
+    #[serde(default)]
+    pub dialled_from: Option<SocketAddr>,
     /// Application bytes from the client to the server.
     pub bytes_to_server: u64,
     /// Application bytes from the server to the client.

@@ -153,3 +153,16 @@ fn no_screen_is_so_small_that_more_is_drawn_than_fits() {
         }
     }
 }
+
+/// The how-to page shows what these pages come to, letter by letter.
+#[rstest]
+#[case("listeners")]
+#[case("endpoints")]
+#[case("certs")]
+#[case("connections")]
+#[case("top")]
+fn the_documentation_shows_these_tables(#[case] name: &str) {
+    let shown = std::fs::read_to_string(path("../../../docs/how-to/look.md")).unwrap();
+    let table = std::fs::read_to_string(path(&format!("{name}.txt"))).unwrap();
+    assert!(shown.contains(&table), "docs/how-to/look.md has not what {name}.txt has; copy it there");
+}

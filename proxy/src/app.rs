@@ -196,6 +196,11 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     });
     let addresses = Arc::new(servers.addresses(&bound));
     announce(&addresses);
+    if settings.capture_allowed {
+        warn!(
+            "admin.capture is true: whoever reaches the admin API may have the first bytes of plaintext kept, and read them"
+        );
+    }
     if let Some(gateway) = settings.gateway.clone() {
         gateway::start(gateway, &shared);
     }

@@ -6,17 +6,21 @@ mod history;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use pillion_mesh::migration::{Tally, Watched};
 use pillion_mesh::policy::Snapshot;
 use pillion_mesh::reason::Reason;
-use pillion_mesh::wire::{Closed, ConnectionRecord, Direction, RequestRecord, Times};
+use pillion_mesh::wire::{
+    By, Closed, ConnectionRecord, Direction, FirstPassed, RequestRecord, Times, WireRecord,
+};
 use pillion_mesh::workload::Workload;
 
+use crate::net::capture::Capture;
 use crate::net::moved::Moved;
 use crate::net::relay::End;
+use crate::net::tap::Tap;
 use crate::telemetry::Telemetry;
 use history::History;
 
@@ -27,6 +31,7 @@ pub(crate) struct ConnectionTable {
     history: Mutex<History>,
     tally: Mutex<Tally>,
     last_id: AtomicU64,
+    capture: Arc<Capture>,
 }
 
 impl Default for ConnectionTable {
@@ -37,6 +42,7 @@ impl Default for ConnectionTable {
             history: Mutex::default(),
             tally: Mutex::new(Tally::new(SystemTime::now())),
             last_id: AtomicU64::default(),
+            capture: Arc::default(),
         }
     }
 }
@@ -45,15 +51,22 @@ impl Default for ConnectionTable {
 struct Entry {
     record: Mutex<ConnectionRecord>,
     moved: Moved,
+    /// Of the leg that speaks TLS, where one does.
+    tap: OnceLock<Arc<Tap>>,
 }
 
 impl ConnectionTable {
     /// The records of all open connections, oldest first.
     pub(crate) fn list(&self) -> Vec<ConnectionRecord> {
         let entries: Vec<_> = lock(&self.open).values().cloned().collect();
-        let mut records: Vec<_> = entries.iter().map(|entry| entry.now()).collect();
+        let mut records: Vec<_> = entries.iter().map(|entry| entry.shown()).collect();
         records.sort_by_key(|record| record.id);
         records
+    }
+
+    /// The switch by which plaintext is kept.
+    pub(crate) fn capture(&self) -> &Capture {
+        &self.capture
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -102,6 +115,36 @@ impl ConnectionTable {
 }
 
 impl Entry {
+    /// As it is shown to who asks for it: with the first bytes that passed.
+    fn shown(&self) -> ConnectionRecord {
+        let record = self.now();
+        ConnectionRecord { wire: self.wire(record.direction), ..record }
+    }
+
+    /// The first bytes that passed, where any did and are kept.
+    fn wire(&self, direction: Direction) -> Option<Box<WireRecord>> {
+        let mesh = self.tap.get().map(|tap| {
+            let (from_peer, to_peer) = tap.first_bytes();
+            match direction {
+                Direction::Inbound => FirstPassed { to_server: from_peer, to_client: to_peer },
+                Direction::Outbound => FirstPassed { to_server: to_peer, to_client: from_peer },
+            }
+        });
+        let mesh = mesh.filter(|passed| *passed != FirstPassed::default());
+        let app = self.moved.captured();
+        (mesh.is_some() || app.is_some()).then(|| Box::new(WireRecord { mesh, app }))
+    }
+
+    /// The first end that was seen on one of the sockets.
+    fn first_end(&self, direction: Direction) -> Option<Closed> {
+        let broke_off = || {
+            let how = self.tap.get()?.broke_off()?;
+            Some(Closed { by: By::peer(direction), how })
+        };
+        self.moved.first_end().or_else(broke_off)
+    }
+
+    /// As it is logged and counted.
     fn now(&self) -> ConnectionRecord {
         let mut record = lock(&self.record).clone();
         let moved = &self.moved;
@@ -169,6 +212,7 @@ impl Connection {
             tls: None,
             authorization: None,
             upstream: None,
+            dialled_from: None,
             bytes_to_server: 0,
             bytes_to_client: 0,
             duration_micros: 0,
@@ -178,7 +222,8 @@ impl Connection {
             closed: None,
             wire: None,
         };
-        let entry = Arc::new(Entry { record: Mutex::new(record), moved: Moved::since(Instant::now()) });
+        let moved = Moved::since(Instant::now(), table.capture.clone());
+        let entry = Arc::new(Entry { record: Mutex::new(record), moved, tap: OnceLock::new() });
         lock(&table.open).insert(id, entry.clone());
         Self { entry, table: table.clone(), telemetry: telemetry.clone(), opened: false, ended: false }
     }
@@ -191,6 +236,16 @@ impl Connection {
     /// The address that dialled.
     pub(crate) fn client(&self) -> SocketAddr {
         lock(&self.entry.record).client
+    }
+
+    /// Its number, as the access log and `/connections` have it.
+    pub(crate) fn id(&self) -> u64 {
+        lock(&self.entry.record).id
+    }
+
+    /// Where the first bytes of the leg that speaks TLS are kept.
+    pub(crate) fn tap(&self) -> Arc<Tap> {
+        self.entry.tap.get_or_init(Arc::default).clone()
     }
 
     /// What others may look at and add to while it is open.
@@ -229,11 +284,14 @@ impl Connection {
         let mut record = self.entry.now();
         record.reason = Some(end.reason);
         record.detail = end.detail;
-        record.closed = Some(Closed::of(end.reason, record.direction, self.entry.moved.first_end()));
+        let direction = record.direction;
+        record.closed = Some(Closed::of(end.reason, direction, self.entry.first_end(direction)));
         self.telemetry.closed(&record, self.opened);
         if !self.opened {
             lock(&self.table.tally).count(&record);
         }
+        // In no log: it is for who asks.
+        record.wire = self.entry.wire(direction);
         lock(&self.table.history).ended_now(record, Instant::now());
     }
 }

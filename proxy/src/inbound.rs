@@ -13,6 +13,7 @@ use pillion_mesh::wire::{FirstBytes, How, ModeRecord, Offer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tracing::debug;
 
 use crate::app::Shared;
 use crate::authorize::Known;
@@ -24,8 +25,10 @@ use crate::net::original_dst::original_destination;
 use crate::net::relay::{End, relay};
 use crate::net::rewind::Rewound;
 use crate::net::sniff::{First, Sniffed, sniff};
+use crate::net::tap::Tapped;
 use crate::outbound::refuse;
 use crate::settings::PolicyChange;
+use crate::telemetry::log::STEP;
 use crate::tls::{Door, usable};
 use crate::{http, tls};
 use app::{App, AppRequests};
@@ -93,6 +96,7 @@ pub(crate) async fn serve(
 
     let protocol = snapshot.protocol(target.port());
     let admission = admit(decision.mode, protocol, observed);
+    debug!(target: STEP, id = connection.id(), "the first bytes for {target} are {observed:?}; the port is {}: {admission:?}", decision.mode);
     if let Some(shadow) = shadow(&snapshot.modes, target.port(), protocol, observed, admission) {
         connection.note(|record| {
             if let Some(mode) = &mut record.mode {
@@ -152,8 +156,10 @@ async fn terminate(
     let limit = shared.settings.limits.handshake_timeout;
     let port = admitted.known.destination.port();
     let door = Door { port, mode: snapshot.modes.for_port(port).mode };
+    debug!(target: STEP, id = connection.id(), "a ServerHello and our certificate go back, and the client is asked for its own");
+    let stream = Tapped::server(stream, connection.tap());
     let handshake = Box::pin(tls::server::accept(stream, &credentials, door));
-    let (stream, handshake) = match timeout(limit, handshake).await {
+    let (mut stream, handshake) = match timeout(limit, handshake).await {
         Ok(Ok(done)) => done,
         Ok(Err(error)) => return End { reason: error.reason, detail: Some(error.detail) },
         Err(_elapsed) => {
@@ -161,7 +167,11 @@ async fn terminate(
         }
     };
     drop(credentials); // sessions must not outlive a change of them
+    let (socket, tls) = stream.get_mut();
+    // It reads on behind the handshake until it has something for us.
+    socket.handshake_is_over(!tls.wants_read());
     stream.close_by_reset();
+    debug!(target: STEP, id = connection.id(), "the handshake is finished: the client is {}", handshake.peer);
     admitted.known.peer = Some(handshake.peer);
     admitted.known.certificate = Some(handshake.proof.leaf());
     admitted.proof = Some(handshake.proof);

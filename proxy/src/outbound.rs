@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
+use tracing::debug;
 
 use crate::app::Shared;
 use crate::connections::Connection;
@@ -25,7 +26,9 @@ use crate::net::original_dst::original_destination;
 use crate::net::relay::{End, relay};
 use crate::net::rewind::Rewound;
 use crate::net::sniff::{First, sniff};
+use crate::net::tap::Tapped;
 use crate::settings::{InterceptionMode, OutboundListener, PolicyChange};
+use crate::telemetry::log::STEP;
 use crate::tls::origination::{Material, Wanted};
 use crate::tls::{self, Credentials, HandshakeError, Proof};
 
@@ -76,6 +79,7 @@ pub(crate) async fn serve(
         record.service = destination.as_ref().map(|known| format!("{}:{}", known.host, known.port));
         record.plan = Some(plan.because.clone());
     });
+    debug!(target: STEP, id = connection.id(), "planned as {}: {}", plan.tls.mode(), plan.because);
 
     let means = match means(&plan, address, shared).await {
         Ok(means) => means,
@@ -111,7 +115,7 @@ pub(crate) struct Reached {
 /// With TLS or without.
 pub(crate) enum Stream {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Tapped<TcpStream>>>),
 }
 
 /// Dials, and finishes the handshake where there is to be one.
@@ -128,16 +132,20 @@ pub(crate) async fn reach(
         .await
         .map_err(|error| dial_fault(&error, address, Reason::DestinationUnreachable))?;
     connection.connected();
+    connection.note(|record| record.dialled_from = Some(own.local()));
+    debug!(target: STEP, id = connection.id(), "{address} has taken the connection");
     let Some(means) = means else {
         return Ok(Reached { stream: Stream::Plain(upstream), own, record: None, peer: None });
     };
     upstream.close_cleanly(); // lets the alert of a failed handshake out
+    let upstream = Tapped::client(upstream, connection.tap());
     let limit = shared.settings.limits.handshake_timeout;
     let done =
         timeout(limit, Box::pin(handshake(upstream, address, means, shared))).await.map_err(|_elapsed| {
             refuse(Reason::HandshakeTimeout, format!("{address} did not finish within {limit:?}"))
         })?;
-    let (upstream, record, peer) = done.map_err(End::from)?;
+    let (mut upstream, record, peer) = done.map_err(End::from)?;
+    upstream.get_mut().0.handshake_is_over(false);
     upstream.close_by_reset();
     Ok(Reached { stream: Stream::Tls(Box::new(upstream)), own, record: Some(record), peer })
 }
@@ -149,6 +157,7 @@ async fn captured(app: TcpStream, connection: &Connection, shared: &Shared) -> R
     let original = original_destination(&app, InterceptionMode::Redirect)
         .map_err(|error| refuse(Reason::NoOriginalDestination, error.to_string()))?;
     connection.note(|record| record.original_destination = Some(original));
+    debug!(target: STEP, id = connection.id(), "a connection of the app to {original} is captured");
     if app.local_addr().is_ok_and(|local| local.port() == original.port()) {
         return Err(refuse(Reason::SelfLoop, format!("{original} is this proxy's own outbound port")));
     }
@@ -307,10 +316,10 @@ pub(crate) async fn means<'p>(
 }
 
 /// A handshake and what it proved.
-type Secured = (TlsStream<TcpStream>, TlsRecord, Option<(SpiffeId, Proof)>);
+type Secured = (TlsStream<Tapped<TcpStream>>, TlsRecord, Option<(SpiffeId, Proof)>);
 
 async fn handshake(
-    upstream: TcpStream,
+    upstream: Tapped<TcpStream>,
     address: SocketAddr,
     means: Means<'_>,
     shared: &Shared,
@@ -318,6 +327,7 @@ async fn handshake(
     match means {
         Means::Mesh { credentials, sni, identities } => {
             let identities = Arc::clone(identities);
+            debug!(target: STEP, "a ClientHello goes to {address}, server name {sni}");
             let (stream, done) =
                 tls::client::connect(upstream, &credentials, address, sni, identities).await?;
             Ok((stream, done.record, Some((done.peer, done.proof))))
@@ -341,6 +351,7 @@ where
     S: AsyncRead + AsyncWrite + Leg + Unpin,
 {
     connection.opened();
+    debug!(target: STEP, id = connection.id(), "both legs stand: what the app says goes on, encrypted where that is planned");
     tokio::select! {
         end = relay(app, upstream, connection.moved()) => with_dates(end, shared),
         because = no_longer_planned(made, shared) => refuse(Reason::PolicyChanged, because),

@@ -52,7 +52,7 @@ outbound:
   listeners:
   - {address: 127.0.0.1:9001, destination: \"customers:8080\"}
 interception: {mode: TPROXY, mark: 7}
-admin: {address: 127.0.0.1:16000}
+admin: {address: 127.0.0.1:16000, capture: true}
 readiness: {address: 127.0.0.1:16021, failBefore: 10m}
 metrics: {address: 127.0.0.1:16090}
 tls: {minVersion: \"1.3\"}

@@ -1,20 +1,20 @@
 //! `pillion-ca root …`: the roots for people, beside a CA that serves or not.
 
-use std::fmt::Write;
-use std::time::SystemTime;
+use std::fmt::{self, Display, Formatter};
 
 use anyhow::anyhow;
 use pillion_mesh::duration;
-use pillion_mesh::signers::{Facts, Hindrance, Policy, Signers, Step};
+use pillion_mesh::signers::{Facts, Hindrance, Policy, Signer, Signers, Step};
 use pillion_mesh::wire::rfc3339;
+use serde::Serialize;
 
-use super::{Configuration, Failure, RootCommand, clock_beside, print};
+use super::{Configuration, Failure, Output, RootCommand, clock_beside, print};
 use crate::settings::Settings;
 use crate::store::{self, SignerFiles};
 
 pub(super) fn run(command: RootCommand) -> Result<(), Failure> {
     match command {
-        RootCommand::Status { configuration } => Roots::of(configuration)?.status(),
+        RootCommand::Status { configuration, output } => Roots::of(configuration)?.status(output),
         RootCommand::Prepare { configuration } => Roots::of(configuration)?.prepare(),
         RootCommand::Activate { configuration, force } => Roots::of(configuration)?.activate(force),
         RootCommand::Retire { configuration, name, force } => {
@@ -42,51 +42,48 @@ impl Roots {
         Ok(Roots { settings, files, facts, policy })
     }
 
-    fn status(&self) -> Result<(), Failure> {
+    fn status(&self, output: Output) -> Result<(), Failure> {
         let signers = self.files.read()?;
-        let mut text =
-            format!("trust domain  {}\nsequence      {}\n", self.settings.trust_domain, signers.sequence());
-        for signer in signers.published() {
-            let root = self.files.summary(&signer.name)?;
-            let _ = write!(
-                text,
-                "\nroot          {} ({})\nsubject       {}\nnot before    {}\nnot after     {}\nSHA-256       {}\npublished     {}\n",
-                signer.name,
-                signer.stage().as_str(),
-                root.subject,
-                rfc3339::print(root.not_before),
-                rfc3339::print(root.not_after),
-                root.sha256,
-                rfc3339::print(signer.published),
-            );
-            let mut line = |what: &str, at: Option<SystemTime>| {
-                if let Some(at) = at {
-                    let _ = writeln!(text, "{what}{}", rfc3339::print(at));
-                }
-            };
-            line("signs since   ", signer.activated);
-            line("signed until  ", signer.replaced);
-            let _ = writeln!(text, "longest life  {}", duration::print(signer.longest));
-        }
-        let _ = write!(text, "\n{}", self.outlook(&signers));
-        print(&text)
+        let roots = signers.published().map(|signer| self.root(signer)).collect::<Result<_, Failure>>()?;
+        let status = Status {
+            trust_domain: self.settings.trust_domain.to_string(),
+            sequence: signers.sequence(),
+            roots,
+            next: self.outlook(&signers),
+        };
+        output.print(&status, &status.to_string())
     }
 
-    /// What comes next by age, in words.
-    fn outlook(&self, signers: &Signers) -> String {
+    fn root(&self, signer: &Signer) -> Result<Root, Failure> {
+        let root = self.files.summary(&signer.name)?;
+        Ok(Root {
+            name: signer.name.clone(),
+            stage: signer.stage().as_str(),
+            subject: root.subject,
+            not_before: rfc3339::print(root.not_before),
+            not_after: rfc3339::print(root.not_after),
+            sha256: root.sha256,
+            published: rfc3339::print(signer.published),
+            signs_since: signer.activated.map(rfc3339::print),
+            signed_until: signer.replaced.map(rfc3339::print),
+            longest_life: duration::print(signer.longest),
+        })
+    }
+
+    /// What comes next by age.
+    fn outlook(&self, signers: &Signers) -> Next {
         let by = if self.settings.rotation.automatic {
             "by the CA itself, while it serves"
         } else {
             "by you: rotation.automatic is off"
         };
-        match signers.step(&self.facts, &self.policy) {
-            Step::Prepare { why } => format!("next          prepare now, {by}: {why}"),
-            Step::Activate { why } => format!("next          activate now, {by}: {why}"),
-            Step::Retire { name, why } => format!("next          retire {name} now, {by}: {why}"),
-            Step::Wait { until, why } => {
-                format!("next          nothing before {}, then {by}: {why}", rfc3339::print(until))
-            }
-        }
+        let (step, not_before, why) = match signers.step(&self.facts, &self.policy) {
+            Step::Prepare { why } => ("prepare".to_owned(), None, why),
+            Step::Activate { why } => ("activate".to_owned(), None, why),
+            Step::Retire { name, why } => (format!("retire {name}"), None, why),
+            Step::Wait { until, why } => ("nothing".to_owned(), Some(rfc3339::print(until)), why),
+        };
+        Next { step, not_before, by, why: why.to_string() }
     }
 
     fn prepare(&self) -> Result<(), Failure> {
@@ -151,6 +148,83 @@ impl Roots {
             return Err(anyhow!("there is no old root; the current one can only be replaced").into());
         }
         print(&format!("withdrawn from the bundle: {}", retired.join(", ")))
+    }
+}
+
+/// What is told of the roots.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    trust_domain: String,
+    /// That of the bundle; it counts up with each change.
+    sequence: u64,
+    roots: Vec<Root>,
+    next: Next,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Root {
+    name: String,
+    /// `current`, `next` or `old`.
+    stage: &'static str,
+    subject: String,
+    not_before: String,
+    not_after: String,
+    sha256: String,
+    published: String,
+    signs_since: Option<String>,
+    signed_until: Option<String>,
+    /// The longest life that was granted under it.
+    longest_life: String,
+}
+
+/// What comes next.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Next {
+    /// `prepare`, `activate`, `retire ROOT`, or `nothing` as yet.
+    step: String,
+    /// The time before which nothing comes.
+    not_before: Option<String>,
+    /// Who does it.
+    by: &'static str,
+    why: String,
+}
+
+impl Display for Status {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { trust_domain, sequence, roots, next } = self;
+        write!(f, "trust domain  {trust_domain}\nsequence      {sequence}\n")?;
+        roots.iter().try_for_each(|root| write!(f, "\n{root}"))?;
+        write!(f, "\n{next}")
+    }
+}
+
+impl Display for Root {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "root          {} ({})", self.name, self.stage)?;
+        writeln!(f, "subject       {}", self.subject)?;
+        writeln!(f, "not before    {}", self.not_before)?;
+        writeln!(f, "not after     {}", self.not_after)?;
+        writeln!(f, "SHA-256       {}", self.sha256)?;
+        writeln!(f, "published     {}", self.published)?;
+        for (what, at) in [("signs since   ", &self.signs_since), ("signed until  ", &self.signed_until)] {
+            if let Some(at) = at {
+                writeln!(f, "{what}{at}")?;
+            }
+        }
+        writeln!(f, "longest life  {}", self.longest_life)
+    }
+}
+
+impl Display for Next {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { step, not_before, by, why } = self;
+        match not_before {
+            Some(until) => write!(f, "next          {step} before {until}, then {by}: {why}"),
+            None => write!(f, "next          {step} now, {by}: {why}"),
+        }
     }
 }
 

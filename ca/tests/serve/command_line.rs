@@ -118,6 +118,19 @@ fn the_root_is_shown_to_people() {
     for part in ["trust domain  cluster.local", "SHA-256", "not after"] {
         assert!(output.status.success() && shown.contains(part), "{part:?} is not in {shown}");
     }
+    // For programs the same.
+    let told = run(&mut home.command(&["root", "status", "-o", "json"]));
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+    let root = &told["roots"][0];
+    assert_eq!((&root["stage"], &told["next"]["step"]), (&"current".into(), &"nothing".into()), "{told:#}");
+    for field in
+        ["name", "subject", "notBefore", "notAfter", "sha256", "published", "signsSince", "longestLife"]
+    {
+        let value = root[field].as_str().unwrap_or_else(|| panic!("no {field} in {told:#}"));
+        assert!(shown.contains(value), "{field} {value} is not in {shown}");
+    }
+    let yaml = text(&run(&mut home.command(&["root", "status", "-o", "yaml"])).stdout);
+    assert!(yaml.contains("trustDomain: cluster.local") && yaml.contains("stage: current"), "{yaml}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod packet;
 mod pcap;
+mod records;
 mod streams;
 
 use std::fs::File;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::lab;
+pub use records::{Talk, talks};
 use streams::Streams;
 
 /// Every protocol, both directions of every interface (`ETH_P_ALL`).

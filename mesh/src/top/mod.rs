@@ -6,9 +6,9 @@
 mod rates;
 mod screen;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 pub use rates::{Flow, Rates};
 pub use screen::{Emphasis, Line, Look, Silent, Sort, View};
@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::edges::{self, Edge, Secured};
 use crate::proxy_config::Owner;
-use crate::reason::Reason;
-use crate::wire::{ConnectionRecord, Direction, rfc3339};
+use crate::reason::{Kind, Reason};
+use crate::wire::{ConnectionRecord, Direction, RequestRecord, rfc3339};
 use crate::workload::Workload;
 
 /// Connections of which the page tells one by one: more than any screen has lines.
@@ -38,6 +38,8 @@ pub struct Traffic {
     pub edges: Vec<Edge>,
     /// The connections that are open, and those that have ended since the time that was asked for.
     pub connections: Vec<Counted>,
+    /// The HTTP requests that were refused since the time that was asked for, by the edge of their connection.
+    pub refused_requests: Vec<RefusedRequests>,
     /// The newest connections, the newest first.
     pub newest: Vec<Newest>,
 }
@@ -54,6 +56,16 @@ pub struct Counted {
     pub to_server: u64,
     /// Application bytes so far.
     pub to_client: u64,
+}
+
+/// Requests that were refused on connections that were let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedRequests {
+    /// Which of `edges` they are of.
+    pub edge: usize,
+    /// How many.
+    pub count: u64,
 }
 
 /// One of the newest connections.
@@ -86,53 +98,81 @@ pub struct Newest {
 }
 
 impl Traffic {
-    /// A reading at `now` of what the proxy of `own` knows: `records`, oldest first. Of the connections that have ended it
-    /// counts those that did `since` that time, or all.
+    /// A reading at `now` of what the proxy of `own` knows: `records`, oldest first, and the `requests` that were refused. Of
+    /// the connections and requests that have ended it counts those that did `since` that time, or all.
     #[must_use]
     pub fn of(
         own: &Workload,
         records: &[ConnectionRecord],
+        requests: &[RequestRecord],
         since: Option<SystemTime>,
         now: SystemTime,
     ) -> Self {
-        let mut numbers: BTreeMap<edges::Key, usize> = BTreeMap::new();
-        let mut known: Vec<Edge> = Vec::new();
-        let mut connections = Vec::new();
-        for record in records {
-            let number = edges::edge(own, record).map(|edge| {
-                let next = known.len();
-                let number = *numbers.entry(edge.key()).or_insert(next);
-                match known.get_mut(number) {
-                    Some(known) => known.join(edge, |one, other| one + other),
-                    None => known.push(edge),
-                }
-                number
-            });
-            if is_since(record, since) {
-                connections.push(Counted {
-                    id: record.id,
-                    edge: number,
-                    to_server: record.bytes_to_server,
-                    to_client: record.bytes_to_client,
-                });
+        let now = to_the_millisecond(now);
+        let (edges, of_connection) = edges_of(own, records);
+        let counted = |record: &ConnectionRecord| Counted {
+            id: record.id,
+            edge: of_connection.get(&record.id).copied(),
+            to_server: record.bytes_to_server,
+            to_client: record.bytes_to_client,
+        };
+        let mut refused: BTreeMap<usize, u64> = BTreeMap::new();
+        let is_since = |at: SystemTime| since.is_none_or(|since| at >= since);
+        for request in requests.iter().filter(|request| request.reason.kind() == Kind::Refused) {
+            let ended = ended(request.received, request.duration_micros);
+            // Up to the time at which the next reading begins: none is counted twice.
+            if let Some(edge) = of_connection.get(&request.connection)
+                && is_since(ended)
+                && ended < now
+            {
+                *refused.entry(*edge).or_default() += 1;
             }
         }
+        let told = records.iter().filter(|record| {
+            record.reason.is_none() || is_since(ended(record.accepted, record.duration_micros))
+        });
         Self {
             now,
             workload: own.into(),
             last_id: records.iter().map(|record| record.id).max().unwrap_or_default(),
-            edges: known,
-            connections,
+            connections: told.map(counted).collect(),
+            refused_requests: refused
+                .into_iter()
+                .map(|(edge, count)| RefusedRequests { edge, count })
+                .collect(),
             newest: records.iter().rev().take(NEWEST).map(|record| newest(own, record)).collect(),
+            edges,
         }
     }
 }
 
-/// Whether it is open, or has ended at that time or later.
-fn is_since(record: &ConnectionRecord, since: Option<SystemTime>) -> bool {
-    let age = std::time::Duration::from_micros(record.duration_micros);
-    let ended = record.reason.and_then(|_| record.accepted.checked_add(age));
-    since.is_none_or(|since| ended.is_none_or(|ended| ended >= since))
+/// The edges of these connections, each once, and which of them each connection is of.
+fn edges_of(own: &Workload, records: &[ConnectionRecord]) -> (Vec<Edge>, HashMap<u64, usize>) {
+    let mut numbers: BTreeMap<edges::Key, usize> = BTreeMap::new();
+    let mut known: Vec<Edge> = Vec::new();
+    let mut of_connection = HashMap::new();
+    for record in records {
+        let Some(edge) = edges::edge(own, record) else { continue };
+        let next = known.len();
+        let number = *numbers.entry(edge.key()).or_insert(next);
+        match known.get_mut(number) {
+            Some(known) => known.join(edge, |one, other| one + other),
+            None => known.push(edge),
+        }
+        of_connection.insert(record.id, number);
+    }
+    (known, of_connection)
+}
+
+/// When something ended that began at `begun`.
+fn ended(begun: SystemTime, micros: u64) -> SystemTime {
+    begun.checked_add(Duration::from_micros(micros)).unwrap_or(begun)
+}
+
+/// As [`rfc3339`] writes it, so that the next reading begins where this one ends.
+fn to_the_millisecond(at: SystemTime) -> SystemTime {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(since.as_millis()).unwrap_or_default())
 }
 
 fn newest(own: &Workload, record: &ConnectionRecord) -> Newest {

@@ -29,6 +29,8 @@ pub struct Flow {
     pub edge: Edge,
     /// New connections a second; of an edge that is refused, refusals.
     pub new_per_second: f64,
+    /// HTTP requests a second that were refused on its connections, by an AuthorizationPolicy or else.
+    pub refused_requests_per_second: f64,
     /// Application bytes a second from the client to the server.
     pub to_server_per_second: u64,
     /// Application bytes a second from the server to the client.
@@ -39,6 +41,7 @@ pub struct Flow {
 #[derive(Debug, Clone, Copy, Default)]
 struct Gain {
     connections: u64,
+    refused_requests: u64,
     to_server: u64,
     to_client: u64,
 }
@@ -67,6 +70,11 @@ impl Rates {
             gain.connections += u64::from(!was_here);
             gain.to_server += counted.to_server.saturating_sub(old.map_or(0, |old| old.to_server));
             gain.to_client += counted.to_client.saturating_sub(old.map_or(0, |old| old.to_client));
+        }
+        for refused in &after.refused_requests {
+            if let Some(gain) = gains.get_mut(refused.edge) {
+                gain.refused_requests += refused.count;
+            }
         }
         let told = after.connections.iter().filter(|counted| counted.id > last_id).count() as u64;
         let flows = after.edges.iter().zip(gains).map(|(edge, gain)| flow(edge.clone(), gain, elapsed));
@@ -103,17 +111,21 @@ impl Flow {
     fn join(&mut self, other: Flow) {
         self.edge.join(other.edge, u64::max);
         self.new_per_second = self.new_per_second.max(other.new_per_second);
+        self.refused_requests_per_second =
+            self.refused_requests_per_second.max(other.refused_requests_per_second);
         self.to_server_per_second = self.to_server_per_second.max(other.to_server_per_second);
         self.to_client_per_second = self.to_client_per_second.max(other.to_client_per_second);
     }
 }
 
 fn flow(edge: Edge, gain: Gain, elapsed: Duration) -> Flow {
-    let Gain { connections, to_server, to_client } = gain;
+    let Gain { connections, refused_requests, to_server, to_client } = gain;
+    // Beyond 2^53 a double counts less exactly, which no eye sees.
+    let rate = |count: u64| if elapsed.is_zero() { 0.0 } else { count as f64 / elapsed.as_secs_f64() };
     Flow {
         edge,
-        // Beyond 2^53 a double counts less exactly, which no eye sees.
-        new_per_second: if elapsed.is_zero() { 0.0 } else { connections as f64 / elapsed.as_secs_f64() },
+        new_per_second: rate(connections),
+        refused_requests_per_second: rate(refused_requests),
         to_server_per_second: per_second(to_server, elapsed),
         to_client_per_second: per_second(to_client, elapsed),
     }

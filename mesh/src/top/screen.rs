@@ -141,12 +141,20 @@ impl Sort {
             Sort::Bytes => ordered.sort_by_key(|flow| Reverse(bytes(flow))),
             Sort::Open => ordered.sort_by_key(|flow| Reverse(flow.edge.open)),
             Sort::Refused => {
-                ordered.sort_by(by_new);
-                ordered.sort_by_key(|flow| flow.edge.secured != Secured::Refused);
+                ordered.sort_by(|one, other| other.refusals().total_cmp(&one.refusals()));
+                ordered.sort_by_key(|flow| flow.edge.secured != Secured::Refused && flow.refusals() == 0.0);
             }
             Sort::Who => {}
         }
         ordered
+    }
+}
+
+impl Flow {
+    /// Refusals a second, of connections and of requests on them.
+    fn refusals(&self) -> f64 {
+        let connections = if self.edge.secured == Secured::Refused { self.new_per_second } else { 0.0 };
+        connections + self.refused_requests_per_second
     }
 }
 
@@ -237,10 +245,7 @@ impl View {
     fn totals(&self) -> String {
         let flows = &self.rates.edges;
         let sum = |of: fn(&Flow) -> u64| Bytes(flows.iter().map(of).fold(0, u64::saturating_add));
-        let new = |refused: bool| {
-            let such = flows.iter().filter(|flow| (flow.edge.secured == Secured::Refused) == refused);
-            Rate(such.map(|flow| flow.new_per_second).sum())
-        };
+        let served = flows.iter().filter(|flow| flow.edge.secured != Secured::Refused);
         let missed = match self.rates.missed {
             0 => String::new(),
             missed => format!("   {missed} more came and went between: a shorter --interval sees more"),
@@ -248,8 +253,8 @@ impl View {
         format!(
             "open {}   new {}/s   refused {}/s   to servers {}/s   to clients {}/s{missed}",
             flows.iter().map(|flow| flow.edge.open).sum::<u64>(),
-            new(false),
-            new(true),
+            Rate(served.map(|flow| flow.new_per_second).sum()),
+            Rate(flows.iter().map(Flow::refusals).sum()),
             sum(|flow| flow.to_server_per_second),
             sum(|flow| flow.to_client_per_second),
         )
@@ -270,16 +275,19 @@ impl View {
         let head = [
             mark(Sort::Who, "SRC"),
             "DST".to_owned(),
-            mark(Sort::Refused, "SECURED"),
+            "SECURED".to_owned(),
             mark(Sort::Open, "OPEN"),
             mark(Sort::New, "NEW/S"),
+            mark(Sort::Refused, "REFUSED/S"),
             mark(Sort::Bytes, "TO SERVER/S"),
             "TO CLIENT/S".to_owned(),
             "REASON".to_owned(),
         ];
         let shown: Vec<&Flow> = ordered.into_iter().take(shown).collect();
         let rows: Vec<_> = [head].into_iter().chain(shown.iter().copied().map(edge_row)).collect();
-        let loud = |flow: &&Flow| matches!(flow.edge.secured, Secured::No | Secured::Refused);
+        let loud = |flow: &&Flow| {
+            matches!(flow.edge.secured, Secured::No | Secured::Refused) || flow.refusals() > 0.0
+        };
         let mut lines = lines(&rows, &shown.iter().map(loud).collect::<Vec<_>>());
         if more > 0 {
             lines.push(plain(format!("… and {more} more")));
@@ -334,8 +342,8 @@ fn lines<R: AsRef<[String]>>(rows: &[R], loud: &[bool]) -> Vec<Line> {
     text.lines().zip(emphasis).map(|(text, emphasis)| Line { text: text.to_owned(), emphasis }).collect()
 }
 
-fn edge_row(flow: &Flow) -> [String; 8] {
-    let Flow { edge, new_per_second, to_server_per_second, to_client_per_second } = flow;
+fn edge_row(flow: &Flow) -> [String; 9] {
+    let Flow { edge, new_per_second, to_server_per_second, to_client_per_second, .. } = flow;
     let who = |name: &str, namespace: &Option<String>| {
         let namespace = namespace.as_ref().map(|namespace| format!(".{namespace}")).unwrap_or_default();
         Escaped(&format!("{name}{namespace}")).to_string()
@@ -345,7 +353,9 @@ fn edge_row(flow: &Flow) -> [String; 8] {
         who(&edge.dst, &edge.dst_namespace),
         edge.secured.as_str().to_owned(),
         edge.open.to_string(),
-        Rate(*new_per_second).to_string(),
+        // What is refused stands in the next column.
+        Rate(if edge.secured == Secured::Refused { 0.0 } else { *new_per_second }).to_string(),
+        Rate(flow.refusals()).to_string(),
         Bytes(*to_server_per_second).to_string(),
         Bytes(*to_client_per_second).to_string(),
         Escaped(&edge.reason).to_string(),

@@ -43,7 +43,7 @@ fn refused() -> Value {
 
 /// A reading at a second.
 fn reading(second: u64, since: Option<u64>, records: &[ConnectionRecord]) -> Traffic {
-    Traffic::of(&server(), records, since.map(at), at(second))
+    Traffic::of(&server(), records, &[], since.map(at), at(second))
 }
 
 /// Who calls, new connections a second, bytes a second to the server and to the client.
@@ -111,6 +111,42 @@ fn a_connection_that_is_refused_late_counts_as_a_refusal() {
     assert_eq!((rates.edges[0].edge.secured, rates.edges[0].new_per_second), (Secured::Refused, 1.0));
 }
 
+/// A request that is refused does not end its connection.
+#[test]
+fn refused_requests_count_for_the_edge_of_their_connection_and_once() {
+    let records = [record(1, 7, 5, 100, &json!({})), record(2, 9, 5, 100, &json!({}))];
+    let request = |connection: u64, second: u64, reason: &str| -> RequestRecord {
+        let request = json!({
+            "connection": connection, "direction": "inbound", "received": rfc3339::print(at(second)), "client": "10.0.0.7:1",
+            "destination": "10.0.0.8:80", "protocol": "HTTP/1.1", "isGrpc": false, "method": "GET", "bytesToServer": 0,
+            "bytesToClient": 0, "durationMicros": 0, "reason": reason,
+        });
+        serde_json::from_value(request).unwrap()
+    };
+    let requests = [
+        request(1, 9, "authorization_denied"),
+        request(1, 10, "authorization_denied"),
+        request(1, 11, "authorization_denied"),
+        request(2, 11, "policy_changed"),       // cut, not refused
+        request(7, 11, "authorization_denied"), // of a connection that nobody knows any more
+        request(1, 12, "authorization_denied"),
+    ];
+    let read = |second: u64, since: Option<u64>| {
+        Traffic::of(&server(), &records, &requests, since.map(at), at(second))
+    };
+    let per_second = |before: &Traffic, after: &Traffic| -> Vec<f64> {
+        Rates::between(before, after).edges.iter().map(|flow| flow.refused_requests_per_second).collect()
+    };
+    let (first, second, third) = (read(10, None), read(12, Some(10)), read(14, Some(12)));
+    assert_eq!(first.refused_requests, [RefusedRequests { edge: 0, count: 1 }]);
+    assert_eq!(per_second(&first, &second), [1.0, 0.0]);
+    assert_eq!(
+        per_second(&second, &third),
+        [0.5, 0.0],
+        "at its very end the reading before has not counted it"
+    );
+}
+
 /// More came and went than the proxy keeps.
 #[test]
 fn connections_of_which_nothing_is_kept_are_counted_as_missed() {
@@ -150,6 +186,7 @@ fn what_both_ends_tell_of_stands_once() {
     let of_client = Traffic::of(
         &Workload { name: "client".to_owned(), ..server() },
         &[record(1, 7, 10, 90, &mutual(&own, &client, "outbound"))],
+        &[],
         None,
         at(11),
     );

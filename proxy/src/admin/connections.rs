@@ -1,20 +1,24 @@
-//! The pages on connections: those that are open and those that are over, the story of one, and who talks to whom.
+//! The pages on connections: those that are open and those that are over, the story of one, who talks to whom, and the switch
+//! by which plaintext is kept.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::StatusCode;
 use hyper::http::request::Parts;
+use pillion_mesh::duration;
 use pillion_mesh::edges::Edges;
 use pillion_mesh::explain::explain as tell;
 use pillion_mesh::proxy_config::Connections;
 use pillion_mesh::top::Traffic;
 use pillion_mesh::wire::{ConnectionRecord, RequestRecord, rfc3339};
 use serde_json::{Value, json};
+use tracing::warn;
 
 use super::AdminState;
 use super::pages::decoded;
 use super::server::Answer;
+use crate::net::capture::{CONNECTIONS, KEPT, LONGEST};
 
 /// `/connections`.
 pub(super) fn list(state: &AdminState, request: &Parts) -> Answer {
@@ -57,7 +61,8 @@ pub(super) fn traffic(state: &AdminState, request: &Parts) -> Answer {
     };
     // Taken first: what ends while the records are gathered is told again next time, and not passed over.
     let now = SystemTime::now();
-    Answer::json(&Traffic::of(&state.settings.workload, &state.connections.all(), since, now))
+    let (known, own) = (&state.connections, &state.settings.workload);
+    Answer::json(&Traffic::of(own, &known.all(), &known.refused_requests(), since, now))
 }
 
 /// `/explain`.
@@ -89,6 +94,59 @@ pub(super) fn edges(state: &AdminState, _: &Parts) -> Answer {
 pub(super) fn migration(state: &AdminState, _: &Parts) -> Answer {
     let published = state.snapshot.borrow().clone();
     Answer::json(&state.connections.watched(&state.settings.workload, &published.snapshot))
+}
+
+/// `POST /capture`.
+pub(super) fn capture(state: &AdminState, request: &Parts) -> Answer {
+    if !state.settings.capture_allowed {
+        let detail = "plaintext is kept for nobody here: admin.capture is not true; set it, or start with --admin-capture true, \
+                      if whoever reaches this API may read what apps say";
+        return Answer::problem(StatusCode::FORBIDDEN, detail);
+    }
+    let period = match asked(request) {
+        Err(answer) => return answer,
+        Ok(Some((name, value))) if name == "for" => period(&value),
+        Ok(_) => None,
+    };
+    let capture = state.connections.capture();
+    match period {
+        None => {
+            let most = duration::print(LONGEST);
+            return wrong(&format!("expected ?for= with a duration of at most {most}, or 0 to stop"));
+        }
+        Some(Duration::ZERO) => {
+            capture.stop();
+            warn!(
+                "capture of plaintext is off, as asked through the admin API; what was kept stays with its connections"
+            );
+        }
+        Some(period) => {
+            capture.begin(Instant::now(), period);
+            warn!(
+                "PLAINTEXT IS CAPTURED for {}, as asked through the admin API: of up to {CONNECTIONS} new connections the \
+                 first {KEPT} bytes each way are kept in memory, and whoever reaches the admin API can read them; \
+                 POST /capture?for=0 stops it",
+                duration::print(period)
+            );
+        }
+    }
+    Answer::json(&json!({ "capture": capture_state(state) }))
+}
+
+/// How long, for how many connections and how much of each plaintext is kept; none where it is not.
+pub(super) fn capture_state(state: &AdminState) -> Option<Value> {
+    let now = Instant::now();
+    let on = state.connections.capture().state(now)?;
+    let until = SystemTime::now() + on.until.saturating_duration_since(now);
+    Some(json!({ "until": rfc3339::print(until), "connectionsLeft": on.left, "bytesEachWay": KEPT }))
+}
+
+/// `0` too; none where it is no period, or a longer one than there is.
+fn period(text: &str) -> Option<Duration> {
+    if ["0", "0s"].contains(&text) {
+        return Some(Duration::ZERO);
+    }
+    duration::parse(text).ok().filter(|period| *period <= LONGEST)
 }
 
 /// The one part that the query has, if it has any.

@@ -18,9 +18,9 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 
-use super::AdminState;
 use super::readiness::{self, Facts, Readiness};
 use super::server::Answer;
+use super::{AdminState, connections};
 use crate::telemetry::Scraped;
 use crate::tls::Credentials;
 
@@ -69,6 +69,7 @@ pub(super) fn config_dump(state: &AdminState, _: &Parts) -> Answer {
             "lastError": published.last_error,
             "findings": published.snapshot.findings,
         },
+        "capture": connections::capture_state(state),
     }))
 }
 

@@ -28,7 +28,7 @@ const fn post(path: &'static str, about: &'static str, answer: fn(&AdminState, &
 }
 
 /// The admin API.
-pub(super) static ADMIN: [Route; 17] = [
+pub(super) static ADMIN: [Route; 18] = [
     get("/", "these pages", |_, _| index(&ADMIN)),
     get("/ready", "whether connections are served, and why not", pages::ready),
     get("/config_dump", "settings in force, mesh resources and their findings", pages::config_dump),
@@ -64,6 +64,11 @@ pub(super) static ADMIN: [Route; 17] = [
     ),
     get("/stats/prometheus", "metrics as text, as OpenMetrics where the request accepts it", pages::metrics),
     post("/logging", "?level=debug, or by module ?level=warn,access=info", pages::logging),
+    post(
+        "/capture",
+        "?for=60s: keep the first bytes of plaintext of new connections for so long, where admin.capture allows it; ?for=0: stop",
+        connections::capture,
+    ),
     post("/drain", "take no new connections, end when the open ones have", pages::drain),
     post("/quitquitquit", "end now", pages::quit),
 ];

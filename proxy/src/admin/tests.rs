@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use pillion_mesh::ask::{AccessTable, Answer};
 use pillion_mesh::describe::{Description, describe};
@@ -93,12 +93,20 @@ impl Lab {
     }
 
     async fn new(with_certificate: bool) -> Self {
+        Self::of(with_certificate, "").await
+    }
+
+    async fn with_settings(more: &str) -> Self {
+        Self::of(true, more).await
+    }
+
+    async fn of(with_certificate: bool, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         if with_certificate {
             let ca = TestCa::root("root of the lab");
             let _paths = ca.issue(ID).write(folder.path(), &ca.bundle_pem());
         }
-        let settings = settings(&folder);
+        let settings = settings(&folder, more);
         let stop = CancellationToken::new();
         let identity = identity::spawn(
             identity::Own::from(ID.parse::<pillion_mesh::spiffe::SpiffeId>().unwrap()),
@@ -184,12 +192,12 @@ impl Lab {
     }
 }
 
-fn settings(folder: &TempDir) -> Settings {
+fn settings(folder: &TempDir, more: &str) -> Settings {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let yaml = format!(
         "workload: {{serviceAccount: backend, labels: {{app: backend}}}}\n\
          identity: {{files: {{certificate: {}, key: {}, bundle: {}}}}}\n\
-         inbound: {{capture: 0.0.0.0:15006, listeners: [{{address: 0.0.0.0:8443, forward: 127.0.0.1:8080}}]}}\n",
+         inbound: {{capture: 0.0.0.0:15006, listeners: [{{address: 0.0.0.0:8443, forward: 127.0.0.1:8080}}]}}\n{more}\n",
         path("svid.pem"),
         path("svid.key"),
         path("bundle.pem"),
@@ -262,6 +270,7 @@ async fn the_index_lists_every_page_and_every_page_answers() {
 
 #[rstest]
 #[case("/logging")]
+#[case("/capture")]
 #[case("/drain")]
 #[case("/quitquitquit")]
 #[tokio::test]
@@ -508,6 +517,10 @@ async fn the_traffic_is_of_what_is_open_or_has_ended_since_a_time() {
     let since = read("?since=2100-01-01T00:00:00.000Z").await;
     assert_eq!(since.connections.iter().map(|counted| counted.id).collect::<Vec<_>>(), [2]);
     assert_eq!((since.edges.len(), since.newest.len()), (1, 2), "edges that rest stay");
+    assert!(whole.refused_requests.is_empty());
+    lab.denied_request(2);
+    let denied = read("").await.refused_requests;
+    assert_eq!(denied.iter().map(|refused| (refused.edge, refused.count)).collect::<Vec<_>>(), [(0, 1)]);
 }
 
 #[tokio::test]
@@ -664,6 +677,37 @@ async fn the_log_level_is_changed_by_post() {
 }
 
 #[tokio::test]
+async fn plaintext_is_not_captured_unless_the_settings_allow_it() {
+    let lab = Lab::ready().await;
+    let reply = lab.ask("POST", "/capture?for=60s").await;
+    assert_eq!(reply.status, 403);
+    assert!(reply.problem().detail.unwrap().contains("admin.capture"));
+    assert_eq!(lab.state.connections.capture().state(Instant::now()), None);
+}
+
+#[tokio::test]
+async fn capture_is_switched_on_for_a_time_and_off() {
+    let lab = Lab::with_settings("admin: {capture: true}").await;
+    assert_eq!(lab.get("/config_dump").await.json()["capture"], Value::Null);
+    let on = lab.ask("POST", "/capture?for=60s").await.json();
+    assert_eq!(on["capture"]["connectionsLeft"], 500);
+    assert_eq!(on["capture"]["bytesEachWay"], 256);
+    assert_eq!(lab.get("/config_dump").await.json()["capture"]["until"], on["capture"]["until"]);
+    for wrong in [
+        "/capture",
+        "/capture?for=",
+        "/capture?for=11m",
+        "/capture?for=60",
+        "/capture?to=60s",
+        "/capture?for=1s&for=2s",
+    ] {
+        assert_eq!(lab.ask("POST", wrong).await.status, 400, "{wrong}");
+    }
+    assert!(lab.state.connections.capture().state(Instant::now()).is_some(), "and loses nothing");
+    assert_eq!(lab.ask("POST", "/capture?for=0").await.json()["capture"], Value::Null);
+}
+
+#[tokio::test]
 async fn drain_begins_draining_and_quit_ends_once_it_has_answered() {
     let lab = Lab::ready().await;
     assert_eq!(lab.ask("POST", "/drain").await.json()["draining"], true);
@@ -723,7 +767,7 @@ async fn a_head_beyond_the_limit_is_refused() {
 #[tokio::test]
 async fn clients_that_say_nothing_hold_up_nobody_for_long() {
     let lab = Lab::ready().await;
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let mut silent = Vec::new();
     for _ in 0..40 {
         silent.push(TcpStream::connect(lab.admin()).await.unwrap());

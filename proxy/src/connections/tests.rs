@@ -3,10 +3,14 @@ use std::time::Duration;
 use pillion_mesh::wire::{By, FirstBytes, How};
 use pillion_mesh::workload::Workload;
 use rstest::rstest;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
 
 use super::history::{KEPT, REMEMBERED};
 use super::*;
 use crate::net::moved::Side;
+use crate::settings::LogFormat;
+use crate::telemetry::log;
 
 struct Table(Arc<ConnectionTable>, Arc<Telemetry>);
 
@@ -96,12 +100,53 @@ fn each_step_has_the_time_at_which_it_was_first_known() {
     connection.notes().note(|record| record.upstream = Some("127.0.0.1:80".parse().unwrap()));
     connection.connected();
     connection.opened();
-    connection.moved().came_from(Side::Client, 3);
-    connection.moved().came_from(Side::Server, 5);
+    connection.moved().came_from(Side::Client, b"question");
+    connection.moved().came_from(Side::Server, b"answer");
     let Times { first_bytes, dialled, connected, opened, asked, answered, .. } = times();
     assert_eq!(first_bytes, first.first_bytes);
     let in_order = [first_bytes, dialled, connected, opened, asked, answered];
     assert!(in_order.is_sorted() && in_order.iter().all(Option::is_some), "{:?}", times());
+}
+
+/// The access log outlives the proxy, and others read it.
+#[test]
+fn bytes_that_are_kept_are_shown_to_who_asks_and_stand_in_no_log() {
+    let (table, written) = (Table::new(), Written::default());
+    table.0.capture().begin(Instant::now(), Duration::from_secs(60));
+    let subscriber = tracing_subscriber::registry().with(log::lines(LogFormat::Json, false, written.clone()));
+    tracing::subscriber::with_default(subscriber, || {
+        let connection = table.begin();
+        connection.moved().came_from(Side::Client, b"password");
+        connection.end(End { reason: Reason::Completed, detail: None });
+    });
+    let app = table.0.ended()[0].wire.clone().unwrap().app.unwrap();
+    assert_eq!(app.to_server, b"password");
+    let log = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("completed"), "{log}");
+    assert!(!log.contains("password") && !log.contains("70617373"), "{log}");
+}
+
+/// What is logged.
+#[derive(Debug, Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Written {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
 }
 
 #[test]

@@ -181,7 +181,7 @@ impl<S: AsyncRead + Leg + Unpin> AsyncRead for HttpIo<S> {
         match &polled {
             Poll::Ready(Ok(())) => {
                 let bytes = buffer.filled().get(before..).unwrap_or_default();
-                self.count(self.side, bytes.len());
+                self.count(self.side, bytes);
                 if bytes.is_empty() && buffer.remaining() > 0 {
                     self.ended(self.side, self.inner.ends_by());
                 }
@@ -199,7 +199,7 @@ impl<S: AsyncRead + Leg + Unpin> AsyncRead for HttpIo<S> {
 impl<S: AsyncWrite + Leg + Unpin> AsyncWrite for HttpIo<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        self.wrote(&polled);
+        self.wrote(&polled, &[io::IoSlice::new(bytes)]);
         polled
     }
 
@@ -209,7 +209,7 @@ impl<S: AsyncWrite + Leg + Unpin> AsyncWrite for HttpIo<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
-        self.wrote(&polled);
+        self.wrote(&polled, slices);
         polled
     }
 
@@ -231,7 +231,7 @@ impl<S: AsyncWrite + Leg + Unpin> AsyncWrite for HttpIo<S> {
 
 impl<S> HttpIo<S> {
     /// Counts bytes that came from a side, and so go to the other.
-    fn count(&self, from: Side, bytes: usize) {
+    fn count(&self, from: Side, bytes: &[u8]) {
         if let Some(counts) = &self.counts {
             counts.moved().came_from(from, bytes);
         }
@@ -244,10 +244,16 @@ impl<S> HttpIo<S> {
         }
     }
 
-    fn wrote(&self, polled: &Poll<io::Result<usize>>) {
+    /// So much of `slices` was written.
+    fn wrote(&self, polled: &Poll<io::Result<usize>>, slices: &[io::IoSlice<'_>]) {
         match polled {
             Poll::Ready(Ok(count)) => {
-                self.count(self.side.other(), *count);
+                let mut left = *count;
+                for slice in slices {
+                    let written = slice.get(..left).unwrap_or(slice);
+                    left -= written.len();
+                    self.count(self.side.other(), written);
+                }
             }
             Poll::Ready(Err(error)) => self.state.broke(self.side, error, false),
             Poll::Pending => {}

@@ -2,7 +2,7 @@
 //! began it.
 
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -69,7 +69,7 @@ impl Tunnel {
         let end = match timeout(HAND_OVER, sides).await {
             Ok(Ok((mut client, mut server))) => {
                 // The client's socket counts its bytes itself.
-                let moved = Moved::since(Instant::now());
+                let moved = Moved::since(Instant::now(), Arc::default());
                 tokio::select! {
                     end = relay(&mut client, &mut server, &moved) => end,
                     because = cut => End { reason: Reason::PolicyChanged, detail: Some(because) },

@@ -9,6 +9,7 @@ use pillion_mesh::policy::authz::Permit;
 use pillion_mesh::reason::Reason;
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, Notify};
+use tracing::debug;
 
 use crate::app::Shared;
 use crate::connections::Notes;
@@ -18,6 +19,7 @@ use crate::net::dial::{self, DialOptions, OwnDial};
 use crate::net::relay::End;
 use crate::outbound::dial_fault;
 use crate::settings::{InterceptionMode, TrafficPolicy};
+use crate::telemetry::log::STEP;
 
 /// The way to the app for one connection.
 #[derive(Debug, Clone)]
@@ -41,6 +43,8 @@ impl App {
             .await
             .map_err(|error| dial_fault(&error, address, Reason::AppUnreachable))?;
         self.notes.connected();
+        self.notes.note(|record| record.dialled_from = Some(dialled.1.local()));
+        debug!(target: STEP, id = self.notes.id(), "the app at {address} has taken the connection");
         Ok(dialled)
     }
 

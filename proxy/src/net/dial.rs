@@ -68,6 +68,13 @@ pub(crate) struct OwnDial {
     local: SocketAddr,
 }
 
+impl OwnDial {
+    /// The address that was dialled from.
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.local
+    }
+}
+
 impl Drop for OwnDial {
     fn drop(&mut self) {
         self.dials.local().remove(&self.local);

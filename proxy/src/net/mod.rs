@@ -2,12 +2,14 @@
 //!
 //! Knows nothing of policies.
 
+pub(crate) mod capture;
 pub(crate) mod dial;
 pub(crate) mod moved;
 pub(crate) mod original_dst;
 pub(crate) mod relay;
 pub(crate) mod rewind;
 pub(crate) mod sniff;
+pub(crate) mod tap;
 
 use std::io;
 use std::time::Duration;

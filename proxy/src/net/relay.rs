@@ -144,7 +144,7 @@ impl Pump {
                 moved.ended(self.from, reader.ends_by());
                 return Poll::Ready(Ok(()));
             }
-            moved.came_from(self.from, read.len());
+            moved.came_from(self.from, read);
             self.unflushed = true;
             let written = match Pin::new(&mut *writer).poll_write(cx, read) {
                 Poll::Ready(result) => result.map_err(Fault::Writing)?,

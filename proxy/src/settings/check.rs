@@ -133,6 +133,7 @@ impl RawSettings {
             gateway,
             interception,
             admin: raw.admin.address.map_or(at(Ipv4Addr::LOCALHOST, 15000), |address| address.0),
+            capture_allowed: raw.admin.capture.unwrap_or(false),
             readiness: raw.readiness.address.map_or(at(Ipv4Addr::UNSPECIFIED, 15021), |address| address.0),
             fail_before: raw.readiness.fail_before.map(|period| period.0),
             metrics: raw.metrics.address.map_or(at(Ipv4Addr::UNSPECIFIED, 15090), |address| address.0),

@@ -76,7 +76,7 @@ impl Settings {
                 },
                 "mark": self.interception.mark,
             },
-            "admin": { "address": self.admin },
+            "admin": { "address": self.admin, "capture": self.capture_allowed },
             "readiness": { "address": self.readiness, "failBefore": self.fail_before.map(duration) },
             "metrics": { "address": self.metrics },
             "tls": {

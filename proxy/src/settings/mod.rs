@@ -76,6 +76,8 @@ pub(crate) struct Settings {
     pub(crate) interception: Interception,
     /// Where the admin API listens.
     pub(crate) admin: SocketAddr,
+    /// Whether plaintext may be kept for who asks the admin API for it.
+    pub(crate) capture_allowed: bool,
     /// Where `GET /healthz/ready` is answered.
     pub(crate) readiness: SocketAddr,
     /// For how long the certificate has to last to be ready; `None` is as long as it is valid.

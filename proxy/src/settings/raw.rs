@@ -443,6 +443,15 @@ pub(super) struct AdminSection {
         env = "PILLION_ADMIN_ADDRESS"
     )]
     pub(super) address: Option<Address>,
+    /// Whether whoever reaches the admin API may have the first bytes of plaintext kept and read them, for a time
+    /// (POST /capture) [default: false]
+    #[arg(
+        id = "admin.capture",
+        long = "admin-capture",
+        value_name = "true|false",
+        env = "PILLION_ADMIN_CAPTURE"
+    )]
+    pub(super) capture: Option<bool>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Args)]
@@ -710,7 +719,7 @@ layer! {
     OutboundSection { capture, traffic_policy, listeners }
     GatewaySection { address, ports, port_flags }
     InterceptionSection { mode, mark }
-    AdminSection { address }
+    AdminSection { address, capture }
     ReadinessSection { address, fail_before }
     MetricsSection { address }
     TlsSection { min_version, resumption, key_log_file }

@@ -28,6 +28,10 @@ const RECORD: &str = "record";
 /// Longest directives that are read.
 const MAX_DIRECTIVES: usize = 1024;
 
+/// Target of the lines that tell each step of a connection, of level debug: `RUST_LOG=info,step=debug` shows a learner what
+/// docs/explanation/tour.md goes through.
+pub(crate) const STEP: &str = "step";
+
 /// How much is logged; can be changed at any time.
 #[derive(Debug, Clone)]
 pub(crate) struct LogLevel(reload::Handle<EnvFilter, Registry>);
@@ -103,7 +107,7 @@ pub(crate) fn init(format: LogFormat, directives: &str) -> Result<LogLevel, LogL
 }
 
 /// Writes each event as a line to `writer`, with colours if `ansi`.
-pub(super) fn lines<S, W>(format: LogFormat, ansi: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+pub(crate) fn lines<S, W>(format: LogFormat, ansi: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,

@@ -105,7 +105,7 @@ impl Lab {
             "workload: {{namespace: default, serviceAccount: {name}, labels: {{{labels}}}}}\n\
              identity: {{{identity}}}\n\
              mesh: {}\n\
-             admin: {{address: \"127.0.0.1:0\"}}\n\
+             admin: {{address: \"127.0.0.1:0\", capture: true}}\n\
              readiness: {{address: \"127.0.0.1:0\"}}\n\
              metrics: {{address: \"127.0.0.1:0\"}}\n{more}\n",
             self.mesh().display(),

@@ -105,7 +105,7 @@ async fn echo_or_handshake(lab: &Lab, address: SocketAddr, name: Option<&str>, a
     if answer == hello { Sees::Echo } else { Sees::HandshakeFailure }
 }
 
-fn client_hello(lab: &Lab, alpn: &[&str]) -> Vec<u8> {
+pub(super) fn client_hello(lab: &Lab, alpn: &[&str]) -> Vec<u8> {
     let mut config = pillion_testkit::tls::client(&lab.ca, None);
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     let mut client =

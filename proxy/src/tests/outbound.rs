@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 
 /// The service `backend:80` whose one endpoint is `endpoint`.
-fn service(endpoint: SocketAddr, labels: &str) -> String {
+pub(super) fn service(endpoint: SocketAddr, labels: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\n\
          kind: ServiceEntry\n\
@@ -24,8 +24,9 @@ fn service(endpoint: SocketAddr, labels: &str) -> String {
     )
 }
 
-const HAS_SIDECAR: &str = "security.istio.io/tlsMode: istio";
-const LISTENER: &str = "outbound: {listeners: [{address: \"127.0.0.1:0\", destination: \"backend:80\"}]}";
+pub(super) const HAS_SIDECAR: &str = "security.istio.io/tlsMode: istio";
+pub(super) const LISTENER: &str =
+    "outbound: {listeners: [{address: \"127.0.0.1:0\", destination: \"backend:80\"}]}";
 
 #[tokio::test]
 async fn an_endpoint_with_a_sidecar_is_reached_by_mutual_tls() {

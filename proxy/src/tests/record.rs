@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::http::{ask, head};
+use super::outbound::{HAS_SIDECAR, LISTENER, service};
 use super::*;
 
 impl Sidecar {
@@ -113,6 +114,93 @@ async fn who_closes_a_connection_with_requests_is_told(#[case] asks: Asks, #[cas
     assert_eq!(record.closed, Some(Closed { by, how: How::Fin }), "{record:?}");
     assert!(record.times.asked.is_some() && record.times.answered > record.times.asked, "{record:?}");
     assert!(record.times.connected.is_some(), "{record:?}");
+}
+
+/// Ciphertext is kept of both ends, and is the same at both: what one has written the other has read.
+#[tokio::test]
+async fn both_ends_keep_the_same_first_ciphertext_and_it_tells_nothing() {
+    let lab = Lab::new();
+    let app = peer::echo_app().await;
+    let backend = lab.in_front_of(app.address, "").await;
+    lab.resources(Some(&service(backend.inbound(), HAS_SIDECAR)));
+    let frontend = lab.sidecar("frontend", LISTENER).await;
+    talk(TcpStream::connect(frontend.outbound()).await.unwrap()).await;
+    let ciphertext = |record: ConnectionRecord| {
+        let wire = *record.wire.unwrap();
+        assert_eq!(wire.app, None, "nobody has switched it on");
+        wire.mesh.unwrap()
+    };
+    let (near, far) = (ciphertext(frontend.over().await), ciphertext(backend.over().await));
+    assert_eq!(near.to_server, far.to_server);
+    // Records of application data (RFC 8446 5.1), the first of the client's behind its handshake: 8 bytes and a tag.
+    assert_eq!(near.to_server[..5], [23, 3, 3, 0, 8 + 1 + 16]);
+    assert_eq!(near.to_server.len(), 5 + 8 + 1 + 16 + 5 + 2 + 1 + 16);
+    assert_eq!(near.to_client[..3], [23, 3, 3]);
+    for bytes in [near.to_server, near.to_client, far.to_client] {
+        assert!(!bytes.windows(8).any(|bytes| bytes == b"question"));
+    }
+}
+
+#[tokio::test]
+async fn plaintext_is_kept_while_a_person_has_switched_it_on() {
+    let lab = Lab::new();
+    lab.mode(STRICT);
+    let app = peer::echo_app().await;
+    let sidecar = lab.in_front_of(app.address, "").await;
+    let on = "capture?for=60s";
+    assert!(pressed(&sidecar, on).await.contains("\"bytesEachWay\":256"));
+    talk(lab.tls_client(sidecar.inbound(), Some("frontend"), &["istio"]).await.unwrap()).await;
+    let record = sidecar.over().await;
+    let app = record.wire.as_ref().unwrap().app.clone().unwrap();
+    assert_eq!((app.to_server, app.to_client), (b"question".to_vec(), b"question".to_vec()));
+    assert!(pressed(&sidecar, "capture?for=0").await.contains("\"capture\":null"));
+    talk(lab.tls_client(sidecar.inbound(), Some("frontend"), &["istio"]).await.unwrap()).await;
+    let table = sidecar.running.shared.connections.clone();
+    sidecar.eventually("two ends", || table.ended().len() == 2).await;
+    let wire = table.ended().pop().unwrap().wire.unwrap();
+    assert!(wire.app.is_none() && wire.mesh.is_some(), "{wire:?}");
+}
+
+/// What the admin API answers to a button.
+async fn pressed(sidecar: &Sidecar, path: &str) -> String {
+    let mut stream = TcpStream::connect(sidecar.running.addresses.admin).await.unwrap();
+    let request = format!("POST /{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    answer.replace(' ', "")
+}
+
+#[tokio::test]
+async fn requests_are_captured_both_ways_too() {
+    let lab = Lab::new();
+    let app = http::App::start().await;
+    lab.resources(Some(&declared(app.address, "HTTP")));
+    let sidecar = lab.in_front_of(app.address, "").await;
+    pressed(&sidecar, "capture?for=60s").await;
+    let mut stream = TcpStream::connect(sidecar.inbound()).await.unwrap();
+    ask(&mut stream, &head("GET", "/orders", "")).await.unwrap();
+    drop(stream);
+    let app = sidecar.over().await.wire.unwrap().app.unwrap();
+    assert!(app.to_server.starts_with(b"GET /orders HTTP/1.1\r\n"), "{app:?}");
+    assert!(
+        app.to_client.starts_with(b"HTTP/1.1 200 OK\r\n") && app.to_client.ends_with(b"heard GET /orders")
+    );
+}
+
+#[tokio::test]
+async fn a_handshake_that_the_client_breaks_off_was_closed_by_the_client() {
+    let lab = Lab::new();
+    lab.mode(STRICT);
+    let app = peer::silent_app().await;
+    let sidecar = lab.in_front_of(app.address, "").await;
+    let mut client = TcpStream::connect(sidecar.inbound()).await.unwrap();
+    client.write_all(&modes::client_hello(&lab, &["istio"])).await.unwrap();
+    assert_ne!(timeout(PATIENCE, client.read(&mut [0; 1])).await.unwrap().unwrap(), 0);
+    client.shutdown().await.unwrap();
+    let record = sidecar.over().await;
+    assert_eq!(record.reason, Some(Reason::HandshakeFailed), "{record:?}");
+    assert_eq!(record.closed, Some(Closed { by: By::Client, how: How::Fin }));
 }
 
 #[tokio::test]

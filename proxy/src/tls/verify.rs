@@ -12,6 +12,7 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_t
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use tracing::debug;
 use webpki::CertRevocationList;
 
 use super::bundles::{Bundles, Root, list};
@@ -20,6 +21,7 @@ use super::failure::{self, Role};
 use super::path::{Fault, Names, PathSearch};
 use super::revocations::is_foreign_list;
 use super::{HandshakeError, Revoked, provider};
+use crate::telemetry::log::STEP;
 
 /// Verifies peers for one set of credentials. Immutable: another bundle is another verifier.
 #[derive(Debug, Clone)]
@@ -110,7 +112,10 @@ impl PeerVerifier {
         peer: Role,
     ) -> Result<(), Error> {
         match self.verify(leaf, intermediates, system_time(now), peer) {
-            Ok(_svid) => Ok(()),
+            Ok(svid) => {
+                debug!(target: STEP, "the certificate of the {} is verified: {}", peer.name(), svid.id);
+                Ok(())
+            }
             Err(refusal) => {
                 let alert = alert_for(refusal.reason);
                 failure::remember(refusal);

@@ -27,7 +27,7 @@ async fn pair() -> (TcpStream, TcpStream) {
 
 async fn between() -> Between {
     let ((client, mut accepted), (mut dialled, server)) = (pair().await, pair().await);
-    let moved = Arc::new(Moved::since(Instant::now()));
+    let moved = Arc::new(Moved::since(Instant::now(), Arc::default()));
     let counters = moved.clone();
     let relay = tokio::spawn(async move {
         accepted.close_by_reset();
