@@ -8,7 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
     analyze, authz, check, demo, describe, edges, explain, inject, job, lesson, manual, migrate, playground,
-    probe, proxy_config, svid, top, wait, wiretap,
+    probe, proxy_config, svid, top, wait, wire, wiretap,
 };
 
 /// Mutual TLS between services by sidecars that they know nothing of.
@@ -79,6 +79,14 @@ enum Command {
     /// What a proxy listens on, dials, holds and serves, with istioctl's columns and the mode of mutual TLS
     #[command(visible_alias = "pc")]
     ProxyConfig(proxy_config::Options),
+    /// Shows one connection from app to app: both apps' legs and the one between the sidecars, side by side in time
+    ///
+    /// What each leg carries, between which addresses, who has proved what to whom, and what both sidecars did when. From the
+    /// records of both, in which a TCP connection is known by its addresses; with --capture root hears the bytes themselves, of
+    /// the legs that pass through the network namespace in which it stands.
+    ///
+    /// Exit codes: 0 told, 1 there is no such connection or a proxy does not answer, 2 wrong arguments.
+    Wire(wire::Options),
     /// Goes through a mesh and tells what is proved, what is worth a look, and what is broken
     ///
     /// Whether the proxies answer, are ready and of one version; certificates, roots and clocks; the CA; the mesh folder; the
@@ -225,6 +233,7 @@ fn run(command: Command) -> ExitCode {
         Command::Edges(options) => edges::run(&options),
         Command::Top(options) => top::run(&options),
         Command::ProxyConfig(options) => proxy_config::run(&options),
+        Command::Wire(options) => wire::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Migrate(options) => migrate::run(&options),
         Command::Authz(options) => authz::run(&options),

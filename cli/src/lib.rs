@@ -27,6 +27,7 @@ mod source;
 mod svid;
 mod top;
 mod wait;
+mod wire;
 pub mod wiretap;
 
 pub use commands::main_with;

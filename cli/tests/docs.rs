@@ -290,7 +290,7 @@ fn every_page_is_in_the_book_once() {
 }
 
 /// Programs of others that pages ask a reader to call, and the words `start` and `stop` of a lab's shell.
-const OF_OTHERS: [&str; 64] = [
+const OF_OTHERS: &[&str] = &[
     "apt-get",
     "awk",
     "bash",

@@ -9,6 +9,7 @@ pub mod ask;
 pub mod check;
 pub mod client_hello;
 pub mod closed;
+pub mod crossing;
 pub mod describe;
 pub mod duration;
 pub mod edges;

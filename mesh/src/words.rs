@@ -59,6 +59,22 @@ impl Display for Elapsed {
     }
 }
 
+/// The first `lines` lines of sixteen bytes each: in hexadecimal, then what of it is printable ASCII.
+#[must_use]
+pub fn hex_lines(bytes: &[u8], lines: usize) -> Vec<String> {
+    bytes
+        .chunks(16)
+        .take(lines)
+        .map(|chunk| {
+            let hex: Vec<String> = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
+            let text = chunk
+                .iter()
+                .map(|byte| if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '.' });
+            format!("{:<47}  {}", hex.join(" "), text.collect::<String>())
+        })
+        .collect()
+}
+
 /// Rows in columns, two spaces between; the last column may be as wide as it likes.
 pub(crate) struct Columns<'r, R>(pub(crate) &'r [R]);
 

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::lab;
+pub use pillion_mesh::words::hex_lines;
 pub use records::{Talk, talks};
 use streams::Streams;
 
@@ -231,22 +232,6 @@ fn listen(ports: &[u16], out: Option<&Path>) -> io::Result<()> {
             }
         }
     }
-}
-
-/// The first `lines` lines of sixteen bytes each: in hexadecimal, then what of it is printable ASCII.
-#[must_use]
-pub fn hex_lines(bytes: &[u8], lines: usize) -> Vec<String> {
-    bytes
-        .chunks(16)
-        .take(lines)
-        .map(|chunk| {
-            let hex: Vec<String> = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
-            let text = chunk
-                .iter()
-                .map(|byte| if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '.' });
-            format!("{:<47}  {}", hex.join(" "), text.collect::<String>())
-        })
-        .collect()
 }
 
 #[cfg(test)]
