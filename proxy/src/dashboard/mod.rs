@@ -86,14 +86,15 @@ pub fn run(
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let stop = CancellationToken::new();
+        let _stop_at_last = stop.clone().drop_guard();
         let listener = TcpListener::bind(listen).await?;
         begun(listener.local_addr()?);
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         tokio::select! {
-            served = serve(listener, proxies, tell, stop.clone()) => served,
-            _ = interrupt.recv() => Ok(stop.cancel()),
-            _ = terminate.recv() => Ok(stop.cancel()),
+            served = serve(listener, proxies, tell, stop) => served,
+            _ = interrupt.recv() => Ok(()),
+            _ = terminate.recv() => Ok(()),
         }
     })
 }
