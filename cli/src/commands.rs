@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    analyze, authz, check, demo, describe, edges, explain, inject, job, lesson, manual, migrate, playground,
-    probe, proxy_config, svid, top, wait, wire, wiretap,
+    analyze, authz, check, dashboard, demo, describe, edges, explain, inject, job, lesson, manual, migrate,
+    playground, probe, proxy_config, svid, top, wait, wire, wiretap,
 };
 
 /// Mutual TLS between services by sidecars that they know nothing of.
@@ -66,14 +66,6 @@ enum Command {
     ///
     /// Exit codes: 0 told, 1 a proxy does not answer, 2 wrong arguments.
     Edges(edges::Options),
-    /// Shows one connection from app to app: both apps' legs and the one between the sidecars, side by side in time
-    ///
-    /// What each leg carries, between which addresses, who has proved what to whom, and what both sidecars did when. From the
-    /// records of both, in which a TCP connection is known by its addresses; with --capture root hears the bytes themselves, of
-    /// the legs that pass through the network namespace in which it stands.
-    ///
-    /// Exit codes: 0 told, 1 there is no such connection or a proxy does not answer, 2 wrong arguments.
-    Wire(wire::Options),
     /// What passes through proxies just now: connections and bytes a second on each edge, and the newest connections
     ///
     /// Live where it has a terminal: it reads each proxy once in an interval, q quits, p pauses, and n, b, o, r and w order the
@@ -87,6 +79,14 @@ enum Command {
     /// What a proxy listens on, dials, holds and serves, with istioctl's columns and the mode of mutual TLS
     #[command(visible_alias = "pc")]
     ProxyConfig(proxy_config::Options),
+    /// Shows one connection from app to app: both apps' legs and the one between the sidecars, side by side in time
+    ///
+    /// What each leg carries, between which addresses, who has proved what to whom, and what both sidecars did when. From the
+    /// records of both, in which a TCP connection is known by its addresses; with --capture root hears the bytes themselves, of
+    /// the legs that pass through the network namespace in which it stands.
+    ///
+    /// Exit codes: 0 told, 1 there is no such connection or a proxy does not answer, 2 wrong arguments.
+    Wire(wire::Options),
     /// Goes through a mesh and tells what is proved, what is worth a look, and what is broken
     ///
     /// Whether the proxies answer, are ready and of one version; certificates, roots and clocks; the CA; the mesh folder; the
@@ -95,6 +95,13 @@ enum Command {
     ///
     /// Exit codes: 0 no check failed, 1 one did, 2 wrong arguments.
     Check(check::Options),
+    /// Serves a web page of the mesh: who talks to whom, each connection step by step, policies, certificates
+    ///
+    /// It shows the sidecars whose admin APIs it is given, as they are now and as it goes on. It changes nothing: modes are
+    /// changed in the mesh folder, and the page notices. Each sidecar serves the same page for itself, at / of its admin API.
+    ///
+    /// Exit codes: 0 stopped by SIGINT or SIGTERM, 1 it cannot listen, 2 wrong arguments.
+    Dashboard(dashboard::Options),
     /// Tells whether ports can be switched to STRICT, and who would be cut off
     ///
     /// By what proxies have counted since they began: who came to each port by mutual TLS, who without, when, and what
@@ -231,10 +238,11 @@ fn run(command: Command) -> ExitCode {
         Command::Describe(options) => describe::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Edges(options) => edges::run(&options),
-        Command::Wire(options) => wire::run(&options),
         Command::Top(options) => top::run(&options),
         Command::ProxyConfig(options) => proxy_config::run(&options),
+        Command::Wire(options) => wire::run(&options),
         Command::Check(options) => check::run(&options),
+        Command::Dashboard(options) => dashboard::run(&options),
         Command::Migrate(options) => migrate::run(&options),
         Command::Authz(options) => authz::run(&options),
         Command::Svid(options) => svid::run(&options),

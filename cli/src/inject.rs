@@ -120,7 +120,7 @@ fn deliver(options: &Options, injected: &Injected) -> Result<(), Fault> {
         write_files(&folder, &injected.files)?;
         eprintln!("pillion inject: wrote {} files to {}", injected.files.len(), folder.display());
     }
-    for note in &injected.notes {
+    for note in injected.notes.iter().cloned().chain(moved(options, injected)) {
         eprintln!("pillion inject: note: {note}");
     }
     match &options.output {
@@ -131,6 +131,22 @@ fn deliver(options: &Options, injected: &Injected) -> Result<(), Fault> {
             Ok(())
         }
     }
+}
+
+/// A compose file in another folder than before looks for what it names there.
+fn moved(options: &Options, injected: &Injected) -> Option<String> {
+    let Options { filename, output, .. } = options;
+    let place = |file: &Path| fs::canonicalize(beside(Some(file))).ok();
+    let to = output.as_deref().and_then(place)?;
+    let is_elsewhere = injected.needs_files && filename != Path::new("-") && place(filename) != Some(to);
+    is_elsewhere.then(|| {
+        let from = beside(Some(filename)).display();
+        format!(
+            "paths in {} begin at its folder, and the result is in another: write it beside, or give docker compose \
+             --project-directory {from} and an absolute --out",
+            filename.display()
+        )
+    })
 }
 
 /// The folder that paths in the result begin at.

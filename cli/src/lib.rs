@@ -7,6 +7,7 @@ mod analyze;
 mod authz;
 mod check;
 mod commands;
+mod dashboard;
 mod demo;
 mod describe;
 mod edges;

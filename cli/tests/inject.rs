@@ -63,6 +63,7 @@ fn the_files_stand_beside_the_result_and_everybody_may_read_them() {
     let folder = folder();
     let told = injected(folder.path(), "-f shop.yaml -o out/mesh.yaml");
     assert!(told.contains("wrote 5 files to out/pillion"), "{told}");
+    assert!(told.contains("paths in shop.yaml begin at its folder"), "{told}");
     for name in ["mesh.yaml", "pillion/ca/ca.yaml", "pillion/mesh/services.yaml", "pillion/sidecars/db.yaml"]
     {
         let mode = fs::metadata(folder.path().join("out").join(name)).unwrap().permissions().mode();
@@ -73,7 +74,8 @@ fn the_files_stand_beside_the_result_and_everybody_may_read_them() {
 #[test]
 fn a_file_may_be_injected_in_its_own_place_again_and_again() {
     let folder = folder();
-    injected(folder.path(), "-f labels.yaml -o labels.yaml");
+    let told = injected(folder.path(), "-f labels.yaml -o labels.yaml");
+    assert!(!told.contains("begin at its folder"), "{told}");
     let once = tree(folder.path());
     injected(folder.path(), "-f labels.yaml -o labels.yaml");
     assert_eq!(tree(folder.path()), once);

@@ -475,7 +475,7 @@ pub mod hexadecimal {
         })
     }
 
-    /// Reads what [`print`] writes; none where it is something else.
+    /// Reads what [`print()`] writes; none where it is something else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Vec<u8>> {
         let (pairs, rest) = text.as_bytes().as_chunks::<2>();

@@ -2,6 +2,7 @@
 //! when it ends, the record is logged and counted once.
 
 mod history;
+mod onlookers;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,11 +12,12 @@ use std::time::{Instant, SystemTime};
 
 use pillion_mesh::migration::{Tally, Watched};
 use pillion_mesh::policy::Snapshot;
-use pillion_mesh::reason::Reason;
+use pillion_mesh::reason::{Kind, Reason};
 use pillion_mesh::wire::{
     By, Closed, ConnectionRecord, Direction, FirstPassed, RequestRecord, Times, WireRecord,
 };
 use pillion_mesh::workload::Workload;
+use tokio::sync::broadcast;
 
 use crate::net::capture::Capture;
 use crate::net::moved::Moved;
@@ -23,12 +25,15 @@ use crate::net::relay::End;
 use crate::net::tap::Tap;
 use crate::telemetry::Telemetry;
 use history::History;
+use onlookers::Onlookers;
+pub(crate) use onlookers::{Event, MAX_ONLOOKERS};
 
 /// All connections that are open now, and the last that were.
 #[derive(Debug)]
 pub(crate) struct ConnectionTable {
     open: Mutex<HashMap<u64, Arc<Entry>>>,
     history: Mutex<History>,
+    onlookers: Onlookers,
     tally: Mutex<Tally>,
     last_id: AtomicU64,
     capture: Arc<Capture>,
@@ -40,6 +45,7 @@ impl Default for ConnectionTable {
         Self {
             open: Mutex::default(),
             history: Mutex::default(),
+            onlookers: Onlookers::default(),
             tally: Mutex::new(Tally::new(SystemTime::now())),
             last_id: AtomicU64::default(),
             capture: Arc::default(),
@@ -90,7 +96,11 @@ impl ConnectionTable {
 
     /// A request has ended: it is kept where it was refused or cut.
     pub(crate) fn request_ended(&self, record: RequestRecord) {
-        lock(&self.history).request_ended(record, Instant::now());
+        let mut history = lock(&self.history);
+        if record.reason.kind() != Kind::Ended {
+            self.onlookers.tell(|| Event::Request(Arc::new(record.clone())));
+        }
+        history.request_ended(record, Instant::now());
     }
 
     /// All connections that are known, open, ended or refused, in the order in which they were accepted.
@@ -100,6 +110,19 @@ impl ConnectionTable {
         // One that ended between two of the lists stands in both.
         records.dedup_by_key(|record| record.id);
         records
+    }
+
+    /// Word of each connection from now on, when it is admitted and when it is over; none where enough look on already.
+    pub(crate) fn look_on(&self) -> Option<broadcast::Receiver<Event>> {
+        self.onlookers.join()
+    }
+
+    /// The bytes that the newest open connections have moved to the server and to the client, `most` connections at most.
+    pub(crate) fn moved(&self, most: usize) -> Vec<(u64, [u64; 2])> {
+        let mut entries: Vec<_> = lock(&self.open).iter().map(|(id, entry)| (*id, entry.clone())).collect();
+        entries.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
+        let moved = |entry: &Entry| [entry.moved.to_server(), entry.moved.to_client()];
+        entries.iter().take(most).map(|(id, entry)| (*id, moved(entry))).collect()
     }
 
     /// Who has come to the ports of `workload`, for which `snapshot` was made, and how.
@@ -271,6 +294,7 @@ impl Connection {
         let record = self.entry.now();
         self.telemetry.opened(&record);
         lock(&self.table.tally).count(&record);
+        self.table.onlookers.tell(|| Event::Connection(Arc::new(record)));
     }
 
     /// The connection has ended: logs and counts it.
@@ -292,7 +316,10 @@ impl Connection {
         }
         // In no log: it is for who asks.
         record.wire = self.entry.wire(direction);
-        lock(&self.table.history).ended_now(record, Instant::now());
+        // Told while nobody can read the list: who begins to look on now has it by the one or by the other.
+        let mut history = lock(&self.table.history);
+        self.table.onlookers.tell(|| Event::Connection(Arc::new(record.clone())));
+        history.ended_now(record, Instant::now());
     }
 }
 

@@ -264,7 +264,13 @@ fn handshake(record: &ConnectionRecord, tls: &TlsRecord) -> String {
         (Direction::Inbound, peer) => format!("the client proved to be {peer}"),
         (Direction::Outbound, peer) => format!("the server proved to be {peer}"),
     };
-    let shown = if tls.local.is_empty() { String::new() } else { format!("; we showed {}", tls.local) };
+    let shown = match (tls.local.as_str(), tls.local_serial.as_ref().zip(tls.local_not_after)) {
+        ("", _) => String::new(),
+        (local, None) => format!("; we showed {local}"),
+        (local, Some((serial, until))) => {
+            format!("; we showed {local} (certificate {serial}, until {})", rfc3339::print(until))
+        }
+    };
     format!(
         "{kind}, {} {} {}, {resumed} in {took}; {peer} (certificate {}, until {}){shown}",
         tls.version,
@@ -288,10 +294,13 @@ fn policies(decided: &AuthorizationRecord) -> String {
     told
 }
 
-/// Whom we dialled. The handshake or the bytes that follow tell that they answered.
+/// Whom we dialled, and how long it took them to take the connection, if they did.
 fn dial(record: &ConnectionRecord) -> Option<String> {
     let whom = if record.direction == Direction::Inbound { "the app at " } else { "" };
-    record.upstream.map(|upstream| format!("{whom}{upstream}"))
+    let took = record.times.dialled.zip(record.times.connected).map(|(begun, done)| {
+        format!(", connected in {}", Elapsed(Duration::from_micros(done.saturating_sub(begun))))
+    });
+    record.upstream.map(|upstream| format!("{whom}{upstream}{}", took.unwrap_or_default()))
 }
 
 /// When the first of some bytes came.

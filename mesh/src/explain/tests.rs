@@ -96,7 +96,7 @@ fn mutual() -> ConnectionRecord {
             handshake: Some(1_800),
             authorized: Some(1_850),
             dialled: Some(1_860),
-            connected: Some(1_950),
+            connected: Some(1_970),
             opened: Some(1_990),
             asked: Some(2_100),
             answered: Some(7_300),
@@ -179,9 +179,9 @@ Connection 12, inbound, ended: completed
   √ destination            10.0.0.8:3000, which is customers:3000
   √ port                   port 3000 is STRICT by PeerAuthentication default/default (namespace)
   √ first bytes   +0.2 ms  a ClientHello of the mesh: server name outbound_.3000_._.customers, ALPN istio; TLSv1.3, TLSv1.2, groups X25519MLKEM768, x25519, secp256r1
-  √ handshake     +1.8 ms  mutual TLS, TLSv1.3 TLS13_AES_256_GCM_SHA384 X25519MLKEM768, full in 1.5 ms; the client proved to be spiffe://cluster.local/ns/default/sa/frontend (certificate 0aff, until 2026-11-20T13:00:00.000Z); we showed spiffe://cluster.local/ns/default/sa/backend
+  √ handshake     +1.8 ms  mutual TLS, TLSv1.3 TLS13_AES_256_GCM_SHA384 X25519MLKEM768, full in 1.5 ms; the client proved to be spiffe://cluster.local/ns/default/sa/frontend (certificate 0aff, until 2026-11-20T13:00:00.000Z); we showed spiffe://cluster.local/ns/default/sa/backend (certificate 0bee, until 2026-11-20T13:00:00.000Z)
   √ policies      +1.8 ms  allowed: ALLOW default/frontend, rule[0]; a dry run would have denied it (no rule)
-  √ dial          +1.8 ms  the app at 10.0.0.8:3000
+  √ dial          +1.8 ms  the app at 10.0.0.8:3000, connected in 0.1 ms
   √ bytes                  120 B to the server from +2.1 ms on, 4.1 kB to the client from +7.3 ms on
   √ wire                   ciphertext to the server 170303005d, to the client abababababababababababababababab…
   √ end            +12 ms  completed: Both sides closed their direction cleanly. The client closed first, by close_notify.";
@@ -316,6 +316,36 @@ fn of_many_groups_the_first_are_told() {
     let step = story.steps.iter().find(|step| step.about == About::FirstBytes).unwrap();
     let told = "; TLSv1.2, groups x25519, secp256r1, secp384r1, secp521r1 and 2 more";
     assert!(step.told.ends_with(told), "{}", step.told);
+}
+
+#[test]
+fn the_reference_page_tells_what_a_story_holds() {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/connection.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, section) = page.split_once("## The story of a connection").unwrap();
+    let story = serde_json::to_value(explain(&mutual(), &[])).unwrap();
+    let fields = [&story, &story["steps"][0]].map(|object| object.as_object().unwrap().keys().cloned());
+    let abouts = [
+        About::Client,
+        About::Destination,
+        About::Port,
+        About::FirstBytes,
+        About::Plan,
+        About::Handshake,
+        About::Policies,
+        About::Dial,
+        About::Request,
+        About::Bytes,
+        About::Wire,
+        About::End,
+    ];
+    let abouts = abouts.map(|about| serde_json::to_value(about).unwrap().as_str().unwrap().to_owned());
+    for name in fields.into_iter().flatten().chain(abouts) {
+        assert!(
+            section.contains(&format!("`{name}`")),
+            "docs/reference/connection.md does not tell `{name}`"
+        );
+    }
 }
 
 #[test]

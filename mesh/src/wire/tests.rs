@@ -31,7 +31,15 @@ fn record() -> ConnectionRecord {
             }),
         }),
         looks_like: None,
-        mode: Some(ModeRecord { mode: Mode::Strict, because: "default/strict".to_owned(), shadow: None }),
+        mode: Some(ModeRecord {
+            mode: Mode::Permissive,
+            because: "default/migrating".to_owned(),
+            shadow: Some(ModeShadow {
+                mode: Mode::Strict,
+                because: "default/strict".to_owned(),
+                refused: None,
+            }),
+        }),
         service: None,
         plan: None,
         tls: Some(TlsRecord {
@@ -93,7 +101,11 @@ fn a_connection_record_has_stable_names() {
                 "length": 1531,
             },
             "looksLike": null,
-            "mode": {"mode": "STRICT", "because": "default/strict", "shadow": null},
+            "mode": {
+                "mode": "PERMISSIVE",
+                "because": "default/migrating",
+                "shadow": {"mode": "STRICT", "because": "default/strict", "refused": null},
+            },
             "service": null,
             "plan": null,
             "tls": {

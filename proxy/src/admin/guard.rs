@@ -11,7 +11,7 @@ use super::server::Answer;
 
 /// The refusal, where the request comes from a web page of another origin, or under a name that an attacker's DNS may
 /// have pointed at loopback (DNS rebinding).
-pub(super) fn check(bound: SocketAddr, request: &Parts) -> Option<Answer> {
+pub(crate) fn check(bound: SocketAddr, request: &Parts) -> Option<Answer> {
     if !bound.ip().to_canonical().is_loopback() {
         return None;
     }

@@ -3,14 +3,17 @@
 //! Nothing here decides about traffic. All of it is bounded: connections, request heads, and the time of each request.
 
 mod connections;
-mod guard;
+mod events;
+pub(crate) mod guard;
+mod page;
 mod pages;
 mod readiness;
 mod route;
-mod server;
+pub(crate) mod server;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
+use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -21,6 +24,7 @@ use crate::connections::ConnectionTable;
 use crate::entry::LogLevel;
 use crate::identity::Identity;
 use crate::live::LiveSnapshot;
+use crate::page::file as page_file;
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
 use crate::tls::Clock;
@@ -56,18 +60,21 @@ pub(crate) struct BoundAddresses {
 /// Serves the admin API until `stop`. Whoever reaches it can stop the proxy: it belongs on loopback.
 pub(crate) async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: CancellationToken) {
     let bound = state.bound.admin;
-    let answer = move |request: &_| {
-        guard::check(bound, request).unwrap_or_else(|| route::answer(&route::ADMIN, &state, request))
+    let answer = move |request| {
+        let answered = guard::check(bound, &request).or_else(|| page_file(&request));
+        ready(answered.unwrap_or_else(|| route::answer(&route::ADMIN, &state, &request)))
     };
     server::run(listener, stop, answer).await;
 }
 
 /// Serves `GET /healthz/ready` until `stop`.
 pub(crate) async fn serve_readiness(listener: TcpListener, state: Arc<AdminState>, stop: CancellationToken) {
-    server::run(listener, stop, move |request: &_| route::answer(&route::READINESS, &state, request)).await;
+    let answer = move |request| ready(route::answer(&route::READINESS, &state, &request));
+    server::run(listener, stop, answer).await;
 }
 
 /// Serves `GET /stats/prometheus` until `stop`.
 pub(crate) async fn serve_metrics(listener: TcpListener, state: Arc<AdminState>, stop: CancellationToken) {
-    server::run(listener, stop, move |request: &_| route::answer(&route::METRICS, &state, request)).await;
+    let answer = move |request| ready(route::answer(&route::METRICS, &state, &request));
+    server::run(listener, stop, answer).await;
 }

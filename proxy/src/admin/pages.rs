@@ -37,7 +37,7 @@ pub(super) fn healthz(state: &AdminState, _: &Parts) -> Answer {
     Answer::text(format!("{word}: {because}")).with_status(status_of(ready))
 }
 
-fn readiness_of(state: &AdminState) -> Readiness {
+pub(super) fn readiness_of(state: &AdminState) -> Readiness {
     let status = state.identity.status();
     readiness::judge(&Facts {
         credentials: credentials(state).as_deref(),

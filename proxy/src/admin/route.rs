@@ -5,7 +5,8 @@ use hyper::{Method, StatusCode};
 use serde_json::json;
 
 use super::server::Answer;
-use super::{AdminState, connections, pages};
+use super::{AdminState, connections, events, page, pages};
+use crate::page::for_browsers;
 
 /// One page, or one button.
 pub(super) struct Route {
@@ -28,8 +29,10 @@ const fn post(path: &'static str, about: &'static str, answer: fn(&AdminState, &
 }
 
 /// The admin API.
-pub(super) static ADMIN: [Route; 18] = [
-    get("/", "these pages", |_, _| index(&ADMIN)),
+pub(super) static ADMIN: [Route; 21] = [
+    get("/", "these pages; in a browser the web page of this sidecar", |_, request| {
+        for_browsers(request).unwrap_or_else(|| index(&ADMIN))
+    }),
     get("/ready", "whether connections are served, and why not", pages::ready),
     get("/config_dump", "settings in force, mesh resources and their findings", pages::config_dump),
     get("/certs", "own certificate chain, trust bundles, renewals, files of DestinationRules", pages::certs),
@@ -46,6 +49,9 @@ pub(super) static ADMIN: [Route; 18] = [
         connections::explain,
     ),
     get("/edges", "who talks to whom, with both identities, and whether it is secured", connections::edges),
+    get("/events", "what happens, at once, as server-sent events", events::stream),
+    get("/page/state", "what the web page begins with", page::state),
+    get("/proxies", "the sidecars that the web page shows: this one", page::proxies),
     get(
         "/migration",
         "who comes to which port and how, since the proxy began, and what policies in dry run would refuse",

@@ -28,13 +28,14 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::connections::Connection;
 use crate::live::Publisher;
+use crate::net::moved::Side;
 use crate::net::relay::End;
 use crate::settings::RawSettings;
 use crate::tls::origination::Originator;
 use crate::tls::{Bundles, Clock, Credentials, TlsSettings};
 use crate::{drain, identity};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 const RESOURCES: &str = "
 apiVersion: security.istio.io/v1
@@ -68,8 +69,8 @@ spec:
 const ID: &str = "spiffe://cluster.local/ns/default/sa/backend";
 
 /// A proxy's state without a proxy, and its three servers.
-struct Lab {
-    state: Arc<AdminState>,
+pub(crate) struct Lab {
+    pub(crate) state: Arc<AdminState>,
     publisher: Publisher,
     stop: CancellationToken,
     servers: Vec<JoinHandle<()>>,
@@ -85,7 +86,7 @@ impl Drop for Lab {
 
 impl Lab {
     /// With a certificate.
-    async fn ready() -> Self {
+    pub(crate) async fn ready() -> Self {
         let lab = Self::new(true).await;
         let mut credentials = lab.state.identity.credentials.clone();
         timeout(PATIENCE, credentials.wait_for(Option::is_some)).await.unwrap().unwrap();
@@ -150,7 +151,7 @@ impl Lab {
         Self { state, publisher, stop, servers, _folder: folder, _filter: Box::new(filter) }
     }
 
-    fn admin(&self) -> SocketAddr {
+    pub(crate) fn admin(&self) -> SocketAddr {
         self.state.bound.admin
     }
 
@@ -174,7 +175,7 @@ impl Lab {
     }
 
     /// Enters an inbound connection and refuses it.
-    fn refused(&self) {
+    pub(crate) fn refused(&self) {
         let state = &self.state;
         let client = "10.0.0.9:999".parse().unwrap();
         let connection = Connection::begin(&state.connections, &state.telemetry, Direction::Inbound, client);
@@ -205,31 +206,31 @@ fn settings(folder: &TempDir, more: &str) -> Settings {
     Settings::try_from(pillion_mesh::yaml::read::<RawSettings>("proxy.yaml", &yaml).unwrap()).unwrap()
 }
 
-async fn listen() -> TcpListener {
+pub(crate) async fn listen() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
 /// An answer as it came over the wire.
 #[derive(Debug)]
-struct Reply {
-    status: u16,
-    head: String,
-    body: String,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Reply {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         assert!(self.head.contains("content-type: application/json"), "{}", self.head);
         serde_json::from_str(&self.body).unwrap()
     }
 
-    fn problem(&self) -> Problem {
+    pub(crate) fn problem(&self) -> Problem {
         assert!(self.head.contains("content-type: application/problem+json"), "{}", self.head);
         serde_json::from_str(&self.body).unwrap()
     }
 }
 
-async fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> Reply {
+pub(crate) async fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> Reply {
     let host =
         if headers.to_lowercase().contains("host:") { String::new() } else { format!("Host: {address}\r\n") };
     send(address, &format!("{method} {path} HTTP/1.1\r\n{host}{headers}\r\n")).await
@@ -257,10 +258,13 @@ async fn the_index_lists_every_page_and_every_page_answers() {
     lab.refused(); // so that there is something to explain
     let index = lab.get("/").await.json();
     let pages = index["pages"].as_array().unwrap();
-    assert_eq!(pages.len(), 16);
+    assert_eq!(pages.len(), 21);
     for page in pages.iter().filter(|page| page["method"] == "GET") {
         let path = page["path"].as_str().unwrap();
-        assert_eq!(lab.get(path).await.status, 200, "{path}");
+        // Events go on for ever.
+        if path != "/events" {
+            assert_eq!(lab.get(path).await.status, 200, "{path}");
+        }
         assert_eq!(lab.ask("HEAD", path).await.status, 200, "HEAD {path}");
         let wrong = lab.ask("POST", path).await;
         assert_eq!((wrong.status, wrong.problem().status), (405, 405), "POST {path}");
@@ -798,7 +802,7 @@ async fn req_40_a_panic_costs_one_answer_and_is_counted() {
     let lab = Lab::ready().await;
     let (listener, state, stop) = (listen().await, lab.state.clone(), lab.stop.clone());
     let address = listener.local_addr().unwrap();
-    let server = server::run(listener, stop, move |request: &_| route::answer(&ROUTES, &state, request));
+    let server = server::run(listener, stop, move |request| ready(route::answer(&ROUTES, &state, &request)));
     tokio::spawn(server);
     for _ in 0..2 {
         assert_eq!(
@@ -809,4 +813,177 @@ async fn req_40_a_panic_costs_one_answer_and_is_counted() {
     }
     let metrics = lab.get("/stats/prometheus").await.body;
     assert!(metrics.contains("pillion_panics_total 2\n"), "{metrics}");
+}
+
+/// Reads what `/events` tells.
+pub(crate) struct Onlooker {
+    stream: TcpStream,
+    reader: crate::page::frames::Reader,
+    events: std::collections::VecDeque<(String, Value)>,
+}
+
+impl Onlooker {
+    /// From the answer's head on.
+    pub(crate) async fn at(address: SocketAddr) -> Self {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET /events HTTP/1.0\r\nHost: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap());
+        }
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.contains(" 200 ") && head.contains("text/event-stream"), "{head}");
+        Self { stream, reader: Default::default(), events: Default::default() }
+    }
+
+    /// The data of the next event of this kind; those before it are passed over.
+    pub(crate) async fn next(&mut self, kind: &str) -> Value {
+        loop {
+            while let Some((name, data)) = self.events.pop_front() {
+                if name == kind {
+                    return data;
+                }
+            }
+            let mut piece = [0; 4096];
+            let read = timeout(PATIENCE, self.stream.read(&mut piece)).await.expect(kind).unwrap();
+            assert!(read > 0, "it ended without {kind}");
+            self.events.extend(self.reader.read(&piece[..read]).expect("events"));
+        }
+    }
+}
+
+#[rstest]
+#[case("text/html,application/xhtml+xml,*/*;q=0.8", "text/html")]
+#[case("*/*", "application/json")]
+#[case("application/json", "application/json")]
+#[tokio::test]
+async fn a_browser_gets_the_page_and_a_program_the_index(#[case] accept: &str, #[case] content_type: &str) {
+    let lab = Lab::new(false).await;
+    let reply = ask(lab.admin(), "GET", "/", &format!("Accept: {accept}\r\n")).await;
+    assert_eq!(reply.status, 200);
+    assert!(reply.head.contains(&format!("content-type: {content_type}")), "{}", reply.head);
+}
+
+#[tokio::test]
+async fn browsers_may_take_nothing_but_the_files_of_the_page() {
+    let lab = Lab::new(false).await;
+    for path in ["/page/app.js", "/page/style.css", "/connections", "/nowhere"] {
+        let reply = lab.get(path).await;
+        for header in [
+            "default-src 'none'; script-src 'self';",
+            "frame-ancestors 'none'",
+            "require-trusted-types-for 'script'",
+            "x-content-type-options: nosniff",
+            "cross-origin-resource-policy: same-origin",
+            "referrer-policy: no-referrer",
+        ] {
+            assert!(reply.head.contains(header), "{path}: {header} in {}", reply.head);
+        }
+        assert!(!reply.head.contains("unsafe-"), "{}", reply.head);
+    }
+    assert_eq!(lab.ask("POST", "/page/app.js").await.status, 404);
+    let foreign = ask(lab.admin(), "GET", "/events", "Origin: http://evil.example\r\n").await;
+    assert_eq!(foreign.status, 403);
+    let rebound = ask(lab.admin(), "GET", "/page/app.js", "Host: evil.example\r\n").await;
+    assert_eq!(rebound.status, 421);
+}
+
+#[tokio::test]
+async fn an_onlooker_is_told_what_happens() {
+    let lab = Lab::ready().await;
+    let mut onlooker = Onlooker::at(lab.admin()).await;
+    assert_eq!(onlooker.next("hello").await["proxy"], 0);
+
+    let connection = lab.connection();
+    let told = onlooker.next("connection").await;
+    assert_eq!((&told["connection"]["id"], &told["connection"]["reason"]), (&json!(1), &Value::Null));
+    assert_eq!((&told["edge"]["src"], &told["edge"]["secured"]), (&json!("10.0.0.7"), &json!("no")));
+    connection.moved().came_from(Side::Client, &[0; 7]);
+    assert_eq!(onlooker.next("moved").await["moved"], json!([[1, 7, 0]]));
+    drop(connection);
+    assert_eq!(onlooker.next("connection").await["connection"]["reason"], "internal");
+
+    lab.refused();
+    let told = onlooker.next("connection").await;
+    assert_eq!(
+        (&told["connection"]["reason"], &told["edge"]["secured"]),
+        (&json!("strict_plaintext"), &json!("refused"))
+    );
+    lab.denied_request(1);
+    assert_eq!(onlooker.next("request").await["request"]["path"], "/admin");
+
+    // Addresses of names are no new policy.
+    lab.publisher.learn([("customers".to_owned(), vec!["10.0.0.11".parse().unwrap()])].into());
+    lab.publisher.failed("mesh.yaml:3: no such field".to_owned());
+    let told = onlooker.next("policy").await;
+    assert_eq!(told["policy"]["lastError"], "mesh.yaml:3: no such field");
+    let snapshot = lab.publisher.current().snapshot.clone();
+    lab.publisher.policy(&snapshot, SystemTime::now());
+    let told = onlooker.next("policy").await;
+    assert_eq!((&told["policy"]["version"], &told["policy"]["lastError"]), (&json!(2), &Value::Null));
+}
+
+/// The test has one thread: nobody reads while it refuses.
+#[tokio::test]
+async fn a_slow_onlooker_loses_events_and_is_told_so() {
+    let lab = Lab::ready().await;
+    let mut onlooker = Onlooker::at(lab.admin()).await;
+    onlooker.next("hello").await;
+    for _ in 0..300 {
+        lab.refused();
+    }
+    assert_eq!(onlooker.next("lost").await["events"], 300 - 256);
+    assert_eq!(onlooker.next("connection").await["connection"]["id"], 300 - 256 + 1);
+    let state = lab.get("/page/state").await.json();
+    assert_eq!(state["connections"].as_array().unwrap().len(), 300);
+}
+
+#[tokio::test]
+async fn onlookers_are_few_and_leave_room_for_others() {
+    let lab = Lab::ready().await;
+    let mut onlookers = Vec::new();
+    for _ in 0..crate::connections::MAX_ONLOOKERS {
+        onlookers.push(Onlooker::at(lab.admin()).await);
+    }
+    let one_more = lab.get("/events").await;
+    assert_eq!(one_more.status, 503);
+    assert!(one_more.problem().detail.unwrap().contains("close a page"), "{}", one_more.body);
+    assert_eq!(lab.get("/connections").await.status, 200);
+    onlookers.pop();
+    let again = async {
+        while lab.ask("HEAD", "/events").await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, again).await.expect("the place of one who left is free again");
+}
+
+/// Turned time: nothing else happens, so it passes at once.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_no_part_of_its_answer_is_left() {
+    let listener = listen().await;
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let (ended, was_left) = tokio::sync::oneshot::channel();
+    let ended = Arc::new(std::sync::Mutex::new(Some(ended)));
+    let answer = move |_| {
+        let (answer, sender) = server::Answer::in_parts("text/event-stream");
+        let ended = ended.lock().unwrap().take();
+        tokio::spawn(async move {
+            while sender.send(vec![b'x'; 100_000].into()).await {}
+            drop(sender);
+            let _ = ended.map(|ended| ended.send(()));
+        });
+        ready(answer)
+    };
+    let _server = tokio::spawn(server::run(listener, stop.clone(), answer));
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    was_left.await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    // What the kernel holds, and then an end that is not that of the answer.
+    let mut seen = Vec::new();
+    let _ = client.read_to_end(&mut seen).await;
+    assert!(!seen.is_empty() && !seen.ends_with(b"0\r\n\r\n"), "{} bytes", seen.len());
 }
