@@ -57,7 +57,7 @@ fn link_secured(proxies: &[&Facts], links: &[&Link<'_>]) -> Option<Check> {
     let outcome = if plaintext == 0 && open == 0 { Outcome::Passed } else { Outcome::Failed };
     let proved = match outcome {
         Outcome::Passed => "each end has proved to the other who it is".to_owned(),
-        _ => format!("{} of them plaintext", open),
+        _ => format!("{open} of them plaintext"),
     };
     let told = format!(
         "{pair}: {} plaintext bytes of {} seen on the link, by the records of both ends ({}; {proved})",

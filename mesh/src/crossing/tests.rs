@@ -1,5 +1,3 @@
-use std::time::SystemTime;
-
 use serde_json::{Value, json};
 
 use super::*;
@@ -16,7 +14,7 @@ fn tls(peer: &str, local: &str) -> Value {
     })
 }
 
-fn record(more: Value) -> ConnectionRecord {
+fn record(more: &Value) -> ConnectionRecord {
     let mut record = json!({
         "accepted": "2026-11-20T12:00:00.000Z", "bytesToServer": 112, "bytesToClient": 4_000, "durationMicros": 9_000,
         "reason": "completed",
@@ -26,7 +24,7 @@ fn record(more: Value) -> ConnectionRecord {
 }
 
 fn outbound() -> ConnectionRecord {
-    record(json!({
+    record(&json!({
         "id": 12, "direction": "outbound", "client": "10.0.0.7:50000", "originalDestination": "10.0.0.8:3000",
         "upstream": "10.0.0.8:3000", "dialledFrom": "10.0.0.7:41000", "tls": tls(CUSTOMERS, WEB),
         "times": {"dialled": 300, "handshake": 1_400, "opened": 1_400, "asked": 1_500, "answered": 4_000},
@@ -34,7 +32,7 @@ fn outbound() -> ConnectionRecord {
 }
 
 fn inbound() -> ConnectionRecord {
-    record(json!({
+    record(&json!({
         "id": 7, "direction": "inbound", "client": "10.0.0.7:41000", "originalDestination": "10.0.0.8:3000",
         "firstBytes": {"class": "tls", "sni": "outbound_.3000_._.customers", "alpn": ["istio"], "mesh": true},
         "upstream": "10.0.0.8:3000", "dialledFrom": "127.0.0.6:33000", "tls": tls(WEB, CUSTOMERS),
@@ -132,7 +130,7 @@ fn plaintext_between_the_sidecars_is_called_so() {
 
 #[test]
 fn clocks_that_differ_are_told_and_move_nothing() {
-    let late = SystemTime::from(inbound().accepted) + Duration::from_secs(30);
+    let late = inbound().accepted + Duration::from_secs(30);
     let inbound = ConnectionRecord { accepted: late, ..inbound() };
     let told = crossing(outbound(), inbound, &[]);
     assert_eq!(told.moments, crossing(outbound(), self::inbound(), &[]).moments);

@@ -273,7 +273,7 @@ impl Tally {
         if record.looks_like.is_some() {
             peer.looks_like.clone_from(&record.looks_like);
         }
-        let was_refused = record.reason.is_some_and(|reason| is_for_want_of_mutual_tls(reason));
+        let was_refused = record.reason.is_some_and(is_for_want_of_mutual_tls);
         add(if was_refused { &mut peer.refused } else { &mut peer.without }, record.accepted);
     }
 
