@@ -253,9 +253,9 @@ fn service() -> impl Strategy<Value = String> {
         let mut seen = Vec::new();
         let lines = lines.into_iter().filter(|line| {
             let key = line.split(':').next().unwrap();
-            let is_new = !seen.contains(&key) && !(key == "network_mode" && seen.contains(&"networks"));
+            let is_taken = seen.contains(&key) || key == "network_mode" && seen.contains(&"networks");
             seen.push(key);
-            is_new
+            !is_taken
         });
         lines.map(|line| format!("    # of {}\n    {line}\n", line.len())).collect()
     })
