@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    analyze, authz, check, dashboard, demo, describe, edges, explain, inject, job, lesson, manual, migrate,
-    playground, probe, proxy_config, svid, top, wait, wire, wiretap,
+    analyze, authz, capture, check, dashboard, demo, describe, edges, explain, inject, job, lesson, manual,
+    migrate, playground, probe, proxy_config, svid, top, wait, wire, wiretap,
 };
 
 /// Mutual TLS between services by sidecars that they know nothing of.
@@ -58,6 +58,13 @@ enum Command {
     ///
     /// Exit codes: 0 told, 1 the proxy knows no such connection or does not answer, 2 wrong arguments.
     Explain(explain::Options),
+    /// Has a proxy keep the first plaintext of new connections for a while, so that pillion explain shows it
+    ///
+    /// Only where its settings say admin.capture: true. What apps say to each other may hold passwords: it is kept in memory
+    /// with the record of each connection, and whoever reaches the admin API can read it.
+    ///
+    /// Exit codes: 0 done, 1 the proxy does not answer or its settings forbid it, 2 wrong arguments.
+    Capture(capture::Options),
     /// Who talks to whom, with both identities, and whether it is secured
     ///
     /// By the connections that proxies know: those that are open, the last thousand that ended, and the refusals of the
@@ -237,6 +244,7 @@ fn run(command: Command) -> ExitCode {
         Command::Analyze(options) => analyze::run(&options),
         Command::Describe(options) => describe::run(&options),
         Command::Explain(options) => explain::run(&options),
+        Command::Capture(options) => capture::run(&options),
         Command::Edges(options) => edges::run(&options),
         Command::Top(options) => top::run(&options),
         Command::ProxyConfig(options) => proxy_config::run(&options),

@@ -5,6 +5,7 @@
 
 mod analyze;
 mod authz;
+mod capture;
 mod check;
 mod commands;
 mod dashboard;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Display, Formatter};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -238,6 +239,9 @@ pub(crate) fn mesh_config(sidecars: &[Sidecar], root_namespace: Option<&str>) ->
     config
 }
 
+/// How a page is asked for: [`http::get`] or [`http::post`].
+type Asking = fn(&str, Duration) -> io::Result<Answer>;
+
 impl Admin {
     /// The admin API at `url`, or at `http://HOST:PORT` where the scheme is left out. `otherwise` is what can be done where it
     /// does not answer.
@@ -261,7 +265,7 @@ impl Admin {
     /// # Errors
     /// When the proxy does not answer, or not as one of this version.
     pub(crate) fn get_whatever_status<T: DeserializeOwned>(&self, page: &str) -> Result<T, Fault> {
-        self.read(&self.ask(page)?.body)
+        self.read(&self.ask(http::get, page)?.body)
     }
 
     /// Asks a page of the admin API.
@@ -269,8 +273,20 @@ impl Admin {
     /// # Errors
     /// When the proxy does not answer, or not as one of this version; when it does not know what is asked for.
     pub(crate) fn get<T: DeserializeOwned>(&self, page: &str) -> Result<T, Fault> {
+        self.answer_of(http::get, page)
+    }
+
+    /// Presses a button of the admin API.
+    ///
+    /// # Errors
+    /// As [`Self::get`]; when the proxy does not do it, with what it says.
+    pub(crate) fn press<T: DeserializeOwned>(&self, button: &str) -> Result<T, Fault> {
+        self.answer_of(http::post, button)
+    }
+
+    fn answer_of<T: DeserializeOwned>(&self, by: Asking, page: &str) -> Result<T, Fault> {
         let fault = |what: String| self.fault(&what);
-        let answer = self.ask(page)?;
+        let answer = self.ask(by, page)?;
         let problem: Option<Problem> = serde_json::from_str(&answer.body).ok();
         if let Some(Problem { title, detail: Some(detail), .. }) = &problem
             && title == UNKNOWN
@@ -289,9 +305,9 @@ impl Admin {
         self.read(&answer.body)
     }
 
-    fn ask(&self, page: &str) -> Result<Answer, Fault> {
+    fn ask(&self, by: Asking, page: &str) -> Result<Answer, Fault> {
         let Self { url, otherwise, timeout } = self;
-        http::get(&format!("{url}{page}"), *timeout).map_err(|error| {
+        by(&format!("{url}{page}"), *timeout).map_err(|error| {
             self.fault(&format!(
                 "{error}\nis the proxy running, and is this its admin API (admin.address)? It listens on loopback only: ask in its \
                  container or network namespace.\n{otherwise}"

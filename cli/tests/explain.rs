@@ -6,6 +6,7 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::process::{Command, Output};
 
 use pillion_cli::lab::{Mesh, Node, RunningSidecar, Service, Sidecar, wait_until};
@@ -43,7 +44,9 @@ fn json<T: DeserializeOwned>(node: &Node, args: &[&str]) -> T {
 /// A sidecar whose admin API the whole lab can ask.
 fn sidecar(name: &str, node: &Node, stage: &Stage) -> RunningSidecar {
     let sidecar = Sidecar::new(name).rules(&["-d", "15000"]);
-    sidecar.args(&["--admin-address", "0.0.0.0:15000"]).start(node, &stage.ca).unwrap()
+    let capture = if name == "server" { "true" } else { "false" };
+    let args = ["--admin-address", "0.0.0.0:15000", "--admin-capture", capture];
+    sidecar.args(&args).start(node, &stage.ca).unwrap()
 }
 
 #[test]
@@ -102,8 +105,31 @@ fn a_person_who_sees_a_reset_finds_the_cause_and_the_cure_with_one_command() {
     assert_eq!(story.cure.as_deref(), Some(Reason::AuthorizationDenied.cure()));
     assert_eq!(story.connection.tls.as_ref().unwrap().peer, CLIENT_ID);
 
+    plaintext_is_shown_once_it_is_asked_for(&stage, service);
     assert_eq!(ask(&stage.client, service, "GET", "/").unwrap().status, 200);
     edges_are_told_once(&stage, [&client, &server]);
+}
+
+/// Where the settings allow it; of the wire there is always something to see, which tells nothing.
+fn plaintext_is_shown_once_it_is_asked_for(stage: &Stage, service: SocketAddr) {
+    let forbidden = run(&stage.client, &["capture", "--for", "1m"]);
+    assert_eq!(forbidden.status.code(), Some(1), "{forbidden:?}");
+    assert!(text(&forbidden.stderr).contains("admin.capture"), "{forbidden:?}");
+    let on = text(&run(&stage.server, &["capture", "--for", "1m"]).stdout);
+    assert!(on.contains("the first 256 bytes each way of up to 500 new connections"), "{on}");
+    assert_eq!(ask(&stage.client, service, "GET", "/secret").unwrap().status, 200);
+    let client = stage.client.v4().to_string();
+    let story = wait_until(SOON, "the story of the captured connection", || {
+        let story: Story = json(&stage.server, &["explain", &client]);
+        let has_ended = story.connection.reason.is_some();
+        Ok((has_ended && story.connection.wire.as_ref().is_some_and(|wire| wire.app.is_some()))
+            .then_some(story))
+    });
+    let told = text(&run(&stage.server, &["explain", &story.unwrap().connection.id.to_string()]).stdout);
+    assert!(told.contains("√ wire                   ciphertext to the server 170303"), "{told}");
+    assert!(told.contains("plaintext of the app to the server \"GET /secret HTTP/1.1\\r\\n"), "{told}");
+    let off = text(&run(&stage.server, &["capture", "--stop"]).stdout);
+    assert_eq!(off, "no plaintext is kept of new connections\n");
 }
 
 /// Asked from a host that is neither end.
