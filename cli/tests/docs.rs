@@ -131,8 +131,7 @@ fn in_a_network_of_its_own(folder: &Path, script: &str) -> Option<String> {
 #[test]
 fn the_book_is_built_and_every_link_in_it_leads_somewhere() {
     let Some(mdbook) = std::env::var_os("PILLION_TEST_MDBOOK") else {
-        eprintln!("SKIPPED: PILLION_TEST_MDBOOK names no mdbook");
-        return;
+        return common::skip("PILLION_TEST_MDBOOK names no mdbook");
     };
     let book = tempfile::tempdir().unwrap();
     let output = Command::new(mdbook)
@@ -211,7 +210,7 @@ fn assert_is_compose(page: &str, block: &str) {
     judge.current_dir(folder.path()).args(["-f", "compose.yaml", "-f", "part.yaml", "config", "-q"]);
     match judge.output() {
         Ok(output) => assert!(output.status.success(), "{page}:\n{block}\n{output:?}"),
-        Err(error) => eprintln!("SKIPPED, docker-compose: {error}"),
+        Err(error) => common::skip(&format!("docker-compose: {error}")),
     }
     for command in block.split("[pillion, ").skip(1).filter_map(|rest| rest.split(']').next()) {
         let words = command.split(", ").take_while(|word| *word != "--");

@@ -4,6 +4,8 @@
 // Tests assert by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod common;
+
 use std::env;
 use std::fs;
 use std::io::Write;
@@ -15,7 +17,7 @@ use rstest::rstest;
 use serde_json::Value;
 use tempfile::TempDir;
 
-const PILLION: &str = env!("CARGO_BIN_EXE_pillion");
+use common::PILLION;
 
 /// A folder with the files of `mesh/tests/inject` and of the example.
 fn folder() -> TempDir {
@@ -186,7 +188,7 @@ fn compose_takes_the_result(
     let mut judge = Command::new("docker-compose");
     match judge.current_dir(folder.path()).args(["-f", "mesh.yaml", "config", "-q"]).output() {
         Ok(output) => assert!(output.status.success(), "{output:?}"),
-        Err(error) => eprintln!("SKIPPED, docker-compose: {error}"),
+        Err(error) => common::skip(&format!("docker-compose: {error}")),
     }
 }
 
@@ -222,8 +224,7 @@ fn kubernetes_and_the_ca_take_the_example() {
 
 fn assert_is_kubernetes(text: &str) {
     let Some(validator) = env::var_os("PILLION_TEST_KUBERNETES_VALIDATE") else {
-        eprintln!("SKIPPED: PILLION_TEST_KUBERNETES_VALIDATE names no folder with kubernetes-validate");
-        return;
+        return common::skip("PILLION_TEST_KUBERNETES_VALIDATE names no folder with kubernetes-validate");
     };
     for manifest in manifests(text) {
         let mut file = tempfile::NamedTempFile::with_suffix(".json").unwrap();
