@@ -25,7 +25,7 @@ pub(crate) struct Options {
     #[arg(long, group = "how")]
     stop: bool,
     /// The admin API of the proxy that is asked
-    #[arg(long, value_name = "URL", default_value = ADMIN)]
+    #[arg(long, value_name = "URL", default_value = ADMIN, alias = "proxy")]
     admin: String,
     #[command(flatten)]
     format: Format,

@@ -314,7 +314,8 @@ fn a_signal_ends_top_and_the_terminal_is_as_it_was(#[case] signal: &str, #[case]
     terminal.assert_given_back(code, &before);
 }
 
-/// A command that asks a proxy, with what it needs besides; the flag that names the proxy; its exit code where nobody answers; what it says then.
+/// A command that asks a proxy, with what it needs besides; the flag that names the proxy; its exit code where nobody answers;
+/// what it says then.
 type Asking = (&'static [&'static str], &'static str, i32, &'static [&'static str]);
 
 const ASKING: &[Asking] = &[
@@ -327,6 +328,7 @@ const ASKING: &[Asking] = &[
         1,
         &["is the proxy running", "the names of workloads whose proxies"],
     ),
+    (&["capture", "--stop"], "--admin", 1, &["is the proxy running", "tcpdump as root"]),
     (&["migrate", "status"], "--proxy", 1, &["is the proxy running", "--proxy URL"]),
     (&["describe"], "--admin", 1, &["is the proxy running", "--folder FOLDER --config PROXY.yaml"]),
     (&["authz", "check"], "--admin", 2, &["is the proxy running", "--folder FOLDER --config PROXY.yaml"]),
