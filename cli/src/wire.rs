@@ -68,10 +68,10 @@ fn crossing(options: &Options) -> Result<Crossing, Fault> {
         records: asked.get(number).map(|asked| asked.records.as_slice()).unwrap_or_default(),
     });
     let links = links(&tellers);
-    let forth = || links.iter().filter(|link| link.client == 0);
-    // What was heard is what the person wants to see.
-    let was_heard = |link: &&Link<'_>| heard.iter().any(|said| is_of(link, said));
-    let newest = forth().rfind(was_heard).or_else(|| forth().next_back());
+    // What was heard is what the person wants to see, and of that the newest whose legs were all heard: the last ones may have
+    // begun when the listening ended.
+    let forth = links.iter().filter(|link| link.client == 0);
+    let newest = forth.max_by_key(|link| legs_heard(link, &heard));
     let [of_client, of_server] = &asked;
     match newest {
         Some(link) => Ok(Crossing::of(&of_client.name, &of_server.name, link, &heard)),
@@ -92,9 +92,11 @@ fn unknown(client: &str, server: &str, they_talk_back: bool) -> String {
     )
 }
 
-fn is_of(link: &Link<'_>, said: &Said) -> bool {
+/// Of how many legs of the connection something was heard.
+fn legs_heard(link: &Link<'_>, heard: &[Said]) -> usize {
     let ends = [Some(link.outbound.client), link.outbound.dialled_from, link.inbound.dialled_from];
-    ends.into_iter().flatten().any(|end| said.from == end || said.to == end)
+    let was_heard = |end: &SocketAddr| heard.iter().any(|said| said.from == *end || said.to == *end);
+    ends.iter().flatten().filter(|end| was_heard(end)).count()
 }
 
 /// The proxy that a person means: an address, a name among those that are asked, or a host with Istio's port.
