@@ -123,14 +123,18 @@ function axis(legs) {
   const until = Math.max(...set, 1);
   const last = Math.max(...lanes.flatMap(({ marks }) => marks.map(([, at]) => at)));
   const broken = last > until * 1.6;
-  const scale = (at) => (at <= until * 1.1 ? 20 + (at / (broken ? until : Math.max(last, 1))) * (broken ? 660 : 780) : 800);
+  const whole = Math.max(last, 1);
+  const scale = (at) => {
+    if (!broken) return 20 + (at / whole) * 780;
+    return at <= until * 1.1 ? 20 + (at / until) * 660 : 800;
+  };
   const height = 34 + lanes.length * LANE;
   return h('figure', { class: 'axis' },
     h('figcaption', null, 'Steps on one axis of time, from the moment at which the first sidecar took the connection', lanes.length > 1 ? '; the second begins where the clocks of both put it, between dial and handshake' : ''),
     h('div', { class: 'drawing', tabindex: '0', role: 'region', 'aria-label': 'Axis of time; the same figures stand beside the steps below' },
       svg('svg', { viewBox: `0 0 860 ${height}`, width: 860, height, 'aria-hidden': 'true' },
         [0, 0.25, 0.5, 0.75, 1].map((part) => {
-          const at = (broken ? until : Math.max(last, 1)) * part;
+          const at = (broken ? until : whole) * part;
           const x = scale(at);
           return [svg('line', { class: 'grid', x1: x, x2: x, y1: 18, y2: height }), svg('text', { class: 'tick', x, y: 12, 'text-anchor': part === 0 ? 'start' : 'middle' }, micros(at))];
         }),
