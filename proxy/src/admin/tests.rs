@@ -837,8 +837,9 @@ impl Onlooker {
         Self { stream, reader: Default::default(), events: Default::default() }
     }
 
-    /// The data of the next event of this kind; those before it are passed over.
+    /// The data of the next event of this kind; those before it are passed over. Beats do not put the end of patience off.
     pub(crate) async fn next(&mut self, kind: &str) -> Value {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             while let Some((name, data)) = self.events.pop_front() {
                 if name == kind {
@@ -846,7 +847,8 @@ impl Onlooker {
                 }
             }
             let mut piece = [0; 4096];
-            let read = timeout(PATIENCE, self.stream.read(&mut piece)).await.expect(kind).unwrap();
+            let read =
+                tokio::time::timeout_at(deadline, self.stream.read(&mut piece)).await.expect(kind).unwrap();
             assert!(read > 0, "it ended without {kind}");
             self.events.extend(self.reader.read(&piece[..read]).expect("events"));
         }

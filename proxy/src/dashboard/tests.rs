@@ -148,6 +148,27 @@ async fn the_other_leg_of_a_connection_is_found_at_the_other_sidecar() {
     assert!(unknown["because"].as_str().unwrap().contains("not known any more"), "{unknown}");
 }
 
+#[tokio::test]
+async fn a_page_that_comes_behind_is_told_how_much_it_has_lost() {
+    const ROOM: usize = 4;
+    let events = broadcast::Sender::new(ROOM);
+    let behind = Mutex::new(Some(events.subscribe()));
+    for number in 0..10 {
+        events.send(frame("request", &json!({ "proxy": number }))).unwrap();
+    }
+    let (listener, stop) = (listen().await, CancellationToken::new());
+    let (at, _stop_at_last) = (listener.local_addr().unwrap(), stop.clone().drop_guard());
+    let stopping = stop.clone();
+    tokio::spawn(server::run(listener, stop, move |_| {
+        let (answer, sender) = Answer::in_parts(EVENT_STREAM);
+        tokio::spawn(pass_on(lock(&behind).take().unwrap(), sender, stopping.clone()));
+        std::future::ready(answer)
+    }));
+    let mut page = Onlooker::at(at).await;
+    assert_eq!(page.next("lost").await["events"], 6);
+    assert_eq!(page.next("request").await["proxy"], 6);
+}
+
 #[rstest]
 #[case("0.0.0.0:0")]
 #[case("[::]:0")]
