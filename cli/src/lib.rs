@@ -5,6 +5,7 @@
 
 mod analyze;
 mod authz;
+mod bench;
 mod commands;
 mod demo;
 mod describe;

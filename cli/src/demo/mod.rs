@@ -18,9 +18,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
 
-use crate::lab::{self, LabError, USER_NAMESPACE_FLAG, Way};
+use crate::lab::{self, LabError, USER_NAMESPACE_FLAG, Way, watch_signals};
 use certificates::Hurry;
 use page::Page;
 use stage::Stage;
@@ -167,28 +166,4 @@ impl WishedWay {
 
 fn own_executable() -> Result<PathBuf, LabError> {
     std::env::current_exe().map_err(LabError::io("find the own executable"))
-}
-
-/// From now on a signal to stop ends the demo's waits, and with them the demo, which then takes everything down.
-fn watch_signals() -> Result<(), LabError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(LabError::io("watch for signals"))?;
-    let (mut interrupt, mut terminate, mut hangup) = {
-        let _inside = runtime.enter();
-        let watch = |kind| signal(kind).map_err(LabError::io("watch for signals"));
-        (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?, watch(SignalKind::hangup())?)
-    };
-    thread::spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                _ = hangup.recv() => {}
-            }
-            lab::interrupt();
-            // Stays, so that a second signal does not cut the clean-up short.
-            std::future::pending::<()>().await;
-        });
-    });
-    Ok(())
 }

@@ -62,7 +62,7 @@ pub use mesh::{Mesh, Service};
 pub use node::Node;
 pub use process::{Process, run};
 pub use sidecar::{RunningSidecar, Sidecar};
-pub(crate) use wait::check_interrupt;
+pub(crate) use wait::{check_interrupt, watch_signals};
 pub use wait::{interrupt, wait_until};
 pub use way::{USER_NAMESPACE_FLAG, Way, check_user_namespace, enter_user_namespace};
 
@@ -116,6 +116,9 @@ pub enum LabError {
         /// What was seen instead, or the end of the log.
         seen: String,
     },
+    /// What was asked cannot be had, for the reason that it says.
+    #[error("{0}")]
+    Failed(String),
     /// SIGINT or SIGTERM came.
     #[error("interrupted")]
     Interrupted,

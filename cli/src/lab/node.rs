@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
@@ -108,22 +108,24 @@ impl Node {
     /// The same as the proxies' user, where there is one. With `network_admin` it may mark its sockets and bind foreign
     /// addresses (CAP_NET_ADMIN, CAP_NET_RAW), as TPROXY needs.
     pub(crate) fn command_as_proxy(&self, args: &[&str], network_admin: bool) -> Command {
-        let executable = self.shared.executable.clone();
-        if self.shared.way != Way::Root {
-            let mut command = self.shell();
-            command.arg(executable).args(args);
-            return command;
-        }
+        self.program_as_proxy(&self.shared.executable, args, network_admin)
+    }
+
+    /// The same with any program.
+    pub(crate) fn program_as_proxy(&self, program: &Path, args: &[&str], network_admin: bool) -> Command {
         let mut command = self.shell();
-        command.arg("setpriv");
-        command
-            .arg(format!("--reuid={PROXY_USER}"))
-            .arg(format!("--regid={PROXY_USER}"))
-            .arg("--clear-groups");
-        if network_admin {
-            command.args(["--inh-caps=+net_admin,+net_raw", "--ambient-caps=+net_admin,+net_raw"]);
+        if self.shared.way == Way::Root {
+            command
+                .arg("setpriv")
+                .arg(format!("--reuid={PROXY_USER}"))
+                .arg(format!("--regid={PROXY_USER}"))
+                .arg("--clear-groups");
+            if network_admin {
+                command.args(["--inh-caps=+net_admin,+net_raw", "--ambient-caps=+net_admin,+net_raw"]);
+            }
+            command.arg("--");
         }
-        command.arg("--").arg(executable).args(args);
+        command.arg(program).args(args);
         command
     }
 

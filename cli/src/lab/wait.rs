@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::LabError;
 
 /// Short enough not to be felt, long enough not to burn a core.
@@ -14,6 +16,30 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Ends all waits of this process with [`LabError::Interrupted`], now and later.
 pub fn interrupt() {
     INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// From now on a signal to stop ends all waits, and with them what waits, which then takes everything down.
+pub(crate) fn watch_signals() -> Result<(), LabError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(LabError::io("watch for signals"))?;
+    let (mut interrupted, mut terminated, mut hung_up) = {
+        let _inside = runtime.enter();
+        let watch = |kind| signal(kind).map_err(LabError::io("watch for signals"));
+        (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?, watch(SignalKind::hangup())?)
+    };
+    thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupted.recv() => {}
+                _ = terminated.recv() => {}
+                _ = hung_up.recv() => {}
+            }
+            interrupt();
+            // Stays, so that a second signal does not cut the clean-up short.
+            std::future::pending::<()>().await;
+        });
+    });
+    Ok(())
 }
 
 /// Whether [`interrupt`] was called.
