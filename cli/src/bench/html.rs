@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use super::peer::Kind;
 use super::results::{Cell, Results, Section};
 use super::stats::{Latency, Spread};
 use super::table::{latency, number, rows};
@@ -108,7 +109,7 @@ fn heading(page: &mut String, results: &Results) {
     for warning in &results.warnings {
         element(page, "p", "warning", warning);
     }
-    for contestant in results.contestants.iter().filter(|contestant| !contestant.version.is_empty()) {
+    for contestant in results.contestants.iter().filter(|contestant| contestant.kind == Kind::Peer) {
         element(page, "p", "faint", &format!("{}: {}", contestant.title, contestant.version));
     }
     for absent in &results.absent {
@@ -277,7 +278,7 @@ fn curves(section: &Section) -> Option<String> {
     if all.is_empty() || high <= low {
         return None;
     }
-    let right = WIDTH - 230.0;
+    let right = WIDTH - 290.0;
     let (left, bottom, top) = (80.0, HEIGHT - 40.0, 15.0);
     // Half, nine of ten, all but one of a hundred, … at equal distances.
     let across =
@@ -411,7 +412,6 @@ fn method(page: &mut String, results: &Results) {
 mod tests {
     use super::super::results::{Contestant, Machine, Method, Program, SCHEMA};
     use super::*;
-    use crate::bench::peer::Kind;
 
     fn results(title: &str) -> Results {
         let mut cell = Cell::new("pillion", title);
