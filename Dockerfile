@@ -19,7 +19,7 @@ COPY examples/services/Cargo.toml examples/services/
 RUN for crate in mesh proxy ca iptables cli testkit benches examples/services; do \
       mkdir -p "$crate/src" && : > "$crate/src/lib.rs" && echo 'fn main() {}' > "$crate/src/main.rs" || exit 1; \
     done \
-    && mkdir benches/benches && for bench in policies handshakes; do echo 'fn main() {}' > "benches/benches/$bench.rs"; done \
+    && mkdir benches/benches && for bench in policies handshakes instructions; do echo 'fn main() {}' > "benches/benches/$bench.rs"; done \
     && cargo build --release --locked --package pillion
 
 COPY . .

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    analyze, authz, capture, check, dashboard, demo, describe, edges, explain, inject, job, lesson, manual,
+    analyze, authz, bench, capture, check, dashboard, demo, describe, edges, explain, inject, job, lesson, manual,
     migrate, playground, probe, proxy_config, svid, top, wait, wire, wiretap,
 };
 
@@ -151,6 +151,16 @@ enum Command {
         /// http://HOST[:PORT][/PATH]
         url: String,
     },
+    /// Measures what mutual TLS costs here: a handshake taken apart, the data path, and other proxies in the same run
+    ///
+    /// Needs no set-up. Progress is told on stderr; at the end there are a table, results.json and report.html, a page that
+    /// needs nothing else. Proxies that are installed take part: Envoy, HAProxy, nginx, stunnel; --install gets those that are
+    /// missing, and --peer adds any other. The whole takes root, since each proxy stands in network namespaces with real
+    /// interception; `pillion bench handshake` takes none. Measure on a quiet machine, with a pillion that was built with
+    /// --release.
+    ///
+    /// Exit codes: 0 measured, 1 it could not be, 2 wrong arguments, 130 after a signal.
+    Bench(bench::Options),
     /// Prints what a shell completes the command line by
     ///
     /// bash reads it from /usr/share/bash-completion/completions/pillion, zsh from a file _pillion in a folder of its fpath, fish
@@ -173,6 +183,9 @@ enum Command {
     /// An app that knows no mesh: frontend, backend, echo or greeter
     #[command(disable_help_flag = true)]
     Example(Rest),
+    /// A process that `pillion bench` starts
+    #[command(hide = true)]
+    BenchPart(bench::load::Options),
     /// Shows the TCP payload that passes in this network namespace, as anybody on the wire sees it; until SIGINT
     ///
     /// Needs root or CAP_NET_RAW. Exit codes: 0 ended by a signal, 1 it cannot listen, 2 wrong arguments.
@@ -257,6 +270,8 @@ fn run(command: Command) -> ExitCode {
         Command::Wait(options) => wait::run(&options),
         Command::Run(options) => job::run(&options),
         Command::Inject(options) => inject::run(&options),
+        Command::Bench(options) => bench::run(&options),
+        Command::BenchPart(options) => bench::load::run(&options),
         Command::Completion(options) => manual::completion(&options, &Arguments::command()),
         Command::Man(options) => manual::man(&options, &Arguments::command()),
         Command::Probe { url } => probe::run(&url),

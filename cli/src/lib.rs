@@ -5,6 +5,7 @@
 
 mod analyze;
 mod authz;
+mod bench;
 mod capture;
 mod check;
 mod commands;

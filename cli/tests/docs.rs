@@ -171,6 +171,10 @@ fn every_yaml_block_of_the_documentation_is_valid() {
                 assert_is_compose(name, &block);
                 continue;
             }
+            if block.contains("inbound:\n  command:") {
+                // A proxy for `pillion bench`, which a test of its own reads.
+                continue;
+            }
             if block.contains("kind: ") {
                 Resources::default().read(name, &block).unwrap_or_else(|error| panic!("{error}\n{block}"));
                 continue;

@@ -118,6 +118,9 @@ pub enum LabError {
         /// What was seen instead, or the end of the log.
         seen: String,
     },
+    /// What was asked cannot be had, for the reason that it says.
+    #[error("{0}")]
+    Failed(String),
     /// SIGINT or SIGTERM came.
     #[error("interrupted")]
     Interrupted,

@@ -108,8 +108,13 @@ impl Node {
     /// The lab's `pillion` inside the node as the proxies' user, where there is one. With `network_admin` it may mark its
     /// sockets and bind foreign addresses (CAP_NET_ADMIN, CAP_NET_RAW), as TPROXY needs.
     pub(crate) fn command_as_proxy(&self, args: &[&str], network_admin: bool) -> Command {
+        self.program_as_proxy(&self.shared.executable, args, network_admin)
+    }
+
+    /// The same with any program.
+    pub(crate) fn program_as_proxy(&self, program: &Path, args: &[&str], network_admin: bool) -> Command {
         let mut command = self.shell();
-        command.args(self.as_proxy(network_admin)).arg(&self.shared.executable).args(args);
+        command.args(self.as_proxy(network_admin)).arg(program).args(args);
         command
     }
 

@@ -18,17 +18,11 @@ pub fn interrupt() {
     INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
-/// Whether [`interrupt`] was called.
-pub(crate) fn check_interrupt() -> Result<(), LabError> {
-    if INTERRUPTED.load(Ordering::Relaxed) { Err(LabError::Interrupted) } else { Ok(()) }
-}
-
-/// From now on SIGINT, SIGTERM and SIGHUP end all waits of this process, and with them whatever waits, which then takes
-/// everything down.
+/// From now on a signal to stop ends all waits, and with them what waits, which then takes everything down.
 pub(crate) fn watch_signals() -> Result<(), LabError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(LabError::io("watch for signals"))?;
-    let (mut interrupt_signal, mut terminate, mut hangup) = {
+    let (mut interrupted, mut terminated, mut hung_up) = {
         let _inside = runtime.enter();
         let watch = |kind| signal(kind).map_err(LabError::io("watch for signals"));
         (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?, watch(SignalKind::hangup())?)
@@ -36,9 +30,9 @@ pub(crate) fn watch_signals() -> Result<(), LabError> {
     thread::spawn(move || {
         runtime.block_on(async {
             tokio::select! {
-                _ = interrupt_signal.recv() => {}
-                _ = terminate.recv() => {}
-                _ = hangup.recv() => {}
+                _ = interrupted.recv() => {}
+                _ = terminated.recv() => {}
+                _ = hung_up.recv() => {}
             }
             interrupt();
             // Stays, so that a second signal does not cut the clean-up short.
@@ -46,6 +40,11 @@ pub(crate) fn watch_signals() -> Result<(), LabError> {
         });
     });
     Ok(())
+}
+
+/// Whether [`interrupt`] was called.
+pub(crate) fn check_interrupt() -> Result<(), LabError> {
+    if INTERRUPTED.load(Ordering::Relaxed) { Err(LabError::Interrupted) } else { Ok(()) }
 }
 
 /// Asks `condition` until it answers, for at most `timeout`. `what` completes "waited in vain for …"; an `Err` of the

@@ -1,0 +1,382 @@
+//! `path` and `compare`: the whole chain app - sidecar - sidecar - app, and the handshake at the inbound sidecar, for all
+//! contestants in turns.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use super::identity::Key;
+use super::load::job::{Order, Shape, Tls, Work};
+use super::peer::{Found, Kind};
+use super::results::{Cell, Section};
+use super::rig::{Memory, Rig, Seat};
+use super::run::{Noise, Slot, Target, cell, slot, start};
+use super::{Progress, Scale};
+use crate::lab::{LabError, wait_until};
+
+/// How many connections are opened and closed at once by the handshake runs.
+const WORKERS: usize = 16;
+
+/// Bytes of a small message.
+const SMALL: usize = 64;
+
+/// Messages a second of the run at a fixed rate, and over how many connections.
+const RATE: (u32, usize) = (1_000, 16);
+
+/// How long idle connections may take to be opened.
+const OPENING: Duration = Duration::from_secs(180);
+
+/// One question that all contestants are asked.
+struct Operation {
+    id: String,
+    title: String,
+    text: &'static str,
+    work: Work,
+    /// TLS is the load generator's, and the server's sidecar alone is measured.
+    inbound_only: bool,
+}
+
+/// What took part, and what came of it.
+pub(crate) struct Answers {
+    pub(crate) seats: Vec<super::results::Contestant>,
+    pub(crate) absent: Vec<super::results::Absent>,
+    pub(crate) sections: Vec<Section>,
+}
+
+/// Which operations are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// The handshake at the inbound sidecar.
+    pub(crate) handshakes: bool,
+    /// 1,000 connections, and 8 connections in bulk: the width of the data path.
+    pub(crate) wide: bool,
+}
+
+/// Measures everything; contestants that cannot run are told, not failed.
+pub(crate) fn measure(
+    executable: &Path,
+    peers: &[Found],
+    wanted: Wanted,
+    scale: Scale,
+    progress: &Progress,
+    noise: &mut Noise,
+) -> Result<Answers, LabError> {
+    let rig =
+        Rig::build(executable, peers, Key::P256, true, &|who| progress.step(&format!("starting {who}")))?;
+    // First, for memory of runs before would be used again.
+    let mut memory = vec![memory_at_start(&rig)];
+    for count in scale.idle.iter().filter(|count| **count <= scale.most_held) {
+        memory.push(idle(&rig, *count, progress)?);
+    }
+    let operations = operations(&rig, wanted, Key::P256);
+    let mut sections = ask(&rig, &operations, scale, progress, noise)?;
+    sections.extend(memory);
+    let seats = rig.seats.iter().map(|seat| super::results::Contestant {
+        name: seat.name.clone(),
+        title: seat.title.clone(),
+        kind: seat.kind,
+        version: seat.version.clone(),
+        cannot: seat.cannot.clone(),
+    });
+    let absent = rig.absent.iter().cloned();
+    let found = Answers {
+        seats: seats.collect(),
+        absent: absent.map(|(name, title, why)| super::results::Absent { name, title, why }).collect(),
+        sections,
+    };
+    drop(rig);
+    if !wanted.handshakes {
+        return Ok(found);
+    }
+    // The same handshake with RSA keys, in a rig of its own: all proxies have other certificates.
+    let terminate = |found: &&Found| {
+        matches!(found.peer.kind, Kind::Pillion | Kind::Peer) && found.peer.outbound.is_some()
+    };
+    let peers: Vec<Found> = peers.iter().filter(terminate).cloned().collect();
+    let rig = Rig::build(executable, &peers, Key::Rsa2048, false, &|who| {
+        progress.step(&format!("starting {who} with RSA keys"));
+    })?;
+    let operations: Vec<_> = operations_of_handshakes(&rig, Key::Rsa2048)
+        .into_iter()
+        .filter(|operation| !is_resumed(&operation.work))
+        .collect();
+    let mut found = found;
+    let rsa = ask(&rig, &operations, scale, progress, noise)?;
+    let place = found.sections.iter().take_while(|section| section.id.starts_with("inbound")).count();
+    found.sections.splice(place..place, rsa);
+    Ok(found)
+}
+
+fn is_resumed(work: &Work) -> bool {
+    matches!(work, Work::Connect { tls: Some(tls), .. } if tls.resumed)
+}
+
+fn operations_of_handshakes(rig: &Rig, key: Key) -> Vec<Operation> {
+    let handshake = |resumed: bool| {
+        let kind = if resumed { "resumed" } else { "full" };
+        let tls = Tls { shape: Shape::USUAL, mutual: true, resumed, files: rig.client_files.clone() };
+        let suffix = if key == Key::P256 { String::new() } else { "-rsa-2048".to_owned() };
+        Operation {
+            id: format!("inbound-{kind}{suffix}"),
+            title: format!("Handshake at the inbound sidecar, {kind}, {}", key.name()),
+            text: "A client with TLS of its own connects through the server's interception rules, both sides verify each \
+                   other, one byte goes to the app and back, both ends close. TLS 1.3, X25519, AES-128-GCM; 16 at once. \
+                   The time is that of the server's sidecar.",
+            work: Work::Connect { workers: WORKERS, tls: Some(tls) },
+            inbound_only: true,
+        }
+    };
+    vec![handshake(false), handshake(true)]
+}
+
+fn operations(rig: &Rig, wanted: Wanted, key: Key) -> Vec<Operation> {
+    let mut all = if wanted.handshakes { operations_of_handshakes(rig, key) } else { Vec::new() };
+    all.push(Operation {
+        id: "connection".to_owned(),
+        title: "New connection through both sidecars".to_owned(),
+        text: "The client app connects, sends one byte, has it back and closes; 16 at once. The sidecars do with each other \
+               what they are configured for: resumed sessions, where they resume.",
+        work: Work::Connect { workers: WORKERS, tls: None },
+        inbound_only: false,
+    });
+    for connections in [1, 32].into_iter().chain(wanted.wide.then_some(1_000)) {
+        all.push(Operation {
+            id: format!("round-trip-{connections}"),
+            title: format!(
+                "Round trip of 64 bytes, {connections} connection{}",
+                if connections == 1 { "" } else { "s" }
+            ),
+            text: "A message and its echo, one after the other on each connection, as fast as it goes.",
+            work: Work::RoundTrip { connections, size: SMALL },
+            inbound_only: false,
+        });
+    }
+    let (rate, connections) = RATE;
+    all.push(Operation {
+        id: "fixed-rate".to_owned(),
+        title: format!("Latency at {rate} messages a second over {connections} connections"),
+        text: "64 bytes and their echo. Each latency begins when the message was due, so that a stall is seen by all that it \
+               delays (no coordinated omission). `late` in the JSON is how late the load generator itself was.",
+        work: Work::FixedRate { connections, size: SMALL, rate },
+        inbound_only: false,
+    });
+    for from_app in [false, true] {
+        for connections in std::iter::once(1).chain(wanted.wide.then_some(8)) {
+            let way = if from_app { "from the app" } else { "to the app" };
+            all.push(Operation {
+                id: format!("bulk-{}-{connections}", if from_app { "from-app" } else { "to-app" }),
+                title: format!(
+                    "Bulk {way}, {connections} connection{}",
+                    if connections == 1 { "" } else { "s" }
+                ),
+                text: "As many bytes as it goes; the bytes are those that arrived at the other app.",
+                work: Work::Bulk { connections, from_app },
+                inbound_only: false,
+            });
+        }
+    }
+    all
+}
+
+fn connections(work: &Work) -> usize {
+    match work {
+        Work::Connect { workers, .. } => *workers,
+        Work::RoundTrip { connections, .. }
+        | Work::FixedRate { connections, .. }
+        | Work::Bulk { connections, .. }
+        | Work::Hold { connections } => *connections,
+    }
+}
+
+impl Operation {
+    /// Whether this contestant can be asked it.
+    fn suits(&self, seat: &Seat) -> bool {
+        let fits = seat.most.is_none_or(|most| connections(&self.work) <= most);
+        fits && (!self.inbound_only || seat.speaks_tls())
+    }
+
+    fn target<'a>(&self, seat: &'a Seat) -> Target<'a> {
+        let counted = |role: &str| !(self.inbound_only && role == "outbound");
+        Target {
+            node: &seat.client,
+            past_the_rules: self.inbound_only,
+            processes: seat
+                .processes()
+                .filter(|(role, _)| counted(role))
+                .map(|(role, process)| (role, process.id()))
+                .collect(),
+        }
+    }
+
+    fn order(&self, seat: &Seat, scale: Scale) -> Order {
+        Order {
+            target: seat.target,
+            measure_ms: scale.measure_ms,
+            warm_up_ms: scale.warm_up_ms,
+            work: self.work.clone(),
+            flag: seat.flag.clone(),
+        }
+    }
+}
+
+/// Round by round all operations, in each all contestants, who begin another each time.
+fn ask(
+    rig: &Rig,
+    operations: &[Operation],
+    scale: Scale,
+    progress: &Progress,
+    noise: &mut Noise,
+) -> Result<Vec<Section>, LabError> {
+    let mut slots: BTreeMap<(usize, usize), Result<Vec<Slot>, String>> = BTreeMap::new();
+    for round in 0..scale.rounds {
+        for (number, operation) in operations.iter().enumerate() {
+            for turn in 0..rig.seats.len() {
+                let place = (turn + round) % rig.seats.len();
+                let Some(seat) = rig.seats.get(place).filter(|seat| operation.suits(seat)) else { continue };
+                let entry = slots.entry((number, place)).or_insert_with(|| Ok(Vec::new()));
+                let Ok(taken) = entry else { continue };
+                progress.step(&format!(
+                    "round {} of {}: {}, {}",
+                    round + 1,
+                    scale.rounds,
+                    operation.title,
+                    seat.title
+                ));
+                match slot(&operation.target(seat), &operation.order(seat, scale), scale, noise) {
+                    Ok(one) => taken.push(one),
+                    Err(LabError::Interrupted) => return Err(LabError::Interrupted),
+                    Err(error) => *entry = Err(error.to_string()),
+                }
+            }
+        }
+    }
+    let section = |(number, operation): (usize, &Operation)| {
+        let cells = rig.seats.iter().enumerate().filter_map(|(place, seat)| {
+            Some(match slots.get(&(number, place))? {
+                Ok(slots) => cell(&seat.name, &seat.title, slots, &operation.work),
+                Err(why) => {
+                    let mut cell = Cell::new(&seat.name, &seat.title);
+                    cell.note(format!("not measured: {}", why.lines().next().unwrap_or_default()));
+                    cell
+                }
+            })
+        });
+        Section {
+            id: operation.id.clone(),
+            title: operation.title.clone(),
+            text: operation.text.to_owned(),
+            cells: cells.collect(),
+        }
+    };
+    Ok(operations.iter().enumerate().map(section).collect())
+}
+
+fn memory_at_start(rig: &Rig) -> Section {
+    let cells =
+        rig.seats.iter().filter(|seat| !matches!(seat.kind, Kind::Direct | Kind::Floor)).map(|seat| {
+            let mut cell = Cell::new(&seat.name, &seat.title);
+            fill(&mut cell, ["memoryOutbound", "memoryInbound"], seat.start_memory, mebibytes);
+            cell
+        });
+    Section {
+        id: "memory-start".to_owned(),
+        title: "Memory at start".to_owned(),
+        text: "Resident memory of each proxy when the first connection has gone through; of all its processes together, pages that \
+               they share counted in each."
+            .to_owned(),
+        cells: cells.collect(),
+    }
+}
+
+/// Opens connections through each contestant, holds them, closes them.
+fn idle(rig: &Rig, count: usize, progress: &Progress) -> Result<Section, LabError> {
+    let mut cells = Vec::new();
+    for seat in rig.seats.iter().filter(|seat| !matches!(seat.kind, Kind::Direct | Kind::Floor)) {
+        let mut cell = Cell::new(&seat.name, &seat.title);
+        if seat.most.is_some_and(|most| most < count) {
+            cell.note("not asked for so many connections");
+            cells.push(cell);
+            continue;
+        }
+        progress.step(&format!("{count} idle connections, {}", seat.title));
+        match hold(seat, count) {
+            Ok((held, after)) => {
+                let before = seat.start_memory;
+                let per_connection = |now: Option<u64>, then: Option<u64>| {
+                    Some(
+                        kibibytes(now?.saturating_sub(then?))
+                            / super::cpu::ratio(u64::try_from(count).ok()?, 1),
+                    )
+                };
+                cell.figure(
+                    "perConnectionOutbound",
+                    per_connection(held.outbound, before.outbound).into_iter().collect(),
+                );
+                cell.figure(
+                    "perConnectionInbound",
+                    per_connection(held.inbound, before.inbound).into_iter().collect(),
+                );
+                let kept = |now: Option<u64>, then: Option<u64>| Some(mebibytes(now?.saturating_sub(then?)));
+                cell.figure("keptOutbound", kept(after.outbound, before.outbound).into_iter().collect());
+                cell.figure("keptInbound", kept(after.inbound, before.inbound).into_iter().collect());
+            }
+            Err(LabError::Interrupted) => return Err(LabError::Interrupted),
+            Err(error) => {
+                let why = error.to_string();
+                cell.note(format!("not measured: {}", why.lines().next().unwrap_or_default()));
+            }
+        }
+        cells.push(cell);
+    }
+    Ok(Section {
+        id: format!("idle-{count}"),
+        title: format!("Memory of {count} idle connections"),
+        text: "On each one byte has gone to the app and back. Resident memory, less what it was at start, for each connection; \
+               `kept` is what is still more when all are closed. Measured before all other runs."
+            .to_owned(),
+        cells,
+    })
+}
+
+/// Memory with all connections held, and when they are closed.
+fn hold(seat: &Seat, count: usize) -> Result<(Memory, Memory), LabError> {
+    let target = Target { node: &seat.client, past_the_rules: false, processes: Vec::new() };
+    let order = Order {
+        target: seat.target,
+        measure_ms: 0,
+        warm_up_ms: 0,
+        work: Work::Hold { connections: count },
+        flag: seat.flag.clone(),
+    };
+    let holder = start(&target, &order)?;
+    holder.wait_for_line(OPENING, "holding")?;
+    let held = settled(seat);
+    drop(holder);
+    Ok((held, settled(seat)))
+}
+
+/// Memory when it does not change any more, or after three seconds.
+fn settled(seat: &Seat) -> Memory {
+    let mut last = seat.memory();
+    let mut same = 0;
+    let settled = wait_until(Duration::from_secs(3), "memory to settle", || {
+        let now = seat.memory();
+        same = if (now.inbound, now.outbound) == (last.inbound, last.outbound) { same + 1 } else { 0 };
+        last = now;
+        Ok((same >= 20).then_some(now))
+    });
+    settled.unwrap_or(last)
+}
+
+fn fill(cell: &mut Cell, [outbound, inbound]: [&'static str; 2], memory: Memory, unit: fn(u64) -> f64) {
+    cell.figure(outbound, memory.outbound.map(unit).into_iter().collect());
+    cell.figure(inbound, memory.inbound.map(unit).into_iter().collect());
+}
+
+fn kibibytes(bytes: u64) -> f64 {
+    super::cpu::ratio(bytes, 1024)
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    super::cpu::ratio(bytes, 1024 * 1024)
+}

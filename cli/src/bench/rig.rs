@@ -1,0 +1,292 @@
+//! The topology: for each contestant a client and a server host of its own, network namespaces joined by one switch, with real
+//! interception rules, an app at the server and the contestant's proxies as the user whom the rules exempt.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::cpu;
+use super::identity::{Authority, Key, combined, write};
+use super::load::job::Files;
+use super::peer::{Found, Kind, Role, Values};
+use crate::lab::{Lab, LabError, Node, PROXY_USER, Process, Way, run, wait_until};
+
+/// How long a contestant may take until a byte comes back through it.
+const START: Duration = Duration::from_secs(30);
+
+/// Where the app listens and is called.
+pub(crate) const PORT: u16 = 8080;
+
+/// What is said in a namespace that thousands of short connections a second pass through, for all contestants alike: ports
+/// of closed connections come back soon, and so do their entries in the table of connections.
+const SETTINGS: [(&str, &str); 6] = [
+    ("ipv4/ip_local_port_range", "1024 65535"),
+    ("ipv4/tcp_tw_reuse", "1"),
+    ("core/somaxconn", "4096"),
+    ("netfilter/nf_conntrack_tcp_timeout_time_wait", "1"),
+    ("netfilter/nf_conntrack_tcp_timeout_close", "1"),
+    ("netfilter/nf_conntrack_tcp_timeout_fin_wait", "5"),
+];
+
+/// All contestants that could be started, and why the others could not.
+pub(crate) struct Rig {
+    pub(crate) seats: Vec<Seat>,
+    /// Name, title and reason of those that are not here.
+    pub(crate) absent: Vec<(String, String, String)>,
+    /// The load generator's own files, as the client.
+    pub(crate) client_files: Files,
+    // Last, so that all processes are gone before their namespaces.
+    _lab: Lab,
+}
+
+/// One contestant, running.
+pub(crate) struct Seat {
+    pub(crate) name: String,
+    pub(crate) title: String,
+    pub(crate) kind: Kind,
+    pub(crate) version: String,
+    pub(crate) cannot: Vec<String>,
+    pub(crate) most: Option<usize>,
+    pub(crate) client: Node,
+    /// Where the client calls.
+    pub(crate) target: SocketAddr,
+    /// By which its load generators are told to begin.
+    pub(crate) flag: PathBuf,
+    app: Process,
+    inbound: Option<Process>,
+    outbound: Option<Process>,
+    /// Memory of inbound and outbound after the first connection, in bytes.
+    pub(crate) start_memory: Memory,
+}
+
+/// Resident memory, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Memory {
+    pub(crate) inbound: Option<u64>,
+    pub(crate) outbound: Option<u64>,
+}
+
+impl Rig {
+    /// Starts everything; `tell` is told who starts. `direct` adds the contestant without proxies.
+    pub(crate) fn build(
+        executable: &Path,
+        peers: &[Found],
+        key: Key,
+        direct: bool,
+        tell: &dyn Fn(&str),
+    ) -> Result<Self, LabError> {
+        let lab = Lab::new(Way::Root, executable)?;
+        let authority = Authority::new(1)?;
+        let folder = lab.folder().join("bench");
+        make_folder(&folder)?;
+        let issue = |account: &str| authority.issue(account, key)?.write(&folder, account, Some(PROXY_USER));
+        let (client_files, server_files) = (issue("client")?, issue("server")?);
+        let mut rig = Self { seats: Vec::new(), absent: Vec::new(), client_files, _lab: lab };
+        if direct {
+            tell("no proxy");
+            rig.seats.push(Seat::direct(&rig._lab)?);
+        }
+        for found in peers {
+            tell(&found.peer.title);
+            let files = (&rig.client_files, &server_files);
+            match Seat::start(&rig._lab, &folder, found, files) {
+                Ok(seat) => rig.seats.push(seat),
+                Err(LabError::Interrupted) => return Err(LabError::Interrupted),
+                Err(error) => {
+                    let why = format!("it did not start: {}", last_line(&error));
+                    rig.absent.push((found.peer.name.clone(), found.peer.title.clone(), why));
+                }
+            }
+        }
+        Ok(rig)
+    }
+}
+
+impl Seat {
+    fn direct(lab: &Lab) -> Result<Self, LabError> {
+        let (client, server, app) = hosts(lab, "direct")?;
+        let seat = Self {
+            name: "direct".to_owned(),
+            title: "no proxy".to_owned(),
+            kind: Kind::Direct,
+            version: String::new(),
+            cannot: Vec::new(),
+            most: None,
+            target: SocketAddr::new(server.v4(), PORT),
+            flag: lab.folder().join(format!("go-{}", client.name())),
+            client,
+            app,
+            inbound: None,
+            outbound: None,
+            start_memory: Memory::default(),
+        };
+        seat.wait_for_echo()?;
+        Ok(seat)
+    }
+
+    fn start(lab: &Lab, folder: &Path, found: &Found, files: (&Files, &Files)) -> Result<Self, LabError> {
+        let peer = &found.peer;
+        let (client, server, app) = hosts(lab, &peer.name)?;
+        let program = within_reach(folder, &found.program)?;
+        let proxy = |node: &Node, role: &Role, what: &str, files: &Files| {
+            let own = folder.join(format!("{}-{what}", peer.name));
+            make_folder(&own)?;
+            let values = values(&own, files, &program, &server);
+            apply_rules(node)?;
+            start_proxy(node, role, &own, &values, what)
+        };
+        let outbound =
+            peer.outbound.as_ref().map(|role| proxy(&client, role, "outbound", files.0)).transpose()?;
+        let inbound = proxy(&server, &peer.inbound, "inbound", files.1)?;
+        let mut seat = Self {
+            name: peer.name.clone(),
+            title: peer.title.clone(),
+            kind: peer.kind,
+            version: found.version.clone(),
+            cannot: peer.cannot.clone(),
+            most: peer.most,
+            target: SocketAddr::new(server.v4(), PORT),
+            flag: lab.folder().join(format!("go-{}", client.name())),
+            client,
+            app,
+            inbound: Some(inbound),
+            outbound,
+            start_memory: Memory::default(),
+        };
+        seat.wait_for_echo()?;
+        seat.start_memory = seat.memory();
+        Ok(seat)
+    }
+
+    /// Until a byte comes back through all that lies between.
+    fn wait_for_echo(&self) -> Result<(), LabError> {
+        let what = format!("a byte to come back through {}", self.title);
+        let waited = wait_until(START, &what, || {
+            for (_, process) in self.processes() {
+                process.check_running()?;
+            }
+            let echo = || {
+                let mut stream = self.client.dial(self.target)?;
+                stream.write_all(b"e")?;
+                stream.read_exact(&mut [0_u8; 1])
+            };
+            Ok(echo().ok())
+        });
+        waited.map_err(|error| error.having_seen(|| self.tails()))
+    }
+
+    /// The end of what its proxies have printed.
+    fn tails(&self) -> String {
+        self.processes().filter(|(role, _)| *role != "app").map(|(_, process)| process.tail()).collect()
+    }
+
+    /// Whether it terminates TLS of others at the server.
+    pub(crate) fn speaks_tls(&self) -> bool {
+        matches!(self.kind, Kind::Pillion | Kind::Peer) && self.outbound.is_some()
+    }
+
+    /// Its processes by what they are: `inbound`, `outbound`, `app`.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = (&'static str, &Process)> {
+        [("inbound", self.inbound.as_ref()), ("outbound", self.outbound.as_ref()), ("app", Some(&self.app))]
+            .into_iter()
+            .filter_map(|(role, process)| Some((role, process?)))
+    }
+
+    /// Of its proxies, now.
+    pub(crate) fn memory(&self) -> Memory {
+        let of = |process: &Option<Process>| process.as_ref().map(|process| cpu::memory(&[process.id()]));
+        Memory { inbound: of(&self.inbound), outbound: of(&self.outbound) }
+    }
+}
+
+/// A client and a server with its app.
+fn hosts(lab: &Lab, name: &str) -> Result<(Node, Node, Process), LabError> {
+    let (client, server) = (lab.node(&format!("c-{name}"))?, lab.node(&format!("s-{name}"))?);
+    for node in [&client, &server] {
+        prepare(node)?;
+    }
+    let app = server.start_pillion("app", &["bench-part", "app", "--listen", &format!("0.0.0.0:{PORT}")])?;
+    app.wait_for_line(START, "listening on")?;
+    Ok((client, server, app))
+}
+
+/// Says what [`SETTINGS`] are. A kernel without one of them works too, only sooner at its limits.
+pub(crate) fn prepare(node: &Node) -> Result<(), LabError> {
+    node.enter(|| {
+        for (name, value) in SETTINGS {
+            let _ = fs::write(format!("/proc/sys/net/{name}"), value);
+        }
+    })
+}
+
+fn apply_rules(node: &Node) -> Result<(), LabError> {
+    let user = PROXY_USER.to_string();
+    run(node.pillion(&["iptables", "apply", "-m", "REDIRECT", "-u", &user, "-g", &user])).map(drop)
+}
+
+fn values(own: &Path, files: &Files, program: &Path, server: &Node) -> Values {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let text = |path: &Path| path.display().to_string();
+    Values(
+        [
+            ("dir", text(own)),
+            ("certificate", text(&files.certificate)),
+            ("key", text(&files.key)),
+            ("bundle", text(&files.bundle)),
+            ("combined", text(&combined(files))),
+            ("workers", cores.to_string()),
+            ("server", server.v4().to_string()),
+            ("program", text(program)),
+        ]
+        .into(),
+    )
+}
+
+fn start_proxy(
+    node: &Node,
+    role: &Role,
+    own: &Path,
+    values: &Values,
+    what: &str,
+) -> Result<Process, LabError> {
+    for (name, text) in &role.files {
+        let path = own.join(name);
+        if let Some(parent) = path.parent() {
+            make_folder(parent)?;
+        }
+        write(&path, &values.fill(text)?, Some(PROXY_USER))?;
+    }
+    let words = role.command.iter().map(|word| values.fill(word)).collect::<Result<Vec<_>, _>>()?;
+    let (program, arguments) =
+        words.split_first().ok_or_else(|| LabError::Failed("no command".to_owned()))?;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    node.start_command(what, node.program_as_proxy(Path::new(program), &arguments, false))
+}
+
+/// A program that the proxies' user can execute: where its folder may be closed to others, a second name in the lab's.
+fn within_reach(folder: &Path, program: &Path) -> Result<PathBuf, LabError> {
+    let open = ["/usr", "/bin", "/sbin", "/opt"].iter().any(|root| program.starts_with(root));
+    let name = program.file_name().map(ToOwned::to_owned).unwrap_or_default();
+    if open {
+        return Ok(program.to_owned());
+    }
+    let here = folder.join(name);
+    if !here.exists() && fs::hard_link(program, &here).is_err() {
+        fs::copy(program, &here).map_err(LabError::io(format!("copy {}", program.display())))?;
+    }
+    Ok(here)
+}
+
+fn make_folder(path: &Path) -> Result<(), LabError> {
+    let made = fs::create_dir_all(path)
+        .and_then(|()| std::os::unix::fs::chown(path, Some(PROXY_USER), Some(PROXY_USER)));
+    made.map_err(LabError::io(format!("make {}", path.display())))
+}
+
+/// The line of an error that says most: the last of the log that it shows, or its own.
+fn last_line(error: &LabError) -> String {
+    let text = error.to_string();
+    text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().chars().take(300).collect()
+}
