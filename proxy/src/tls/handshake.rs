@@ -3,7 +3,6 @@
 use std::time::{Duration, SystemTime};
 
 use pillion_mesh::reason::Reason;
-use pillion_mesh::svid;
 use pillion_mesh::wire::{TlsMode, TlsRecord};
 use rustls::{CommonState, HandshakeKind, NamedGroup, ProtocolVersion};
 
@@ -21,21 +20,22 @@ pub(super) fn record(
     took: Duration,
 ) -> Result<Handshake, HandshakeError> {
     let chain = connection.peer_certificates().unwrap_or_default();
-    let leaf = chain.first().ok_or_else(|| unknown("the certificate"))?;
-    let svid = svid::check_leaf(leaf)
-        .map_err(|error| HandshakeError { reason: Reason::SvidInvalid, detail: error.to_string() })?;
+    let svid = credentials
+        .verifier
+        .svid(chain, peer)
+        .map_err(|error| HandshakeError { reason: error.reason, detail: error.detail })?;
     let parties = Parties {
         mode: TlsMode::IstioMutual,
         peer: svid.id.to_string(),
         local: credentials.svid.id.to_string(),
-        peer_serial: svid.serial,
+        peer_serial: svid.serial.clone(),
         peer_not_after: svid.not_after,
         local_leaf: Some((credentials.svid.serial.clone(), credentials.svid.not_after)),
     };
     Ok(Handshake {
         record: parties.record(connection, took)?,
         proof: Proof::new(chain, svid.not_after, peer, credentials),
-        peer: svid.id,
+        peer: svid.id.clone(),
     })
 }
 

@@ -5,12 +5,14 @@
 //! `identity`, whether a connection is TLS at all to `inbound` and `outbound`, and what a good leaf is to
 //! `pillion_mesh::svid`.
 
+mod bounded;
 mod bundles;
 pub(crate) mod client;
 mod clock;
 mod credentials;
 mod failure;
 mod handshake;
+mod judged;
 mod key_log;
 pub(crate) mod origination;
 mod path;
@@ -21,7 +23,7 @@ pub(crate) mod server;
 mod sessions;
 mod verify;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use pillion_mesh::reason::Reason;
 use pillion_mesh::spiffe::SpiffeId;
@@ -123,7 +125,9 @@ impl TlsSettings {
 /// aws-lc-rs with its default suites and groups, X25519MLKEM768 first. Handed to every rustls builder, so that no
 /// process-wide default decides.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    Arc::clone(&PROVIDER)
 }
 
 #[cfg(test)]

@@ -16,9 +16,7 @@
 mod issued;
 mod kept;
 
-use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -86,59 +84,6 @@ impl fmt::Debug for Proved {
     }
 }
 
-/// At most `limit` items; the oldest makes room for a new one.
-struct Bounded<K, V> {
-    limit: usize,
-    next: u64,
-    by_age: BTreeMap<u64, K>,
-    items: HashMap<K, (u64, V)>,
-}
-
-impl<K: Eq + Hash + Clone, V> Bounded<K, V> {
-    fn new(limit: usize) -> Self {
-        Self { limit, next: 0, by_age: BTreeMap::new(), items: HashMap::new() }
-    }
-
-    fn get(&self, key: &K) -> Option<&V> {
-        self.items.get(key).map(|(_age, value)| value)
-    }
-
-    fn insert(&mut self, key: K, value: V) {
-        self.remove(&key);
-        while self.items.len() >= self.limit
-            && let Some((_age, oldest)) = self.by_age.pop_first()
-        {
-            self.items.remove(&oldest);
-        }
-        self.by_age.insert(self.next, key.clone());
-        self.items.insert(key, (self.next, value));
-        self.next += 1;
-    }
-
-    fn remove(&mut self, key: &K) -> Option<V> {
-        let (age, value) = self.items.remove(key)?;
-        self.by_age.remove(&age);
-        Some(value)
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_oldest_makes_room() {
-        let mut bounded = Bounded::new(2);
-        for (key, value) in [("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
-            bounded.insert(key, value);
-        }
-        let known = ["a", "b", "c"].map(|key| bounded.get(&key).copied());
-        assert_eq!(known, [Some(3), None, Some(4)]);
-        assert_eq!((bounded.remove(&"a"), bounded.remove(&"a")), (Some(3), None));
-        assert_eq!((bounded.by_age.len(), bounded.items.len()), (1, 1));
-    }
 }

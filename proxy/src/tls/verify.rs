@@ -1,6 +1,7 @@
 //! Judges a peer's certificate chain, the same in both directions: the leaf by the rules of X509-SVID
 //! (`pillion_mesh::svid`), the path by `path`, its signers by `svid::check_signer`: keyUsage, cA and URI name constraints.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -18,13 +19,14 @@ use webpki::CertRevocationList;
 use super::bundles::{Bundles, Root, list};
 use super::clock::system_time;
 use super::failure::{self, Role};
+use super::judged::{Fingerprint, Judged};
 use super::path::{Fault, Names, PathSearch};
 use super::revocations::is_foreign_list;
 use super::{HandshakeError, Revoked, provider};
 use crate::telemetry::log::STEP;
 
 /// Verifies peers for one set of credentials. Immutable: another bundle is another verifier.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct PeerVerifier {
     bundles: Bundles,
     revoked: Revoked,
@@ -33,6 +35,7 @@ pub(super) struct PeerVerifier {
     local: SpiffeId,
     /// Who a server must be, in the order of their texts. Empty accepts no server at all.
     wanted: Arc<[SpiffeId]>,
+    judged: Arc<Judged>,
 }
 
 /// Judges one server, which must prove `wanted` by the bundle of its trust domain. `local` is who asks, for messages.
@@ -59,7 +62,7 @@ impl PeerVerifier {
     /// A verifier of clients; as a verifier of servers it accepts none until [`Self::for_servers`] names some.
     pub(super) fn new(bundles: Bundles, revoked: Revoked, local: SpiffeId) -> PeerVerifier {
         let algorithms = provider().signature_verification_algorithms;
-        PeerVerifier { bundles, revoked, algorithms, local, wanted: Arc::new([]) }
+        PeerVerifier { bundles, revoked, algorithms, local, wanted: Arc::new([]), judged: Arc::default() }
     }
 
     /// The same, for a connection to a server that must prove one of these identities, which stand in the order of their
@@ -80,14 +83,47 @@ impl PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: SystemTime,
         peer: Role,
-    ) -> Result<Svid, HandshakeError> {
+    ) -> Result<Arc<Svid>, HandshakeError> {
         let svid =
-            check_chain(&self.bundles, &self.revoked, &self.algorithms, leaf, intermediates, now, peer)
-                .map_err(|error| self.refusal(&error, peer))?;
+            self.accepted(leaf, intermediates, now, peer).map_err(|error| self.refusal(&error, peer))?;
         if peer == Role::Server && self.wanted.binary_search(&svid.id).is_err() {
             return Err(self.refusal(&self.unexpected(&svid.id), peer));
         }
         Ok(svid)
+    }
+
+    /// Whose chain it is; by what is remembered where the same was accepted before.
+    fn accepted(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: SystemTime,
+        peer: Role,
+    ) -> Result<Arc<Svid>, ChainError> {
+        let chain = Fingerprint::of(leaf, intermediates, peer);
+        if let Some(svid) = self.judged.accepted(&chain, now) {
+            return Ok(svid);
+        }
+        let svid =
+            check_chain(&self.bundles, &self.revoked, &self.algorithms, leaf, intermediates, now, peer)?;
+        let svid = Arc::new(svid);
+        let roots = self.bundles.roots(&svid.id.trust_domain()).unwrap_or_default();
+        self.judged.accept(chain, &svid, intermediates, roots, now);
+        Ok(svid)
+    }
+
+    /// What the leaf of a chain says that this verifier, or one for other servers by the same bundles, has accepted.
+    ///
+    /// # Errors
+    /// The clause of X509-SVID that a leaf breaks which was never accepted.
+    pub(super) fn svid(&self, chain: &[CertificateDer<'_>], peer: Role) -> Result<Arc<Svid>, ChainError> {
+        let (leaf, intermediates) = chain.split_first().ok_or_else(ChainError::empty)?;
+        if let Some(svid) = self.judged.known(&Fingerprint::of(leaf, intermediates, peer)) {
+            return Ok(svid);
+        }
+        let svid = svid::check_leaf(leaf)
+            .map_err(|error| ChainError::new(Reason::SvidInvalid, error.to_string()))?;
+        Ok(Arc::new(svid))
     }
 
     fn unexpected(&self, seen: &SpiffeId) -> ChainError {
@@ -243,6 +279,16 @@ impl ChainError {
 
     pub(super) fn new(reason: Reason, detail: String) -> ChainError {
         ChainError { reason, detail }
+    }
+}
+
+/// Leaves out what was judged.
+impl fmt::Debug for PeerVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerVerifier")
+            .field("local", &self.local)
+            .field("wanted", &self.wanted)
+            .finish_non_exhaustive()
     }
 }
 

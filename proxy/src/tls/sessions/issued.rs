@@ -10,7 +10,8 @@ use rustls::{CommonState, ProtocolVersion};
 use tracing::debug;
 use zeroize::Zeroizing;
 
-use super::{Bounded, LIFE, Proved, lock};
+use super::{LIFE, Proved, lock};
+use crate::tls::bounded::Bounded;
 use crate::tls::failure::Role;
 use crate::tls::verify::PeerVerifier;
 use crate::tls::{Clock, HandshakeError, provider};
@@ -73,7 +74,7 @@ impl Default for Issued {
 impl Issued {
     #[cfg(test)]
     pub(in crate::tls) fn tickets(&self) -> Vec<Vec<u8>> {
-        lock(&self.0).items.keys().map(|number| number.to_vec()).collect()
+        lock(&self.0).keys().map(|number| number.to_vec()).collect()
     }
 
     /// What belongs to a ticket, which is used up by this.

@@ -12,7 +12,8 @@ use rustls::pki_types::ServerName;
 use rustls::{CommonState, NamedGroup};
 use tracing::debug;
 
-use super::{Bounded, Proved, lock};
+use super::{Proved, lock};
+use crate::tls::bounded::Bounded;
 use crate::tls::failure::Role;
 use crate::tls::verify::PeerVerifier;
 use crate::tls::{Clock, HandshakeError};

@@ -1,0 +1,169 @@
+//! Chains that were accepted, so that the next connection of the same peer need not have them judged from the beginning.
+//!
+//! It holds for one set of bundles and revocation lists, being a part of the verifier that was made of them, and for the
+//! time between two dates of the certificates concerned: of the chain as presented, and of every root that might have
+//! vouched for it. Between these nothing that the judgement looks at can change. Only the path is remembered: that the peer
+//! holds the key, and who it has to be, is asked in each handshake. A refusal is never remembered.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
+use pillion_mesh::svid::{self, Svid};
+use rustls::pki_types::CertificateDer;
+
+use super::bounded::Bounded;
+use super::bundles::Root;
+use super::failure::Role;
+
+/// Chains that are remembered, of some 300 bytes each; the oldest make room.
+const CHAINS: usize = 1024;
+
+/// Chains that were accepted by one verifier.
+pub(super) struct Judged(Mutex<Bounded<Fingerprint, Accepted>>);
+
+/// Of a chain and of what its holder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Fingerprint([u8; SHA256_OUTPUT_LEN]);
+
+struct Accepted {
+    svid: Arc<Svid>,
+    period: Period,
+}
+
+/// The time between two dates, in which no certificate begins or ceases to be valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Period {
+    /// The last date that has passed: a beginning, which is in it, or an end, which is not.
+    after: Option<(SystemTime, bool)>,
+    /// The next one: a beginning, which is not in it, or an end, which is.
+    before: Option<(SystemTime, bool)>,
+}
+
+impl Default for Judged {
+    fn default() -> Self {
+        Self(Mutex::new(Bounded::new(CHAINS)))
+    }
+}
+
+impl Judged {
+    /// Whose chain this is, where it was accepted before and the same judgement holds now.
+    pub(super) fn accepted(&self, chain: &Fingerprint, now: SystemTime) -> Option<Arc<Svid>> {
+        let judged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Accepted { svid, period } = judged.get(chain)?;
+        period.contains(now).then(|| Arc::clone(svid))
+    }
+
+    /// Whose chain this is, where it was accepted at any time; for who has just had it judged.
+    pub(super) fn known(&self, chain: &Fingerprint) -> Option<Arc<Svid>> {
+        let judged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        judged.get(chain).map(|accepted| Arc::clone(&accepted.svid))
+    }
+
+    /// A chain was accepted `now`, by one of `roots`.
+    pub(super) fn accept(
+        &self,
+        chain: Fingerprint,
+        svid: &Arc<Svid>,
+        intermediates: &[CertificateDer<'_>],
+        roots: &[Root],
+        now: SystemTime,
+    ) {
+        let own = std::iter::once(Ok((svid.not_before, svid.not_after)));
+        let signers = intermediates.iter().map(|signer| svid::validity(signer));
+        let roots = roots.iter().map(|root| Ok((root.not_before, root.not_after)));
+        // What cannot be read took no part, but then nothing is known of when it might.
+        let Ok(validities) = own.chain(signers).chain(roots).collect::<Result<Vec<_>, _>>() else { return };
+        let period = Period::around(now, &validities);
+        let accepted = Accepted { svid: Arc::clone(svid), period };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(chain, accepted);
+    }
+}
+
+impl Fingerprint {
+    pub(super) fn of(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], holder: Role) -> Self {
+        let mut context = Context::new(&SHA256);
+        context.update(match holder {
+            Role::Client => b"client",
+            Role::Server => b"server",
+        });
+        for certificate in std::iter::once(leaf).chain(intermediates) {
+            // The length first: no other chain has the same bytes.
+            context.update(&(certificate.len() as u64).to_be_bytes());
+            context.update(certificate);
+        }
+        let mut bytes = [0; SHA256_OUTPUT_LEN];
+        bytes.copy_from_slice(context.finish().as_ref());
+        Self(bytes)
+    }
+}
+
+impl Period {
+    fn around(now: SystemTime, validities: &[(SystemTime, SystemTime)]) -> Self {
+        // Ordered in time: what begins at a date is valid from it on, what ends is valid at it still (RFC 5280 4.1.2.5).
+        let dates = || {
+            let begins = validities.iter().map(|(begin, _)| (*begin, false));
+            begins.chain(validities.iter().map(|(_, end)| (*end, true)))
+        };
+        let passed = |(date, is_end): &(SystemTime, bool)| if *is_end { *date < now } else { *date <= now };
+        Self { after: dates().filter(passed).max(), before: dates().filter(|date| !passed(date)).min() }
+    }
+
+    fn contains(&self, now: SystemTime) -> bool {
+        let passed = |(date, is_end): (SystemTime, bool)| if is_end { date < now } else { date <= now };
+        self.after.is_none_or(passed) && self.before.is_none_or(|date| !passed(date))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use rstest::rstest;
+
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    /// A leaf is valid from 100 to 200, a root from 0 to 150, another from 140 to 900.
+    #[rstest]
+    #[case::both_ends_are_in_it(&[(100, 200)], 150, &[100, 150, 200], &[99, 201])]
+    #[case::a_root_ends(&[(100, 200), (0, 150)], 120, &[100, 150], &[99, 151, 200])]
+    #[case::a_root_begins(&[(100, 200), (140, 900)], 120, &[100, 139], &[140, 200])]
+    #[case::after_a_root_has_ended(&[(100, 200), (0, 150)], 160, &[151, 200], &[150, 201])]
+    #[case::the_very_end(&[(100, 200)], 200, &[100, 200], &[201])]
+    fn a_judgement_holds_between_two_dates(
+        #[case] validities: &[(u64, u64)],
+        #[case] now: u64,
+        #[case] within: &[u64],
+        #[case] without: &[u64],
+    ) {
+        let validities: Vec<_> = validities.iter().map(|(from, until)| (at(*from), at(*until))).collect();
+        let period = Period::around(at(now), &validities);
+        for time in within {
+            assert!(period.contains(at(*time)), "{time}");
+        }
+        for time in without {
+            assert!(!period.contains(at(*time)), "{time}");
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_is_of_all_certificates_in_their_order_and_of_the_role() {
+        let [one, other] = [vec![1, 2, 3], vec![4, 5]].map(CertificateDer::from);
+        let joined = CertificateDer::from(vec![1, 2, 3, 4, 5]);
+        let all = [
+            Fingerprint::of(&one, &[], Role::Client),
+            Fingerprint::of(&one, &[], Role::Server),
+            Fingerprint::of(&one, std::slice::from_ref(&other), Role::Client),
+            Fingerprint::of(&other, std::slice::from_ref(&one), Role::Client),
+            Fingerprint::of(&joined, &[], Role::Client),
+        ];
+        for (number, fingerprint) in all.iter().enumerate() {
+            assert!(all.iter().skip(number + 1).all(|other| other != fingerprint), "{number}");
+        }
+        assert_eq!(all.first(), Some(&Fingerprint::of(&one, &[], Role::Client)));
+    }
+}
