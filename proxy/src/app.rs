@@ -29,6 +29,7 @@ use crate::settings::{Hurry, Settings};
 use crate::telemetry::Telemetry;
 use crate::tls::origination::Originator;
 use crate::tls::{Clock, LiveCredentials};
+use crate::workers::Workers;
 #[cfg(feature = "workload-api")]
 use crate::workload_api::{self, Socket, SocketError};
 use crate::{drain, gateway, reload};
@@ -85,6 +86,7 @@ pub(crate) struct Shared {
     pub(crate) gateway: Arc<gateway::Ports>,
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
+    pub(crate) workers: Workers,
     turn: AtomicUsize,
 }
 
@@ -115,10 +117,10 @@ impl Shared {
 ///
 /// # Errors
 /// [`AppError`]; nothing is left running then.
-pub(crate) async fn run(settings: Settings, log_level: LogLevel) -> Result<(), AppError> {
+pub(crate) async fn run(settings: Settings, log_level: LogLevel, workers: Workers) -> Result<(), AppError> {
     raise_file_limit();
     warn_of_loops(&settings);
-    let running = start(settings, log_level).await?;
+    let running = start(settings, log_level, workers).await?;
     let stopped = until_stopped(&running.shared.drain).await;
     running.stop().await;
     stopped
@@ -140,14 +142,18 @@ pub(crate) struct Running {
 ///
 /// # Errors
 /// [`AppError`]; nothing is left running then.
-pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Running, AppError> {
+pub(crate) async fn start(
+    settings: Settings,
+    log_level: LogLevel,
+    workers: Workers,
+) -> Result<Running, AppError> {
     let settings = Arc::new(settings);
     let id = settings.workload.id()?;
     let (snapshot, applied) = reload::load(&settings)?;
     reload::report_findings(&snapshot);
     let (publisher, snapshot) = Publisher::new(snapshot, SystemTime::now());
     open_key_log(&settings)?;
-    let bound = bind_all(&settings)?;
+    let bound = bind_all(&settings, &workers)?;
     let servers = Servers::bind(&settings).await?;
     #[cfg(feature = "workload-api")]
     let api_socket = settings.workload_api.as_ref().map(api_socket).transpose()?;
@@ -191,6 +197,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
         gateway: Arc::default(),
         slots: Arc::new(Semaphore::new(settings.limits.max_connections)),
         tasks: TaskTracker::new(),
+        workers,
         turn: AtomicUsize::new(0),
         settings: settings.clone(),
     });
@@ -232,7 +239,7 @@ pub(crate) async fn start(settings: Settings, log_level: LogLevel) -> Result<Run
     }
     tokio::spawn(announce_certificate(identity));
     for listener in bound {
-        shared.tasks.spawn(listener::run(listener, shared.clone(), CancellationToken::new()));
+        listener::spawn(listener, &shared, &CancellationToken::new());
     }
     Ok(Running { shared, addresses, publisher })
 }
@@ -304,7 +311,7 @@ async fn until_stopped(drain: &drain::Trigger) -> Result<(), AppError> {
     Ok(())
 }
 
-fn bind_all(settings: &Settings) -> Result<Vec<Bound>, AppError> {
+fn bind_all(settings: &Settings, workers: &Workers) -> Result<Vec<Bound>, AppError> {
     let inbound = settings.inbound.capture.map(|address| ("inbound capture", Role::InboundCapture, address));
     let outbound =
         settings.outbound.capture.map(|address| ("outbound capture", Role::OutboundCapture, address));
@@ -318,15 +325,15 @@ fn bind_all(settings: &Settings) -> Result<Vec<Bound>, AppError> {
         .listeners
         .iter()
         .map(|listener| ("outbound listener", Role::Outbound(listener.clone()), listener.address));
+    let (interception, keepalive) = (settings.interception.mode, settings.limits.keepalive);
+    let how = listener::How { interception, keepalive, workers };
     let mut bound = Vec::new();
     for (what, role, address) in inbound.into_iter().chain(explicit_in).chain(outbound).chain(explicit_out) {
-        bound.extend(
-            listener::bind(&role, address, settings.interception.mode).map_err(|fault| AppError::Listen {
-                what,
-                address,
-                fault,
-            })?,
-        );
+        bound.extend(listener::bind(&role, address, &how).map_err(|fault| AppError::Listen {
+            what,
+            address,
+            fault,
+        })?);
     }
     Ok(bound)
 }
@@ -365,6 +372,7 @@ impl Servers {
         let of = |inbound: bool| {
             bound
                 .iter()
+                .filter(|listener| listener.is_first)
                 .filter(|listener| {
                     (listener.role.direction() == pillion_mesh::wire::Direction::Inbound) == inbound
                 })

@@ -15,6 +15,7 @@ use crate::app::{self, AppError};
 use crate::reload::{self, ReloadError};
 use crate::settings::{Arguments, Faults, LogFormat, Program, RawSettings, Settings};
 use crate::telemetry::log::{self, LogLevelError};
+use crate::workers::Workers;
 
 pub(crate) use crate::telemetry::log::LogLevel;
 
@@ -27,7 +28,7 @@ const RUNTIME_FAILURE: u8 = 1;
 const WRONG_SETTINGS: u8 = 2;
 
 /// How long blocking work, such as a DNS look-up, may hold up the end of the process.
-const LAST_WORK: Duration = Duration::from_millis(200);
+pub(crate) const LAST_WORK: Duration = Duration::from_millis(200);
 
 /// Why there is nothing to run.
 #[derive(Debug, thiserror::Error)]
@@ -126,15 +127,15 @@ fn check_only(settings: &Settings) -> Result<ExitCode, SettingsError> {
 fn start(program: Program, settings: Settings) -> Result<ExitCode, SettingsError> {
     let level = log::init(settings.log_format, &std::env::var("RUST_LOG").unwrap_or_default())?;
     announce(program, &settings);
-    let runtime =
-        match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("pillion-proxy").build() {
-            Ok(runtime) => runtime,
-            Err(fault) => {
-                error!(%fault, "cannot start threads");
-                return Ok(ExitCode::from(RUNTIME_FAILURE));
-            }
-        };
-    let ended = runtime.block_on(app::run(settings, level));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let (runtime, workers) = match runtime.and_then(|runtime| Ok((runtime, Workers::start()?))) {
+        Ok(started) => started,
+        Err(fault) => {
+            error!(%fault, "cannot start threads");
+            return Ok(ExitCode::from(RUNTIME_FAILURE));
+        }
+    };
+    let ended = runtime.block_on(app::run(settings, level, workers));
     runtime.shutdown_timeout(LAST_WORK);
     Ok(match ended {
         Ok(()) => ExitCode::SUCCESS,

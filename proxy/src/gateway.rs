@@ -167,11 +167,16 @@ fn open_all(settings: &Gateway, shared: &Arc<Shared>) -> bool {
 
 fn open(settings: &Gateway, number: u16, shared: &Arc<Shared>) -> io::Result<()> {
     let role = Role::Gateway(number);
-    let bound: Vec<Bound> = listener::bind(&role, settings.bound(number), InterceptionMode::Redirect)?;
+    let how = listener::How {
+        interception: InterceptionMode::Redirect,
+        keepalive: shared.settings.limits.keepalive,
+        workers: &shared.workers,
+    };
+    let bound: Vec<Bound> = listener::bind(&role, settings.bound(number), &how)?;
     let stop = CancellationToken::new();
     let address = bound.first().map_or_else(|| settings.bound(number), |bound| bound.address);
     for bound in bound {
-        shared.tasks.spawn(listener::run(bound, shared.clone(), stop.clone()));
+        listener::spawn(bound, shared, &stop);
     }
     shared.gateway.opened(number, address, stop);
     Ok(())

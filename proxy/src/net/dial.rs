@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Keepalive, Leg};
+use super::Keepalive;
 
 /// How to dial.
 #[derive(Debug, Clone)]
@@ -48,12 +48,12 @@ impl OwnDials {
     }
 
     /// Begins a connection, which is known from its first packet on.
-    fn begin(&self, address: SocketAddr, options: &DialOptions) -> io::Result<(TcpStream, OwnDial)> {
+    fn begin(&self, address: SocketAddr, options: &DialOptions) -> io::Result<(Begun, OwnDial)> {
         let _beginning = self.0.beginning.read().unwrap_or_else(PoisonError::into_inner);
-        let stream = begin(address, options)?;
-        let local = stream.local_addr()?;
+        let begun = begin(address, options)?;
+        let local = begun.stream.local_addr()?;
         self.local().insert(local);
-        Ok((stream, OwnDial { dials: self.clone(), local }))
+        Ok((begun, OwnDial { dials: self.clone(), local }))
     }
 
     fn local(&self) -> MutexGuard<'_, HashSet<SocketAddr>> {
@@ -86,8 +86,7 @@ impl Drop for OwnDial {
 /// # Errors
 /// `TimedOut` after `options.timeout`; else what the kernel says, with the setting that caused it where it is ours.
 pub(crate) async fn connect(address: SocketAddr, options: &DialOptions) -> io::Result<TcpStream> {
-    let stream = begin(address, options)?;
-    finish(stream, options.timeout).await
+    finish(begin(address, options)?, options.timeout).await
 }
 
 /// Connects and remembers the connection's local address from before its first packet can come back.
@@ -99,15 +98,25 @@ pub(crate) async fn connect_remembered(
     options: &DialOptions,
     dials: &OwnDials,
 ) -> io::Result<(TcpStream, OwnDial)> {
-    let (stream, own) = dials.begin(address, options)?;
-    Ok((finish(stream, options.timeout).await?, own))
+    let (begun, own) = dials.begin(address, options)?;
+    Ok((finish(begun, options.timeout).await?, own))
 }
 
-fn begin(address: SocketAddr, options: &DialOptions) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
+/// A connection of which the first packet is sent.
+struct Begun {
+    stream: TcpStream,
+    /// Whether the other side has taken it already.
+    stands: bool,
+}
+
+fn begin(address: SocketAddr, options: &DialOptions) -> io::Result<Begun> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_linger(Some(Duration::ZERO))?; // closes by reset
     socket.set_tcp_nodelay(true)?;
-    options.keepalive.apply(&SockRef::from(&socket))?;
+    // The other side of a connection within this host cannot vanish unseen.
+    if !address.ip().is_loopback() {
+        options.keepalive.apply(&SockRef::from(&socket))?;
+    }
     if let Some(mark) = options.mark {
         socket
             .set_mark(mark)
@@ -129,17 +138,29 @@ fn begin(address: SocketAddr, options: &DialOptions) -> io::Result<TcpStream> {
             )
         })?;
     }
-    match socket.connect(&address.into()) {
-        Ok(()) => {}
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
-        Err(error) => return Err(error),
-    }
+    // Of a neighbour in the same kernel the answer is there before the call returns; asking again says so.
+    let stands = connects(&socket, address)? || connects(&socket, address)?;
     let stream = TcpStream::from_std(socket.into())?;
-    stream.close_by_reset();
-    Ok(stream)
+    Ok(Begun { stream, stands })
 }
 
-async fn finish(stream: TcpStream, limit: Duration) -> io::Result<TcpStream> {
+/// Whether the connection stands, rather than being under way.
+fn connects(socket: &Socket, address: SocketAddr) -> io::Result<bool> {
+    use rustix::io::Errno;
+    match socket.connect(&address.into()) {
+        Ok(()) => Ok(true),
+        Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::INPROGRESS | Errno::ALREADY) => Ok(false),
+            _ => Err(error),
+        },
+    }
+}
+
+async fn finish(begun: Begun, limit: Duration) -> io::Result<TcpStream> {
+    let Begun { stream, stands } = begun;
+    if stands {
+        return Ok(stream);
+    }
     timeout(limit, stream.writable()).await.map_err(|_elapsed| {
         io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"))
     })??;
@@ -180,7 +201,7 @@ mod tests {
         let stream = connect(listener.local_addr().unwrap(), &options).await.unwrap();
         let (_accepted, client) = listener.accept().await.unwrap();
         assert_eq!(client.ip(), "127.0.0.6".parse::<IpAddr>().unwrap());
-        assert!(SockRef::from(&stream).keepalive().unwrap());
+        assert!(stream.nodelay().unwrap());
     }
 
     #[tokio::test]

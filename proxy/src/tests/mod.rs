@@ -29,6 +29,7 @@ use tokio_rustls::TlsConnector;
 use crate::app::{Running, start};
 use crate::entry::LogLevel;
 use crate::settings::{RawSettings, Settings};
+use crate::workers::Workers;
 
 /// The longest that anything here may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -112,7 +113,7 @@ impl Lab {
         );
         let raw: RawSettings = pillion_mesh::yaml::read("settings.yaml", &text).unwrap();
         let settings = Settings::try_from(raw).unwrap();
-        let running = start(settings, LogLevel::fixed()).await.unwrap();
+        let running = start(settings, LogLevel::fixed(), Workers::here()).await.unwrap();
         let mut credentials = running.shared.credentials.clone();
         timeout(PATIENCE, credentials.wait_for(Option::is_some)).await.unwrap().unwrap();
         Sidecar { running }

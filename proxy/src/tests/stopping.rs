@@ -8,8 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::listener::{self, Role};
+use crate::listener::{self, How, Role};
 use crate::settings::{InboundListener, InterceptionMode};
+use crate::workers::Workers;
 
 async fn says_hello<S: AsyncReadExt + AsyncWriteExt + Unpin>(stream: &mut S) -> io::Result<()> {
     stream.write_all(b"hello").await?;
@@ -152,7 +153,10 @@ async fn draining_serves_what_already_waits_in_the_backlog() {
     let shared = sidecar.running.shared.clone();
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let role = Role::Inbound(InboundListener { address: any, forward: app.address });
-    let mut bound = listener::bind(&role, any, InterceptionMode::Redirect).unwrap();
+    let workers = Workers::here();
+    let keepalive = shared.settings.limits.keepalive;
+    let how = How { interception: InterceptionMode::Redirect, keepalive, workers: &workers };
+    let mut bound = listener::bind(&role, any, &how).unwrap();
     let bound = bound.pop().unwrap();
     let address = bound.address;
     let mut waiting = Vec::new();

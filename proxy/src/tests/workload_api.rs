@@ -6,6 +6,7 @@ use pillion_testkit::peer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::workers::Workers;
 
 #[tokio::test]
 async fn a_sidecar_gives_its_identity_to_another_process_of_its_workload() {
@@ -56,6 +57,7 @@ async fn a_socket_that_is_in_use_stops_the_start() {
          inbound: {{listeners: [{{address: \"127.0.0.1:0\", forward: \"127.0.0.1:1\"}}]}}\n{more}\n"
     );
     let raw: RawSettings = pillion_mesh::yaml::read("settings.yaml", &text).unwrap();
-    let error = start(Settings::try_from(raw).unwrap(), LogLevel::fixed()).await.unwrap_err().to_string();
+    let settings = Settings::try_from(raw).unwrap();
+    let error = start(settings, LogLevel::fixed(), Workers::here()).await.unwrap_err().to_string();
     assert!(error.ends_with("somebody listens there already; end it, or choose another path"), "{error}");
 }
