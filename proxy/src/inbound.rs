@@ -25,7 +25,6 @@ use crate::net::original_dst::original_destination;
 use crate::net::relay::{End, relay};
 use crate::net::rewind::Rewound;
 use crate::net::sniff::{First, Sniffed, sniff};
-use crate::net::tap::Tapped;
 use crate::outbound::refuse;
 use crate::settings::PolicyChange;
 use crate::telemetry::log::STEP;
@@ -152,14 +151,12 @@ async fn terminate(
             return refuse(Reason::NoCertificate, format!("clients of the mesh cannot be served: {because}"));
         }
     };
-    stream.close_cleanly(); // lets the alert of a failed handshake out
     let limit = shared.settings.limits.handshake_timeout;
     let port = admitted.known.destination.port();
     let door = Door { port, mode: snapshot.modes.for_port(port).mode };
     debug!(target: STEP, id = connection.id(), "a ServerHello and our certificate go back, and the client is asked for its own");
-    let stream = Tapped::server(stream, connection.tap());
-    let handshake = Box::pin(tls::server::accept(stream, &credentials, door));
-    let (mut stream, handshake) = match timeout(limit, handshake).await {
+    let handshake = Box::pin(tls::server::accept(stream, connection.tap(), &credentials, door));
+    let (stream, handshake) = match timeout(limit, handshake).await {
         Ok(Ok(done)) => done,
         Ok(Err(error)) => return End { reason: error.reason, detail: Some(error.detail) },
         Err(_elapsed) => {
@@ -167,10 +164,6 @@ async fn terminate(
         }
     };
     drop(credentials); // sessions must not outlive a change of them
-    let (socket, tls) = stream.get_mut();
-    // It reads on behind the handshake until it has something for us.
-    socket.handshake_is_over(!tls.wants_read());
-    stream.close_by_reset();
     debug!(target: STEP, id = connection.id(), "the handshake is finished: the client is {}", handshake.peer);
     admitted.known.peer = Some(handshake.peer);
     admitted.known.certificate = Some(handshake.proof.leaf());

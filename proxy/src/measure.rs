@@ -59,16 +59,18 @@ impl Pair {
         let (near, far) = duplex(PIPE);
         let client = async {
             let wanted = Arc::clone(&self.wanted);
-            let (mut stream, handshake) = tls::client::connect(near, &self.client, address, SNI, wanted)
-                .await
-                .map_err(|fault| fault.to_string())?;
+            let (mut stream, handshake) =
+                tls::client::connect(near, Arc::default(), &self.client, address, SNI, wanted)
+                    .await
+                    .map_err(|fault| fault.to_string())?;
             stream.read_u8().await.map_err(|fault| fault.to_string())?;
             Ok(handshake.record.resumed)
         };
         let server = async {
             let door = Door { port: address.port(), mode: Mode::Strict };
-            let (mut stream, _handshake) =
-                tls::server::accept(far, &self.server, door).await.map_err(|fault| fault.to_string())?;
+            let (mut stream, _handshake) = tls::server::accept(far, Arc::default(), &self.server, door)
+                .await
+                .map_err(|fault| fault.to_string())?;
             stream.write_u8(0).await.and(stream.flush().await).map_err(|fault| fault.to_string())
         };
         let (resumed, served) = tokio::join!(client, server);

@@ -12,7 +12,6 @@ use pillion_mesh::wire::TlsRecord;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
 use crate::app::Shared;
@@ -26,11 +25,11 @@ use crate::net::original_dst::original_destination;
 use crate::net::relay::{End, relay};
 use crate::net::rewind::Rewound;
 use crate::net::sniff::{First, sniff};
-use crate::net::tap::Tapped;
+use crate::net::tap::Tap;
 use crate::settings::{InterceptionMode, OutboundListener, PolicyChange};
 use crate::telemetry::log::STEP;
 use crate::tls::origination::{Material, Wanted};
-use crate::tls::{self, Credentials, HandshakeError, Proof};
+use crate::tls::{self, Credentials, HandshakeError, Proof, TlsStream};
 
 /// Of a host's name (RFC 1035 2.3.4); an app may ask for a longer one, which no message repeats.
 const LONGEST_NAME: usize = 255;
@@ -115,7 +114,7 @@ pub(crate) struct Reached {
 /// With TLS or without.
 pub(crate) enum Stream {
     Plain(TcpStream),
-    Tls(Box<TlsStream<Tapped<TcpStream>>>),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// Dials, and finishes the handshake where there is to be one.
@@ -137,16 +136,12 @@ pub(crate) async fn reach(
     let Some(means) = means else {
         return Ok(Reached { stream: Stream::Plain(upstream), own, record: None, peer: None });
     };
-    upstream.close_cleanly(); // lets the alert of a failed handshake out
-    let upstream = Tapped::client(upstream, connection.tap());
+    let tap = connection.tap();
     let limit = shared.settings.limits.handshake_timeout;
-    let done =
-        timeout(limit, Box::pin(handshake(upstream, address, means, shared))).await.map_err(|_elapsed| {
-            refuse(Reason::HandshakeTimeout, format!("{address} did not finish within {limit:?}"))
-        })?;
-    let (mut upstream, record, peer) = done.map_err(End::from)?;
-    upstream.get_mut().0.handshake_is_over(false);
-    upstream.close_by_reset();
+    let done = timeout(limit, Box::pin(handshake(upstream, tap, address, means, shared))).await.map_err(
+        |_elapsed| refuse(Reason::HandshakeTimeout, format!("{address} did not finish within {limit:?}")),
+    )?;
+    let (upstream, record, peer) = done.map_err(End::from)?;
     Ok(Reached { stream: Stream::Tls(Box::new(upstream)), own, record: Some(record), peer })
 }
 
@@ -316,10 +311,11 @@ pub(crate) async fn means<'p>(
 }
 
 /// A handshake and what it proved.
-type Secured = (TlsStream<Tapped<TcpStream>>, TlsRecord, Option<(SpiffeId, Proof)>);
+type Secured = (TlsStream<TcpStream>, TlsRecord, Option<(SpiffeId, Proof)>);
 
 async fn handshake(
-    upstream: Tapped<TcpStream>,
+    upstream: TcpStream,
+    tap: Arc<Tap>,
     address: SocketAddr,
     means: Means<'_>,
     shared: &Shared,
@@ -329,11 +325,11 @@ async fn handshake(
             let identities = Arc::clone(identities);
             debug!(target: STEP, "a ClientHello goes to {address}, server name {sni}");
             let (stream, done) =
-                tls::client::connect(upstream, &credentials, address, sni, identities).await?;
+                tls::client::connect(upstream, tap, &credentials, address, sni, identities).await?;
             Ok((stream, done.record, Some((done.peer, done.proof))))
         }
         Means::Outside { material, wanted } => {
-            let (stream, record) = shared.originator.connect(upstream, &material, wanted).await?;
+            let (stream, record) = shared.originator.connect(upstream, tap, &material, wanted).await?;
             Ok((stream, record, None))
         }
     }

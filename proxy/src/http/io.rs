@@ -262,7 +262,7 @@ impl<S> HttpIo<S> {
 }
 
 impl<S: Leg> Leg for HttpIo<S> {
-    fn tcp(&self) -> &TcpStream {
+    fn tcp(&self) -> Option<&TcpStream> {
         self.inner.tcp()
     }
 

@@ -29,7 +29,7 @@ pub(crate) trait Socket: AsyncRead + AsyncWrite + Leg + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Leg + Unpin + Send> Socket for S {}
 
 impl Leg for ServerIo {
-    fn tcp(&self) -> &TcpStream {
+    fn tcp(&self) -> Option<&TcpStream> {
         self.as_ref().tcp()
     }
 

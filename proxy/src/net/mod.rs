@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use pillion_mesh::wire::How;
 use socket2::SockRef;
+use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
 
 use rewind::Rewound;
@@ -44,63 +45,42 @@ impl Keepalive {
 
 /// A stream that ends in a TCP socket of ours, however many layers lie over it.
 pub(crate) trait Leg {
-    /// The socket under all layers.
-    fn tcp(&self) -> &TcpStream;
+    /// The socket under all layers; none in memory.
+    fn tcp(&self) -> Option<&TcpStream>;
 
     /// How an end of its direction is told: TLS has one of its own, and takes no other for one.
     fn ends_by(&self) -> How {
         How::Fin
     }
 
-    /// From now on closing the socket sends a reset. The default of every connection: only one that ended cleanly
-    /// may end with a FIN, so that nobody takes a cut stream for a whole one.
-    fn close_by_reset(&self) {
-        set_linger(self.tcp(), Some(Duration::ZERO));
-    }
-
-    /// From now on closing the socket sends what is buffered and then a FIN.
+    /// From now on closing the socket sends what is buffered and then a FIN. From the beginning it sends a reset: only a
+    /// connection that ended in order may end with a FIN, so that nobody takes a cut stream for a whole one.
     fn close_cleanly(&self) {
-        set_linger(self.tcp(), None);
+        if let Some(stream) = self.tcp() {
+            // Fails only on a socket that is closed already.
+            let _ = SockRef::from(stream).set_linger(None);
+        }
     }
-}
-
-fn set_linger(stream: &TcpStream, linger: Option<Duration>) {
-    // Fails only on a socket that is closed already.
-    let _ = SockRef::from(stream).set_linger(linger);
 }
 
 impl Leg for TcpStream {
-    fn tcp(&self) -> &TcpStream {
-        self
+    fn tcp(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+impl Leg for DuplexStream {
+    fn tcp(&self) -> Option<&TcpStream> {
+        None
     }
 }
 
 impl<S: Leg> Leg for Rewound<S> {
-    fn tcp(&self) -> &TcpStream {
+    fn tcp(&self) -> Option<&TcpStream> {
         self.get_ref().tcp()
     }
 
     fn ends_by(&self) -> How {
         self.get_ref().ends_by()
-    }
-}
-
-impl<S: Leg> Leg for tokio_rustls::server::TlsStream<S> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().0.tcp()
-    }
-
-    fn ends_by(&self) -> How {
-        How::CloseNotify
-    }
-}
-
-impl<S: Leg> Leg for tokio_rustls::client::TlsStream<S> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().0.tcp()
-    }
-
-    fn ends_by(&self) -> How {
-        How::CloseNotify
     }
 }

@@ -17,8 +17,8 @@ use super::Leg;
 use super::moved::{Moved, Side};
 use crate::tls;
 
-/// One read at most; two TLS records of the largest size.
-const SCRATCH: usize = 32 * 1024;
+/// One read at most; four TLS records of the largest size.
+const SCRATCH: usize = 64 * 1024;
 
 /// Reads before the task lets others run, so that a flood on one connection starves nobody.
 const TURNS: usize = 16;

@@ -9,7 +9,6 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::connections::Connection;
-use crate::net::Leg;
 
 /// A sidecar in front of a listener that the test itself answers.
 async fn with_own_app(lab: &Lab, more: &str) -> (Sidecar, TcpListener) {
@@ -60,7 +59,7 @@ async fn req_29_the_apps_reset_is_a_reset_to_the_client() {
     let (sidecar, app) = with_own_app(&lab, "").await;
     let mut client = lab.tls_client(sidecar.inbound(), Some("frontend"), &["istio"]).await.unwrap();
     let (served, _) = timeout(PATIENCE, app.accept()).await.unwrap().unwrap();
-    served.close_by_reset();
+    served.set_zero_linger().unwrap();
     drop(served);
     let error = timeout(PATIENCE, client.read(&mut [0; 1])).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);

@@ -1,18 +1,21 @@
 //! The client's side of a mesh handshake.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use pillion_mesh::spiffe::SpiffeId;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use super::failure::{Role, attending, farewell};
 use super::handshake::record;
+use super::stream::TlsStream;
 use super::{Credentials, Handshake, HandshakeError};
+use crate::net::Leg;
+use crate::net::tap::Tap;
 
 /// Handshakes with a server that must prove one of `identities`, byte for byte, which stand in the order of their texts.
 /// `sni` only helps the server to route, and `address` only tells it from other servers whose sessions may be resumed.
@@ -24,20 +27,20 @@ use super::{Credentials, Handshake, HandshakeError};
 /// # Errors
 /// Why there is no such server; with no `identities` there never is one.
 pub(crate) async fn connect<S>(
-    stream: S,
+    transport: S,
+    tap: Arc<Tap>,
     credentials: &Credentials,
     address: SocketAddr,
     sni: &str,
     identities: impl Into<Arc<[SpiffeId]>>,
 ) -> Result<(TlsStream<S>, Handshake), HandshakeError>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Leg + Unpin,
 {
     let begun = Instant::now();
     let (config, keeper) = credentials.client_config((address, sni), &identities.into());
-    let connector = TlsConnector::from(Arc::new(config));
     let stream = attending(async {
-        match connector.connect(server_name(sni), stream).into_fallible().await {
+        match shake(transport, tap, Arc::new(config), server_name(sni)).await {
             Ok(stream) => Ok(stream),
             Err((error, rest)) => {
                 let error = credentials.explain(&error, Role::Server);
@@ -47,11 +50,28 @@ where
         }
     })
     .await?;
-    let handshake = record(stream.get_ref().1, credentials, Role::Server, begun.elapsed())?;
+    let handshake = record(stream.connection(), credentials, Role::Server, begun.elapsed())?;
     if let Some(keeper) = keeper {
-        keeper.finished(stream.get_ref().1)?;
+        keeper.finished(stream.connection())?;
     }
     Ok((stream, handshake))
+}
+
+/// Finishes a handshake as a client; on failure gives the transport back.
+pub(super) async fn shake<S>(
+    transport: S,
+    tap: Arc<Tap>,
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+) -> Result<TlsStream<S>, (io::Error, S)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut stream = TlsStream::client(transport, tap, config, name)?;
+    match stream.handshake().await {
+        Ok(()) => Ok(stream),
+        Err(error) => Err((error, stream.into_transport())),
+    }
 }
 
 /// A name that DNS syntax does not allow is not sent; for an address rustls sends none either (RFC 6066 3).

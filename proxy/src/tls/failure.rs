@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::{HandshakeError, TlsSettings};
+use crate::net::Leg;
 
 /// How long a peer may take to read our alert and close.
 pub(super) const FAREWELL: Duration = Duration::from_millis(200);
@@ -145,7 +146,8 @@ fn hint(alert: AlertDescription) -> &'static str {
 
 /// Lets the alert arrive. A socket that is closed while it holds unread bytes sends a reset, which overtakes the
 /// alert; so this side ends its direction and reads the peer's rest, for a moment.
-pub(super) async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+pub(super) async fn farewell<S: AsyncRead + AsyncWrite + Leg + Unpin>(mut stream: S) {
+    stream.close_cleanly();
     let parting = async {
         stream.shutdown().await?;
         let mut rest = [0; 1024];

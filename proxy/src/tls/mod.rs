@@ -21,6 +21,7 @@ mod proof;
 mod revocations;
 pub(crate) mod server;
 mod sessions;
+mod stream;
 mod verify;
 
 use std::sync::{Arc, LazyLock};
@@ -40,6 +41,7 @@ pub(crate) use key_log::KeyLogFile;
 pub(crate) use proof::{Proof, no_longer_proved};
 pub(crate) use revocations::{Revocations, Revoked};
 pub(crate) use sessions::Door;
+pub(crate) use stream::TlsStream;
 pub(crate) use verify::{ChainError, judge_chain, server_verifier};
 
 /// How TLS is spoken, in the mesh and to servers outside of it.

@@ -18,18 +18,19 @@ use pillion_mesh::wire::{TlsMode, TlsRecord};
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ClientConnection, SignatureScheme};
+use rustls::{ClientConfig, CommonState, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::client::no_name;
+use super::client::{no_name, shake};
 use super::failure::{Role, attending, explain, farewell};
 use super::handshake::Parties;
 use super::revocations::Revocations;
+use super::stream::TlsStream;
 use super::{Clock, HandshakeError, TlsSettings, key_log, provider};
 use crate::live::LiveSnapshot;
+use crate::net::Leg;
+use crate::net::tap::Tap;
 pub(crate) use files::FileState;
 use files::Files;
 use material::{Roots, Shown};
@@ -125,20 +126,20 @@ impl Originator {
     /// Why there is no such server.
     pub(crate) async fn connect<S>(
         &self,
-        stream: S,
+        transport: S,
+        tap: Arc<Tap>,
         material: &Material,
         wanted: Wanted<'_>,
     ) -> Result<(TlsStream<S>, TlsRecord), HandshakeError>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: AsyncRead + AsyncWrite + Leg + Unpin,
     {
         let begun = Instant::now();
         let shown = material.shown.clone().map(|shown| Arc::new(Showing::new(shown)));
         let config = self.config(material, wanted, shown.clone())?;
-        let connector = TlsConnector::from(Arc::new(config));
         let name = wanted.server_name.and_then(|name| ServerName::try_from(name.to_owned()).ok());
         let stream = attending(async {
-            match connector.connect(name.unwrap_or_else(no_name), stream).into_fallible().await {
+            match shake(transport, tap, Arc::new(config), name.unwrap_or_else(no_name)).await {
                 Ok(stream) => Ok(stream),
                 Err((error, rest)) => {
                     let error = explain(&error, Role::Server, &LOCAL, self.settings);
@@ -148,7 +149,7 @@ impl Originator {
             }
         })
         .await?;
-        let connection = stream.get_ref().1;
+        let connection = stream.connection();
         let record =
             parties(connection, material, wanted, shown.as_deref())?.record(connection, begun.elapsed())?;
         Ok((stream, record))
@@ -182,7 +183,7 @@ impl Originator {
 
 /// Who has proved what to whom in a finished handshake.
 fn parties(
-    connection: &ClientConnection,
+    connection: &CommonState,
     material: &Material,
     wanted: Wanted<'_>,
     shown: Option<&Showing>,

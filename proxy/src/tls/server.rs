@@ -4,17 +4,18 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustls::server::Acceptor;
+use pillion_mesh::client_hello::{ClientHello, Sniff, Sniffer};
+use pillion_mesh::wire::How;
 use rustls::{CipherSuite, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
-use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::server::TlsStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
-use super::failure::{FAREWELL, Role, attending, farewell};
+use super::failure::{Role, attending, farewell};
 use super::handshake::record;
 use super::sessions::Issuer;
+use super::stream::TlsStream;
 use super::{Credentials, Door, Handshake, HandshakeError};
+use crate::net::Leg;
+use crate::net::tap::Tap;
 
 /// Reads a ClientHello and finishes the handshake with a client that must prove a SPIFFE ID, or has proved it at the same
 /// `door` not long ago. Puts no deadline on it: the caller's has to cover a farewell of at most 0.2 s after a failure.
@@ -22,75 +23,98 @@ use super::{Credentials, Door, Handshake, HandshakeError};
 /// # Errors
 /// Why there is no such client; the connection is closed then, after an alert that says as much as the client may know.
 pub(crate) async fn accept<S>(
-    stream: S,
+    transport: S,
+    tap: Arc<Tap>,
     credentials: &Credentials,
     door: Door,
 ) -> Result<(TlsStream<S>, Handshake), HandshakeError>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Leg + Unpin,
 {
     let begun = Instant::now();
     let issuer = credentials.issuer(door);
     let stream = attending(async {
-        let (error, rest) = match run(stream, credentials, issuer.as_ref()).await {
+        let (error, rest) = match run(transport, tap, credentials, issuer.as_ref()).await {
             Ok(stream) => return Ok(stream),
             Err(failed) => failed,
         };
         let error = credentials.explain(&error, Role::Client);
-        if let Some(rest) = rest {
-            farewell(rest).await;
-        }
+        farewell(rest).await;
         Err(error)
     })
     .await?;
-    let handshake = record(stream.get_ref().1, credentials, Role::Client, begun.elapsed())?;
+    let handshake = record(stream.connection(), credentials, Role::Client, begun.elapsed())?;
     if let Some(issuer) = issuer {
-        issuer.finished(stream.get_ref().1)?;
+        issuer.finished(stream.connection())?;
     }
     Ok((stream, handshake))
 }
 
-/// On failure gives the transport back where there still is one.
+/// On failure gives the transport back.
 async fn run<S>(
-    stream: S,
+    mut transport: S,
+    tap: Arc<Tap>,
     credentials: &Credentials,
     issuer: Option<&Arc<Issuer>>,
-) -> Result<TlsStream<S>, (io::Error, Option<S>)>
+) -> Result<TlsStream<S>, (io::Error, S)>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
-    let hello = match (&mut acceptor).await {
-        Ok(hello) => hello,
-        Err(error) => return Err((error, acceptor.take_io())),
+    let (incoming, hello) = match first_bytes(&mut transport).await {
+        Ok(read) => read,
+        Err(error) => {
+            note_break(&tap, &error);
+            return Err((error, transport));
+        }
     };
-    let asked = hello.client_hello();
-    let config = credentials.server_config(asked.alpn().into_iter().flatten());
-    let config = match issuer.filter(|_| asked.cipher_suites().iter().any(is_of_tls13)) {
+    // What is no hello gets rustls' answer.
+    let offered = hello.iter().flat_map(|hello| hello.alpn.iter().map(Vec::as_slice));
+    let config = credentials.server_config(offered);
+    let speaks_13 = hello.is_some_and(|hello| hello.cipher_suites.iter().any(|suite| is_of_tls13(*suite)));
+    let config = match issuer.filter(|_| speaks_13) {
         Some(issuer) => giving_tickets(&config, issuer),
         None => config,
     };
-    // No client may send anything between its hello and our answer; bytes that came with the hello would otherwise
-    // be looked at only when more arrive.
-    let mut behind_hello = Ok(());
-    let handshake = hello.into_stream_with(config, |connection| {
-        behind_hello = connection.process_new_packets().map(drop);
-    });
-    if let Err(error) = behind_hello {
-        let _ = timeout(FAREWELL, handshake).await;
-        return Err((io::Error::new(io::ErrorKind::InvalidData, error), None));
+    let mut stream = TlsStream::server(transport, tap, config, incoming)?;
+    match stream.handshake().await {
+        Ok(()) => Ok(stream),
+        Err(error) => Err((error, stream.into_transport())),
     }
-    handshake.into_fallible().await.map_err(|(error, rest)| (error, Some(rest)))
+}
+
+/// Reads until there is a whole ClientHello, by which the configuration is chosen, or it is clear that there is none.
+async fn first_bytes<S: AsyncRead + Unpin>(transport: &mut S) -> io::Result<(Vec<u8>, Option<ClientHello>)> {
+    /// As large as rustls takes one.
+    const LARGEST: usize = 64 * 1024;
+    let (mut bytes, mut sniffer) = (Vec::with_capacity(2048), Sniffer::default());
+    loop {
+        if transport.read_buf(&mut bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match sniffer.sniff(&bytes) {
+            Sniff::Tls(hello) => return Ok((bytes, Some(hello))),
+            Sniff::NeedMore if bytes.len() < LARGEST => {}
+            Sniff::NeedMore | Sniff::NotTls => return Ok((bytes, None)),
+        }
+    }
+}
+
+fn note_break(tap: &Tap, error: &io::Error) {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => tap.broken_off(How::Fin),
+        io::ErrorKind::ConnectionReset => tap.broken_off(How::Reset),
+        _ => {}
+    }
 }
 
 /// One that no older version has: sessions of TLS 1.2 are not resumed, so its clients get no ticket.
-fn is_of_tls13(suite: &CipherSuite) -> bool {
-    matches!(
-        suite,
-        CipherSuite::TLS13_AES_128_GCM_SHA256
-            | CipherSuite::TLS13_AES_256_GCM_SHA384
-            | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
-    )
+fn is_of_tls13(suite: u16) -> bool {
+    [
+        CipherSuite::TLS13_AES_128_GCM_SHA256,
+        CipherSuite::TLS13_AES_256_GCM_SHA384,
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+    ]
+    .contains(&suite.into())
 }
 
 /// The same configuration for one connection: a ticket for each, good for one more.

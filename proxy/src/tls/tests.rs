@@ -69,8 +69,8 @@ async fn meet(
     wanted: &[SpiffeId],
 ) -> (Result<Handshake, HandshakeError>, Result<Handshake, HandshakeError>) {
     let (near, far) = duplex(16 * 1024);
-    let client = async { client::connect(near, client, there(), SNI, wanted).await };
-    let server = async { server::accept(far, server, DOOR).await };
+    let client = async { client::connect(near, Arc::default(), client, there(), SNI, wanted).await };
+    let server = async { server::accept(far, Arc::default(), server, DOOR).await };
     let (client, server) = timeout(LONG, async { tokio::join!(client, server) }).await.unwrap();
     // Streams are dropped only here, so neither side sees the other's end too early.
     (client.map(|(_, handshake)| handshake), server.map(|(_, handshake)| handshake))
@@ -88,7 +88,7 @@ async fn serve(
         first_read(&mut stream).await
     };
     let server = async {
-        let (mut stream, handshake) = server::accept(far, credentials, DOOR).await?;
+        let (mut stream, handshake) = server::accept(far, Arc::default(), credentials, DOOR).await?;
         stream.write_all(b"welcome").await.unwrap();
         stream.shutdown().await.unwrap();
         Ok((stream, handshake))
@@ -109,7 +109,8 @@ async fn dial(
         first_read(&mut stream).await
     };
     let client = async {
-        let (mut stream, handshake) = client::connect(near, credentials, there(), SNI, wanted).await?;
+        let (mut stream, handshake) =
+            client::connect(near, Arc::default(), credentials, there(), SNI, wanted).await?;
         stream.write_all(b"welcome").await.unwrap();
         stream.shutdown().await.unwrap();
         Ok((stream, handshake))
@@ -141,8 +142,12 @@ async fn accept_bytes(bytes: &[u8], credentials: &Credentials) -> (HandshakeErro
         near.read_to_end(&mut answer).await.unwrap();
         answer
     };
-    let server =
-        async { server::accept(far, credentials, DOOR).await.map(|(_, handshake)| handshake).unwrap_err() };
+    let server = async {
+        server::accept(far, Arc::default(), credentials, DOOR)
+            .await
+            .map(|(_, handshake)| handshake)
+            .unwrap_err()
+    };
     let (answer, error) = timeout(LONG, async { tokio::join!(client, server) }).await.unwrap();
     (error, answer)
 }
@@ -208,11 +213,14 @@ fn abandoned() -> DuplexStream {
 async fn a_peer_that_closes_in_the_middle_of_the_handshake_is_named() {
     let ca = TestCa::root("root");
     let credentials = credentials(&ca.issue(SERVER), bundle(&ca));
-    let error = server::accept(abandoned(), &credentials, DOOR).await.map(|_| ()).unwrap_err();
+    let error =
+        server::accept(abandoned(), Arc::default(), &credentials, DOOR).await.map(|_| ()).unwrap_err();
     assert_eq!(error.reason, Reason::HandshakeFailed);
     assert!(error.detail.contains("the client closed the connection"), "{error}");
-    let error =
-        client::connect(abandoned(), &credentials, there(), SNI, [id(SERVER)]).await.map(|_| ()).unwrap_err();
+    let error = client::connect(abandoned(), Arc::default(), &credentials, there(), SNI, [id(SERVER)])
+        .await
+        .map(|_| ())
+        .unwrap_err();
     assert_eq!(error.reason, Reason::HandshakeFailed);
     assert!(error.detail.contains("the server"), "{error}");
 }

@@ -30,8 +30,8 @@ async fn between() -> Between {
     let moved = Arc::new(Moved::since(Instant::now(), Arc::default()));
     let counters = moved.clone();
     let relay = tokio::spawn(async move {
-        accepted.close_by_reset();
-        dialled.close_by_reset();
+        accepted.set_zero_linger().unwrap();
+        dialled.set_zero_linger().unwrap();
         relay(&mut accepted, &mut dialled, &counters).await
     });
     Between { client, server, moved, relay }
@@ -65,7 +65,7 @@ async fn req_29_a_reset_is_passed_on_as_a_reset() {
         let between = between().await;
         let (gone, mut stays) =
             if client_resets { (between.client, between.server) } else { (between.server, between.client) };
-        gone.close_by_reset();
+        gone.set_zero_linger().unwrap();
         drop(gone);
         let error = timeout(LONG, stays.read(&mut [0; 1])).await.unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);

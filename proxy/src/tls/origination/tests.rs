@@ -110,7 +110,8 @@ impl Web {
         let client = async {
             let material = self.originator.material(how).await?;
             let wanted = Wanted { server_name: Some(HOST), names: &names, alpn: Some("http/1.1") };
-            let (mut stream, record) = self.originator.connect(near, &material, wanted).await?;
+            let (mut stream, record) =
+                self.originator.connect(near, Arc::default(), &material, wanted).await?;
             let _ = stream.write_all(b"from the app").await;
             let _ = stream.shutdown().await;
             let mut rest = Vec::new();

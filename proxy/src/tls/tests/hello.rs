@@ -141,7 +141,9 @@ async fn req_14_a_bit_turned_in_the_clients_last_flight_fails_the_handshake() {
             let _ = first_read(&mut client.wire).await;
         };
         let (accepted, ()) =
-            timeout(LONG, async { tokio::join!(server::accept(far, &ours, DOOR), talk) }).await.unwrap();
+            timeout(LONG, async { tokio::join!(server::accept(far, Arc::default(), &ours, DOOR), talk) })
+                .await
+                .unwrap();
         assert_eq!(accepted.map(|_| ()).unwrap_err().reason, Reason::HandshakeFailed);
     }
 }
@@ -155,10 +157,11 @@ async fn req_24_a_tls_1_2_connection_is_never_renegotiated() {
     let mut config = client_of_versions(&ca, Some(&ca.issue(CLIENT)), TLS12);
     config.enable_secret_extraction = true;
     let mut client = HandClient::new(config, near);
-    let (accepted, ()) =
-        timeout(LONG, async { tokio::join!(server::accept(far, &ours, DOOR), client.finish()) })
-            .await
-            .unwrap();
+    let (accepted, ()) = timeout(LONG, async {
+        tokio::join!(server::accept(far, Arc::default(), &ours, DOOR), client.finish())
+    })
+    .await
+    .unwrap();
     let mut server = accepted.unwrap().0;
 
     let HandClient { tls, mut wire } = client;

@@ -468,7 +468,9 @@ async fn an_alert_arrives_though_the_client_sends_on() {
         first_read(&mut stream).await
     };
     let (seen, handshake) =
-        timeout(LONG, async { tokio::join!(client, server::accept(accepted, &ours, DOOR)) }).await.unwrap();
+        timeout(LONG, async { tokio::join!(client, server::accept(accepted, Arc::default(), &ours, DOOR)) })
+            .await
+            .unwrap();
     assert_eq!(handshake.map(|_| ()).unwrap_err().reason, Reason::CertificateExpired);
     assert_eq!(alert_seen(seen), AlertDescription::CertificateExpired);
 }

@@ -96,12 +96,14 @@ async fn alpn_is_answered_with_a_mark_or_not_at_all(
     config.alpn_protocols = offered.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     let (near, far) = duplex(16 * 1024);
     let connector = TlsConnector::from(Arc::new(config));
-    let (client, server) =
-        tokio::join!(connector.connect(peers::any_name(), near), server::accept(far, &ours, DOOR));
+    let (client, server) = tokio::join!(
+        connector.connect(peers::any_name(), near),
+        server::accept(far, Arc::default(), &ours, DOOR)
+    );
     let (client, server) = (client.unwrap(), server.unwrap().0);
     let answered = answered.map(str::as_bytes);
     assert_eq!(
-        (client.get_ref().1.alpn_protocol(), server.get_ref().1.alpn_protocol()),
+        (client.get_ref().1.alpn_protocol(), server.connection().alpn_protocol()),
         (answered, answered)
     );
 }
@@ -117,7 +119,7 @@ async fn our_hello_carries_the_mark_the_sni_and_a_post_quantum_share() {
     let ours = credentials(&ca.issue(CLIENT), bundle(&ca));
     for (sni, sent) in [(SNI, Some(SNI)), ("not a name", None), ("10.0.0.1", None)] {
         let (near, mut far) = duplex(16 * 1024);
-        let dialling = client::connect(near, &ours, there(), sni, [id(SERVER)]);
+        let dialling = client::connect(near, Arc::default(), &ours, there(), sni, [id(SERVER)]);
         let reading = async {
             let mut bytes = Vec::new();
             loop {

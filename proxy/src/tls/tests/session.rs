@@ -67,8 +67,8 @@ async fn serve_once(
         stream.get_ref().1.tls13_tickets_received()
     };
     let server = async {
-        let (mut stream, handshake) = server::accept(far, credentials, door).await?;
-        let kind = stream.get_ref().1.handshake_kind();
+        let (mut stream, handshake) = server::accept(far, Arc::default(), credentials, door).await?;
+        let kind = stream.connection().handshake_kind();
         assert_eq!(handshake.record.resumed, kind == Some(HandshakeKind::Resumed));
         stream.write_all(b"welcome").await.unwrap();
         stream.shutdown().await.unwrap();
@@ -87,7 +87,8 @@ async fn dial_once(
 ) -> (Result<Handshake, HandshakeError>, bool) {
     let (near, far) = duplex(16 * 1024);
     let client = async {
-        let (mut stream, handshake) = client::connect(near, credentials, to.0, to.1, wanted).await?;
+        let (mut stream, handshake) =
+            client::connect(near, Arc::default(), credentials, to.0, to.1, wanted).await?;
         assert_eq!(first_read(&mut stream).await.unwrap(), b"welcome");
         Ok(handshake)
     };
@@ -114,12 +115,13 @@ fn resuming_server(ca: &TestCa, held: &Held, versions: &[&'static SupportedProto
 async fn meet_once(client: &Credentials, server: &Credentials) -> [Result<Handshake, HandshakeError>; 2] {
     let (near, far) = duplex(16 * 1024);
     let client = async {
-        let (mut stream, handshake) = client::connect(near, client, there(), SNI, [id(SERVER)]).await?;
+        let (mut stream, handshake) =
+            client::connect(near, Arc::default(), client, there(), SNI, [id(SERVER)]).await?;
         assert_eq!(first_read(&mut stream).await.unwrap(), b"welcome");
         Ok(handshake)
     };
     let server = async {
-        let (mut stream, handshake) = server::accept(far, server, DOOR).await?;
+        let (mut stream, handshake) = server::accept(far, Arc::default(), server, DOOR).await?;
         stream.write_all(b"welcome").await.unwrap();
         stream.shutdown().await.unwrap();
         Ok(handshake)
@@ -408,7 +410,7 @@ async fn req_18_there_is_no_early_data_in_either_direction() {
         (first_read(&mut connecting).await.unwrap(), early)
     };
     let server = async {
-        let (mut stream, handshake) = server::accept(far, &ours, DOOR).await.unwrap();
+        let (mut stream, handshake) = server::accept(far, Arc::default(), &ours, DOOR).await.unwrap();
         assert!(handshake.record.resumed);
         stream.write_all(b"welcome").await.unwrap();
         stream.shutdown().await.unwrap();

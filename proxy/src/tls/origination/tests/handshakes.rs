@@ -141,7 +141,7 @@ async fn hello(web: &Web, wanted: Wanted<'_>) -> ClientHello {
             }
         }
     };
-    let (_, hello) = tokio::join!(web.originator.connect(near, &material, wanted), reading);
+    let (_, hello) = tokio::join!(web.originator.connect(near, Arc::default(), &material, wanted), reading);
     hello
 }
 
@@ -184,7 +184,7 @@ async fn a_server_that_speaks_no_tls_is_named_as_one() {
         let _ = far.read_to_end(&mut Vec::new()).await;
     };
     let wanted = Wanted { server_name: Some(HOST), names: &[], alpn: None };
-    let (outcome, ()) = tokio::join!(web.originator.connect(near, &material, wanted), server);
+    let (outcome, ()) = tokio::join!(web.originator.connect(near, Arc::default(), &material, wanted), server);
     let error = outcome.map(|_| ()).unwrap_err();
     assert_eq!(error.reason, Reason::HandshakeFailed);
     assert!(error.detail.contains("does it speak TLS on this port?"), "{error}");
