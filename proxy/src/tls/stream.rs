@@ -23,12 +23,13 @@ use std::task::{Context, Poll, ready};
 use std::thread::LocalKey;
 
 use pillion_mesh::wire::How;
+use rustix::net::{SendFlags, send};
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{ClientConfig, CommonState, InvalidMessage, ProtocolVersion, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::net::Leg;
@@ -576,6 +577,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     }
 }
 
+impl<S: Leg> TlsStream<S> {
+    /// Hands over what is not sent so that it goes into the packet of the FIN that follows at once. What is not taken is sent
+    /// as always.
+    fn send_with_the_end(&mut self) {
+        let Some(socket) = self.transport.tcp().filter(|_| !self.unsent().is_empty()) else { return };
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+        let sent = socket.try_io(Interest::WRITABLE, || Ok(send(socket, self.unsent(), flags)?));
+        if let Ok(count) = sent {
+            let bytes = self.unsent().get(..count).unwrap_or_default().to_vec();
+            self.sent += count;
+            self.note_written(&bytes);
+        }
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -606,7 +622,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
+impl<S: AsyncRead + AsyncWrite + Leg + Unpin> AsyncWrite for TlsStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let stream = self.get_mut();
         if stream.unsent().len() > GOES_ALONG {
@@ -651,6 +667,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
                 stream.outgoing.extend_from_slice(space.get(..length).unwrap_or_default());
             }
         }
+        stream.send_with_the_end();
         ready!(stream.poll_send(cx))?;
         Pin::new(&mut stream.transport).poll_shutdown(cx)
     }
