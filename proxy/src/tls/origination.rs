@@ -28,7 +28,7 @@ use super::client::no_name;
 use super::failure::{Role, attending, explain, farewell};
 use super::handshake::Parties;
 use super::revocations::Revocations;
-use super::{Clock, HandshakeError, TlsSettings, key_log, provider};
+use super::{Ciphers, Clock, HandshakeError, TlsSettings, key_log, provider};
 use crate::live::LiveSnapshot;
 pub(crate) use files::FileState;
 use files::Files;
@@ -74,6 +74,8 @@ pub(crate) struct Wanted<'a> {
 
 impl Originator {
     pub(crate) fn new(settings: TlsSettings, clock: Clock) -> Self {
+        // Those are for peers of the mesh.
+        let settings = TlsSettings { ciphers: Ciphers::default(), ..settings };
         Self { files: Files::default(), settings, clock }
     }
 
