@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    analyze, authz, bench, capture, check, dashboard, demo, describe, edges, explain, inject, job, lesson, manual,
-    migrate, playground, probe, proxy_config, svid, top, wait, wire, wiretap,
+    analyze, authz, bench, capture, check, dashboard, demo, describe, edges, explain, inject, job, lesson,
+    manual, migrate, playground, probe, proxy_config, svid, top, wait, wire, wiretap,
 };
 
 /// Mutual TLS between services by sidecars that they know nothing of.
