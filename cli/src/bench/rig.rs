@@ -49,6 +49,8 @@ pub(crate) struct Seat {
     pub(crate) version: String,
     pub(crate) cannot: Vec<String>,
     pub(crate) most: Option<usize>,
+    /// Empty: all.
+    questions: Vec<String>,
     pub(crate) client: Node,
     /// Where the client calls.
     pub(crate) target: SocketAddr,
@@ -66,6 +68,24 @@ pub(crate) struct Seat {
 pub(crate) struct Memory {
     pub(crate) inbound: Option<u64>,
     pub(crate) outbound: Option<u64>,
+}
+
+impl Memory {
+    pub(crate) const NOTHING: Self = Self { inbound: Some(0), outbound: Some(0) };
+
+    /// How much more it is than `base`, outbound first, in some unit.
+    pub(crate) fn above(self, base: Self, unit: impl Fn(u64) -> f64) -> [Option<f64>; 2] {
+        let more = |now: Option<u64>, then: Option<u64>| Some(unit(now?.saturating_sub(then?)));
+        [more(self.outbound, base.outbound), more(self.inbound, base.inbound)]
+    }
+
+    /// Whether one of both is further away than `ripple` bytes.
+    pub(crate) fn differs(self, other: Self, ripple: u64) -> bool {
+        let far = |one: Option<u64>, other: Option<u64>| {
+            one.unwrap_or_default().abs_diff(other.unwrap_or_default()) > ripple
+        };
+        far(self.inbound, other.inbound) || far(self.outbound, other.outbound)
+    }
 }
 
 impl Rig {
@@ -114,6 +134,7 @@ impl Seat {
             version: String::new(),
             cannot: Vec::new(),
             most: None,
+            questions: Vec::new(),
             target: SocketAddr::new(server.v4(), PORT),
             flag: lab.folder().join(format!("go-{}", client.name())),
             client,
@@ -147,6 +168,7 @@ impl Seat {
             version: found.version.clone(),
             cannot: peer.cannot.clone(),
             most: peer.most,
+            questions: peer.questions.clone(),
             target: SocketAddr::new(server.v4(), PORT),
             flag: lab.folder().join(format!("go-{}", client.name())),
             client,
@@ -180,6 +202,11 @@ impl Seat {
     /// The end of what its proxies have printed.
     fn tails(&self) -> String {
         self.processes().filter(|(role, _)| *role != "app").map(|(_, process)| process.tail()).collect()
+    }
+
+    /// Whether it takes part in a question.
+    pub(crate) fn is_asked(&self, id: &str) -> bool {
+        self.questions.is_empty() || self.questions.iter().any(|question| question == id)
     }
 
     /// Whether it terminates TLS of others at the server.

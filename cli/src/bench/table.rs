@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::results::{Cell, Figure, Results, Section};
 use super::stats::{Latency, Spread};
+use super::verdict::{Finding, findings};
 
 /// A column of a latency: its head and its figure.
 type Percentile = (&'static str, fn(&Latency) -> f64);
@@ -15,8 +16,40 @@ const PERCENTILES: [Percentile; 3] =
 /// All of it.
 pub(crate) fn whole(results: &Results) -> String {
     let mut text = heading(results);
+    text.push_str(&short(&findings(results)));
     for section in &results.sections {
         let _ = write!(text, "\n{}\n\n{}", section.title, table(section));
+    }
+    text
+}
+
+/// The findings, the figure of each before what it is of.
+fn short(findings: &[Finding]) -> String {
+    const WIDTH: usize = 100;
+    let width = findings.iter().map(|finding| finding.figure.chars().count()).max().unwrap_or_default();
+    let mut text = String::new();
+    if !findings.is_empty() {
+        text.push_str("\nIn short\n\n");
+    }
+    for finding in findings {
+        let gap = width.saturating_sub(finding.figure.chars().count());
+        let _ = writeln!(text, "{:gap$}{}  {}", "", finding.figure, finding.of);
+        let mut told = finding.text.clone();
+        for (place, (title, times)) in finding.others.iter().enumerate() {
+            let _ = write!(told, "{}{title} {times} ×", if place == 0 { "; " } else { ", " });
+        }
+        let mut line = String::new();
+        for word in told.split(' ') {
+            if line.chars().count() + word.chars().count() >= WIDTH {
+                let _ = writeln!(text, "{:width$}  {line}", "");
+                line.clear();
+            }
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+        let _ = writeln!(text, "{:width$}  {line}", "");
     }
     text
 }
