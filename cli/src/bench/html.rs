@@ -142,7 +142,7 @@ fn cards(page: &mut String, results: &Results) {
     }
     page.push_str("<ul class=\"cards\">\n");
     for finding in findings {
-        let _ = writeln!(
+        let _ = write!(
             page,
             "<li><strong>{}</strong><b>{}</b>{}",
             escape(&finding.figure),
@@ -485,11 +485,13 @@ mod tests {
         cell.figure("cpuOutbound", vec![20.0, 20.0]);
         cell.latency.insert("whole".to_owned(), Latency::of(&[(50_000, 90), (500_000, 10)]).unwrap());
         cell.note(title);
+        let mut peer = Cell::new("peer", title);
+        peer.figure("cpuProxies", vec![80.0]);
         let section = Section {
-            id: "x".to_owned(),
+            id: "connection".to_owned(),
             title: title.to_owned(),
             text: title.to_owned(),
-            cells: vec![cell],
+            cells: vec![cell, peer],
         };
         Results {
             schema: SCHEMA,
@@ -513,13 +515,15 @@ mod tests {
                 noisy: 0,
                 seconds: 1.0,
             },
-            contestants: vec![Contestant {
-                name: "pillion".to_owned(),
-                title: title.to_owned(),
-                kind: Kind::Pillion,
-                version: title.to_owned(),
-                cannot: vec![title.to_owned()],
-            }],
+            contestants: [("pillion", Kind::Pillion), ("peer", Kind::Peer)]
+                .map(|(name, kind)| Contestant {
+                    name: name.to_owned(),
+                    title: title.to_owned(),
+                    kind,
+                    version: title.to_owned(),
+                    cannot: vec![title.to_owned()],
+                })
+                .into(),
             absent: vec![],
             sections: vec![section],
             warnings: vec![title.to_owned()],
@@ -532,6 +536,20 @@ mod tests {
         let page = page(&results(hostile));
         assert!(!page.contains("<script") && !page.contains('\u{0}'), "{page}");
         assert!(page.contains("&quot;&gt;&lt;script&gt;"));
+    }
+
+    #[test]
+    fn what_was_found_stands_first_and_large() {
+        let page = page(&results("A"));
+        let card = "<li><strong>40.5 µs</strong><b>a connection through two sidecars</b>\
+                    of both sidecars&#39; processor time<span class=\"others\"><span>A 2.0 ×</span></span></li>";
+        assert!(page.contains(card), "{page}");
+        assert!(page.find("<strong>") < page.find("<section"));
+    }
+
+    #[test]
+    fn times_of_an_axis_have_the_unit_that_fits() {
+        assert_eq!([0.5, 200.0, 5_000.0, 2_000_000.0].map(of_time), ["0.5 µs", "200 µs", "5 ms", "2 s"]);
     }
 
     #[test]

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use pillion_mesh::duration;
 
-use crate::lab::{LabError, Way, watch_signals};
+use crate::lab::{LabError, Way, check_interrupt, watch_signals};
 use path::Wanted;
 use peer::{Found, Kind, Peer};
 use results::{Absent, Cell, Method, Program, Results, SCHEMA, Section};
@@ -280,7 +280,7 @@ fn measure(options: &Options) -> Result<Results, LabError> {
     let mut warnings = warnings();
     let on_the_path = wants(options, Suite::Path) || wants(options, Suite::Compare);
     // Before anything takes time, for a file may be wrong.
-    let peers = if on_the_path { peers(options, &executable, &mut absent)? } else { Vec::new() };
+    let peers = if on_the_path { peers(options, &executable, &progress, &mut absent)? } else { Vec::new() };
     let way = Way::here();
     if wants(options, Suite::Handshake) {
         let way = way.as_ref().map_or(Way::Loopback, |way| *way);
@@ -360,7 +360,12 @@ fn root(way: Result<Way, LabError>) -> Result<(), LabError> {
 }
 
 /// Who takes part, as far as they are here.
-fn peers(options: &Options, executable: &Path, absent: &mut Vec<Absent>) -> Result<Vec<Found>, LabError> {
+fn peers(
+    options: &Options,
+    executable: &Path,
+    progress: &Progress,
+    absent: &mut Vec<Absent>,
+) -> Result<Vec<Found>, LabError> {
     let mut peers = Peer::known()?;
     if !wants(options, Suite::Compare) {
         peers.retain(|peer| peer.kind != Kind::Peer);
@@ -380,7 +385,10 @@ fn peers(options: &Options, executable: &Path, absent: &mut Vec<Absent>) -> Resu
         peers.push(peer);
     }
     let mut found = Vec::new();
+    let doing = if options.install { "getting proxies that are missing" } else { "looking for proxies" };
     for peer in peers {
+        progress.step(&format!("{doing}: {}", peer.title));
+        check_interrupt()?;
         match peer.find(executable, options.install) {
             Ok(peer) => found.push(peer),
             Err(why) => absent.push(Absent { name: peer.name, title: peer.title, why }),
