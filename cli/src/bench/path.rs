@@ -11,7 +11,7 @@ use super::load::job::{Order, Shape, Tls, Work};
 use super::load::{EXCHANGED, HOLDING};
 use super::peer::{Found, Kind};
 use super::results::{Cell, Section};
-use super::rig::{Memory, Rig, Seat};
+use super::rig::{Memory, Rig, Seat, last_line};
 use super::run::{Noise, Slot, Target, cell, slot, start};
 use super::{Progress, Scale};
 use crate::lab::{LabError, wait_until};
@@ -277,7 +277,7 @@ fn ask(
                 match slot(&operation.target(seat), &operation.order(seat, scale), scale, noise) {
                     Ok(one) => taken.push(one),
                     Err(LabError::Interrupted) => return Err(LabError::Interrupted),
-                    Err(error) => *entry = Err(error.to_string()),
+                    Err(error) => *entry = Err(last_line(&error)),
                 }
             }
         }
@@ -288,7 +288,7 @@ fn ask(
                 Ok(slots) => cell(&seat.name, &seat.title, slots, &operation.work),
                 Err(why) => {
                     let mut cell = Cell::new(&seat.name, &seat.title);
-                    cell.note(format!("not measured: {}", why.lines().next().unwrap_or_default()));
+                    cell.note(format!("not measured: {why}"));
                     cell
                 }
             })
@@ -348,8 +348,7 @@ fn idle(rig: &Rig, count: usize, scale: Scale, progress: &Progress) -> Result<Se
             }
             Err(LabError::Interrupted) => return Err(LabError::Interrupted),
             Err(error) => {
-                let why = error.to_string();
-                cell.note(format!("not measured: {}", why.lines().next().unwrap_or_default()));
+                cell.note(format!("not measured: {}", last_line(&error)));
             }
         }
         cells.push(cell);
