@@ -54,7 +54,7 @@ svg text { fill: var(--ink); font: 15px system-ui, sans-serif; } svg .faint { fi
 .curve.heavy { stroke: var(--mark); stroke-width: 6; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 1rem; }
 th, td { padding: .3rem .65rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } tbody tr.ours { font-weight: 700; background: transparent; }
+th:first-child, td:first-child { text-align: left; } td { vertical-align: top; } td small { display: block; color: var(--faint); font-size: .75rem; font-weight: 400; } tbody tr.ours { font-weight: 700; background: transparent; }
 nav ul { columns: 24rem; column-gap: 2rem; padding-left: 1.2rem; } a { color: var(--mark); }
 ";
 
@@ -147,7 +147,7 @@ fn cards(page: &mut String, results: &Results) {
             "<li><strong>{}</strong><b>{}</b>{}",
             escape(&finding.figure),
             escape(&finding.of),
-            escape(&finding.text)
+            escape(&finding.text).replace(" µs", "\u{a0}µs")
         );
         if !finding.others.is_empty() {
             let told = finding
@@ -196,8 +196,16 @@ fn table(page: &mut String, section: &Section) {
                 (false, 0) => "th scope=\"row\"",
                 (false, _) => "td",
             };
-            let end = if name == "td" { "td" } else { "th" };
-            let _ = write!(page, "<{name}>{}</{end}>", escape(text));
+            match text.split_once(' ') {
+                // The spread, below its median.
+                Some((median, spread)) if name == "td" => {
+                    let _ = write!(page, "<td>{}<small>{}</small></td>", escape(median), escape(spread));
+                }
+                _ => {
+                    let end = if name == "td" { "td" } else { "th" };
+                    let _ = write!(page, "<{name}>{}</{end}>", escape(text));
+                }
+            }
         }
         page.push_str("</tr>\n");
     }

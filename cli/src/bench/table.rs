@@ -159,12 +159,10 @@ fn missing() -> String {
     "-".to_owned()
 }
 
-/// The median with the spread of its rounds, where there are several.
+/// The median with the spread of its rounds, where they differ.
 fn spread(spread: &Spread) -> String {
-    if spread.rounds.len() < 2 {
-        return number(spread.median);
-    }
-    format!("{} ({}..{})", number(spread.median), number(spread.min), number(spread.max))
+    let [median, min, max] = [spread.median, spread.min, spread.max].map(number);
+    if min == max { median } else { format!("{median} ({min}..{max})") }
 }
 
 /// Three digits, as many as a figure like these is good for.
@@ -202,7 +200,7 @@ mod tests {
     fn a_table_has_a_column_for_each_figure_and_says_what_is_missing() {
         let mut one = Cell::new("one", "first");
         one.figure("cpuProxies", vec![40.0, 42.0, 41.0]);
-        one.figure("rate", vec![20_000.0]);
+        one.figure("rate", vec![20_000.0, 20_000.0]);
         one.latency.insert("whole".to_owned(), Latency::of(&[(50_000, 10)]).unwrap());
         let mut other = Cell::new("other", "another one");
         other.figure("rate", vec![100.0]);
