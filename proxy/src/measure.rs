@@ -8,7 +8,7 @@ use pillion_mesh::spiffe::SpiffeId;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-use crate::tls::{self, Bundles, Clock, Credentials, Door, TlsSettings};
+use crate::tls::{self, Bundles, Ciphers, Clock, Credentials, Door, TlsSettings, TlsVersion, UnknownCipher};
 
 /// Holds all that a handshake sends.
 const PIPE: usize = 64 * 1024;
@@ -36,7 +36,23 @@ impl Pair {
     /// # Errors
     /// Why one of them could not be used as a sidecar's.
     pub fn new(client: Side<'_>, server: Side<'_>, bundle: &str, resumption: bool) -> Result<Self, String> {
-        let settings = TlsSettings { resumption, ..TlsSettings::default() };
+        Self::with(client, server, bundle, TlsSettings { resumption, ..TlsSettings::default() })
+    }
+
+    /// The same with TLS 1.3, X25519 and AES-128-GCM, to be compared with others.
+    ///
+    /// # Errors
+    /// Why one of them could not be used as a sidecar's.
+    pub fn usual(client: Side<'_>, server: Side<'_>, bundle: &str, resumption: bool) -> Result<Self, String> {
+        let unknown = |fault: UnknownCipher| fault.to_string();
+        let suite = "TLS_AES_128_GCM_SHA256".parse().map_err(unknown)?;
+        let ciphers = Ciphers::of(vec![suite], vec!["X25519".parse().map_err(unknown)?]);
+        let settings =
+            TlsSettings { min_version: TlsVersion::Tls13, ciphers, resumption, ..TlsSettings::default() };
+        Self::with(client, server, bundle, settings)
+    }
+
+    fn with(client: Side<'_>, server: Side<'_>, bundle: &str, settings: TlsSettings) -> Result<Self, String> {
         let trust_domain = "cluster.local".parse().map_err(|fault| format!("{fault}"))?;
         let bundles =
             Bundles::from_pem(&trust_domain, bundle.as_bytes()).map_err(|fault| fault.to_string())?;

@@ -55,7 +55,7 @@ interception: {mode: TPROXY, mark: 7}
 admin: {address: 127.0.0.1:16000, capture: true}
 readiness: {address: 127.0.0.1:16021, failBefore: 10m}
 metrics: {address: 127.0.0.1:16090}
-tls: {minVersion: \"1.3\"}
+tls: {minVersion: \"1.3\", cipherSuites: [TLS_AES_128_GCM_SHA256], ecdhCurves: [X25519]}
 detection: {timeout: 500ms}
 drain: {timeout: 30s}
 limits:
@@ -227,6 +227,28 @@ const WRONG: &[(&str, &str, &str, &[&str])] = &[
     ("a word that is none of the choices", "policyChange:", "policyChange: closed", &[]),
     ("a mode in small letters", "interception:", "interception: {mode: redirect}", &[]),
     ("an unknown TLS version", "tls:", "tls: {minVersion: \"1.1\"}", &[]),
+    ("an unknown cipher suite", "tls:", "tls: {cipherSuites: [AES128-SHA]}", &[]),
+    (
+        "an unknown cipher suite in a flag",
+        "",
+        "",
+        &["--tls-cipher-suites", "TLS_AES_128_GCM_SHA256,AES128-SHA"],
+    ),
+    ("an unknown group", "tls:", "tls: {ecdhCurves: [X25519, P-521]}", &[]),
+    ("a group twice", "tls:", "tls: {ecdhCurves: [X25519, P-256, X25519]}", &[]),
+    (
+        "a choice of cipher suites without TLS 1.2",
+        "tls:",
+        "tls: {cipherSuites: [TLS_AES_128_GCM_SHA256]}",
+        &[],
+    ),
+    (
+        "a choice of cipher suites that are not spoken",
+        "tls:",
+        "tls: {minVersion: \"1.3\", cipherSuites: [ECDHE-RSA-AES128-GCM-SHA256]}",
+        &[],
+    ),
+    ("a choice of groups without TLS 1.2", "tls:", "tls: {ecdhCurves: [X25519MLKEM768]}", &[]),
     ("no service account", "workload:", "workload: {namespace: default}", &[]),
     (
         "a namespace that no SPIFFE ID can hold",

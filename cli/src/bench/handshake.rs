@@ -35,7 +35,7 @@ struct Variation {
 
 const USUAL: Variation = Variation {
     id: "usual",
-    title: "mutual, full, P-256, TLS 1.3, X25519",
+    title: "full, mutual, P-256, TLS 1.3",
     key: Key::P256,
     shape: Shape::USUAL,
     mutual: true,

@@ -3,18 +3,26 @@
 
 use std::fmt::Write as _;
 
-use super::peer::Kind;
 use super::results::{Cell, Results, Section};
 use super::stats::{Latency, Spread};
 use super::table::{latency, number, rows};
+use super::verdict::findings;
 
 /// Of a bar plot, in SVG units.
 const WIDTH: f64 = 900.0;
-const LABELS: f64 = 250.0;
+const LABELS: f64 = 285.0;
 const ROW: f64 = 34.0;
 
 /// Of a latency plot.
-const HEIGHT: f64 = 320.0;
+const HEIGHT: f64 = 340.0;
+const LEGEND: f64 = 300.0;
+
+/// The most lines that can be told apart. Of sections with more, those of [`CHOSEN`] are drawn.
+const MOST: usize = 12;
+
+/// Of a handshake taken apart.
+const CHOSEN: [&str; 8] =
+    ["plaintext", "usual", "resumed", "server-only", "rsa-2048", "tls-1.2", "x25519mlkem768", "chain-3"];
 
 /// Lines that can be told apart without colour.
 const DASHES: [&str; 6] = ["", "8 4", "2 4", "12 4 2 4", "16 6", "4 2"];
@@ -23,26 +31,31 @@ const DASHES: [&str; 6] = ["", "8 4", "2 4", "12 4 2 4", "16 6", "4 2"];
 const COLOURS: usize = 8;
 
 const STYLE: &str = "
-:root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1b1f; --faint: #5c5f66; --line: #c9ccd3; --mark: #0b57a4; --other: #9aa5b1;
-  --c0: #0b57a4; --c1: #b3470b; --c2: #1d7a4c; --c3: #7a3e9d; --c4: #9c2a4f; --c5: #5a6570; --c6: #806000; --c7: #00707a; }
+:root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1b1f; --faint: #5c5f66; --line: #c9ccd3; --mark: #0b57a4; --other: #75818e;
+  --c0: #3a3f47; --c1: #b3470b; --c2: #1d7a4c; --c3: #7a3e9d; --c4: #9c2a4f; --c5: #5a6570; --c6: #806000; --c7: #00707a; }
 @media (prefers-color-scheme: dark) { :root { --paper: #16181d; --ink: #eceef2; --faint: #a6abb5; --line: #3c414b; --mark: #6db3ff;
-  --other: #6b7683; --c0: #6db3ff; --c1: #ffa366; --c2: #6fd6a0; --c3: #cfa0ee; --c4: #ff8fb0; --c5: #b9c2cc; --c6: #e3c25a; --c7: #5fd3dd; } }
+  --other: #8b96a3; --c0: #d8dce3; --c1: #ffa366; --c2: #6fd6a0; --c3: #cfa0ee; --c4: #ff8fb0; --c5: #b9c2cc; --c6: #e3c25a; --c7: #5fd3dd; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem; max-width: 76rem; font: 1.15rem/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
-h1 { font-size: 2.2rem; margin: 0 0 .5rem; } h2 { font-size: 1.6rem; margin: 3rem 0 .3rem; border-top: 2px solid var(--line); padding-top: 1rem; }
+body { margin: 0 auto; padding: 1rem 1.5rem; max-width: 78rem; font: 1.15rem/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
+h1 { font-size: 2.1rem; margin: 0; } header > p { margin: .35rem 0; } li, p { overflow-wrap: anywhere; } h2 { font-size: 1.6rem; margin: 3rem 0 .3rem; border-top: 2px solid var(--line); padding-top: 1rem; }
 p { max-width: 60rem; } .faint, figcaption { color: var(--faint); }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: .7rem; list-style: none; margin: .7rem 0; padding: 0; }
+.cards li { border: 2px solid var(--line); border-radius: .5rem; padding: .4rem .9rem .6rem; line-height: 1.35; }
+.cards strong { display: block; font-size: 2.9rem; line-height: 1.1; color: var(--mark); } .cards b { display: block; font-size: 1.2rem; }
+.cards .others { display: block; color: var(--faint); } .cards .others span { white-space: nowrap; }
 .warning { border-left: .4rem solid var(--c1); padding: .2rem 1rem; font-weight: 600; }
 figure { margin: 1rem 0; overflow-x: auto; } svg { width: 100%; min-width: 36rem; height: auto; display: block; }
 svg text { fill: var(--ink); font: 15px system-ui, sans-serif; } svg .faint { fill: var(--faint); }
-.bar { fill: var(--other); } .ours { fill: var(--mark); } .second { fill: var(--c5); fill-opacity: .55; }
+.bar { fill: var(--other); } .ours { fill: var(--mark); } .second { fill-opacity: .45; }
 .spread, .axis { stroke: var(--ink); stroke-width: 2; } .grid { stroke: var(--line); stroke-width: 1; }
-.curve { fill: none; stroke-width: 3; }
+.curve { fill: none; stroke-width: 3; } 
 .k0 { stroke: var(--c0); } .k1 { stroke: var(--c1); } .k2 { stroke: var(--c2); } .k3 { stroke: var(--c3); }
 .k4 { stroke: var(--c4); } .k5 { stroke: var(--c5); } .k6 { stroke: var(--c6); } .k7 { stroke: var(--c7); }
+.curve.heavy { stroke: var(--mark); stroke-width: 6; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 1rem; }
-th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } tbody tr.ours { font-weight: 700; background: transparent; }
-nav ul { columns: 2; padding-left: 1.2rem; } a { color: var(--mark); }
+th, td { padding: .3rem .65rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } td { vertical-align: top; } td small { display: block; color: var(--faint); font-size: .75rem; font-weight: 400; } tbody tr.ours { font-weight: 700; background: transparent; }
+nav ul { columns: 24rem; column-gap: 2rem; padding-left: 1.2rem; } a { color: var(--mark); }
 ";
 
 /// The whole page.
@@ -109,9 +122,7 @@ fn heading(page: &mut String, results: &Results) {
     for warning in &results.warnings {
         element(page, "p", "warning", warning);
     }
-    for contestant in results.contestants.iter().filter(|contestant| contestant.kind == Kind::Peer) {
-        element(page, "p", "faint", &format!("{}: {}", contestant.title, contestant.version));
-    }
+    cards(page, results);
     for absent in &results.absent {
         element(page, "p", "faint", &format!("Not here: {}: {}", absent.title, absent.why));
     }
@@ -121,6 +132,34 @@ fn heading(page: &mut String, results: &Results) {
             writeln!(page, "<li><a href=\"#{}\">{}</a></li>", escape(&section.id), escape(&section.title));
     }
     page.push_str("</ul></nav>\n");
+}
+
+/// What stands first: few figures, large, each with what it is of.
+fn cards(page: &mut String, results: &Results) {
+    let findings = findings(results);
+    if findings.is_empty() {
+        return;
+    }
+    page.push_str("<ul class=\"cards\">\n");
+    for finding in findings {
+        let _ = write!(
+            page,
+            "<li><strong>{}</strong><b>{}</b>{}",
+            escape(&finding.figure),
+            escape(&finding.of),
+            escape(&finding.text).replace(" µs", "\u{a0}µs")
+        );
+        if !finding.others.is_empty() {
+            let told = finding
+                .others
+                .iter()
+                .map(|(title, times)| format!("<span>{} {} ×</span>", escape(title), escape(times)));
+            let told: Vec<String> = told.collect();
+            let _ = write!(page, "<span class=\"others\">{}</span>", told.join(", "));
+        }
+        page.push_str("</li>\n");
+    }
+    page.push_str("</ul>\n");
 }
 
 fn show(page: &mut String, section: &Section) {
@@ -157,8 +196,16 @@ fn table(page: &mut String, section: &Section) {
                 (false, 0) => "th scope=\"row\"",
                 (false, _) => "td",
             };
-            let end = if name == "td" { "td" } else { "th" };
-            let _ = write!(page, "<{name}>{}</{end}>", escape(text));
+            match text.split_once(' ') {
+                // The spread, below its median.
+                Some((median, spread)) if name == "td" => {
+                    let _ = write!(page, "<td>{}<small>{}</small></td>", escape(median), escape(spread));
+                }
+                _ => {
+                    let end = if name == "td" { "td" } else { "th" };
+                    let _ = write!(page, "<{name}>{}</{end}>", escape(text));
+                }
+            }
         }
         page.push_str("</tr>\n");
     }
@@ -171,30 +218,26 @@ fn is_ours(cell: &Cell) -> bool {
 
 /// The figure that a section is about, and what it consists of.
 const MAIN: [(&str, &str, [&str; 2]); 8] = [
-    ("cpuProxies", "processor time of the proxies for one operation, µs", ["cpuInbound", "cpuOutbound"]),
+    ("cpuProxies", "Processor time of the proxies for one operation, µs", ["cpuInbound", "cpuOutbound"]),
     (
         "nsPerByteProxies",
-        "processor time of the proxies for one byte, ns",
+        "Processor time of the proxies for one byte, ns",
         ["nsPerByteInbound", "nsPerByteOutbound"],
     ),
     (
         "cpuServer",
-        "processor time of one operation, µs: server, and client (lighter)",
+        "Processor time of one operation, µs: server, and client (fainter)",
         ["cpuServer", "cpuClient"],
     ),
-    (
-        "memoryInbound",
-        "resident memory, MiB: inbound, and outbound (lighter)",
-        ["memoryInbound", "memoryOutbound"],
-    ),
+    ("memoryInbound", "Resident memory, MiB", ["memoryInbound", "memoryOutbound"]),
     (
         "perConnectionInbound",
-        "memory of one idle connection, KiB: inbound, and outbound (lighter)",
+        "Memory of one idle connection, KiB",
         ["perConnectionInbound", "perConnectionOutbound"],
     ),
-    ("throughput", "throughput, Gbit/s", ["throughput", ""]),
-    ("p50", "median latency, µs", ["p50", ""]),
-    ("cpuNanoseconds", "processor time, ns", ["cpuNanoseconds", ""]),
+    ("throughput", "Throughput, Gbit/s", ["throughput", ""]),
+    ("p50", "Median latency, µs", ["p50", ""]),
+    ("cpuNanoseconds", "Processor time, ns", ["cpuNanoseconds", ""]),
 ];
 
 /// Bars of the main figure, split by who spent it, with the spread of the rounds.
@@ -208,10 +251,12 @@ fn bars(section: &Section) -> Option<String> {
             let [first, second] = parts.map(|part| cell.median(part));
             let whole = cell.figures.get(*name);
             // Where it is not split, the whole is one bar.
-            let first = first.or_else(|| cell.median(name))?;
+            let first = first.or_else(|| cell.median(name)).or_else(|| cell.median("cpuBoth"))?;
             Some((cell, first, second, whole.filter(|_| second.is_none() || *name != parts[0])))
         })
         .collect();
+    let split = bars.iter().any(|(_, _, second, _)| second.is_some());
+    let several = bars.iter().any(|(_, _, _, spread)| spread.is_some_and(|spread| spread.rounds.len() > 1));
     let most = bars.iter().map(|(_, first, second, spread)| {
         (first + second.unwrap_or_default()).max(spread.map_or(0.0, |spread| spread.max))
     });
@@ -242,7 +287,7 @@ fn bars(section: &Section) -> Option<String> {
         if let Some(second) = second {
             let _ = writeln!(
                 plot,
-                "<rect class=\"second\" x=\"{end:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\"/>",
+                "<rect class=\"{class} second\" x=\"{end:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\"/>",
                 top + 4.0,
                 second * scale,
                 ROW - 8.0
@@ -263,22 +308,28 @@ fn bars(section: &Section) -> Option<String> {
     }
     let _ = write!(
         plot,
-        "</svg>\n<figcaption>{}. The line shows the smallest and the largest round.</figcaption>\n</figure>\n",
-        escape(caption)
+        "</svg>\n<figcaption>{}{}.{}</figcaption>\n</figure>\n",
+        escape(caption),
+        if split && *name != "cpuServer" { ": inbound, and outbound (fainter)" } else { "" },
+        if several { " The line shows the smallest and the largest round." } else { "" }
     );
     Some(plot)
 }
 
 /// Latencies by percentile, denser towards the end; both axes by powers.
 fn curves(section: &Section) -> Option<String> {
-    let all: Vec<(&Cell, &Latency)> =
+    let mut all: Vec<(&Cell, &Latency)> =
         section.cells.iter().filter_map(|cell| Some((cell, latency(cell)?))).collect();
+    let chosen = all.len() > MOST;
+    if chosen {
+        all.retain(|(cell, _)| CHOSEN.contains(&cell.contestant.as_str()));
+    }
     let latencies = || all.iter().flat_map(|(_, latency)| latency.curve.iter().map(|(_, time)| *time));
     let (low, high) = (latencies().fold(f64::MAX, f64::min).max(0.1), latencies().fold(0.0, f64::max));
     if all.is_empty() || high <= low {
         return None;
     }
-    let right = WIDTH - 290.0;
+    let right = WIDTH - LEGEND;
     let (left, bottom, top) = (80.0, HEIGHT - 40.0, 15.0);
     // Half, nine of ten, all but one of a hundred, … at equal distances.
     let across =
@@ -289,7 +340,7 @@ fn curves(section: &Section) -> Option<String> {
         escape(&format!("{}: latency by percentile", section.title))
     );
     for (percentile, name) in
-        [(0.0, "0 %"), (50.0, "50 %"), (90.0, "90 %"), (99.0, "99 %"), (99.9, "99.9 %"), (99.99, "99.99 %")]
+        [(0.0, ""), (50.0, "50 %"), (90.0, "90 %"), (99.0, "99 %"), (99.9, "99.9 %"), (99.99, "99.99 %")]
     {
         let x = across(percentile);
         let _ =
@@ -306,10 +357,10 @@ fn curves(section: &Section) -> Option<String> {
             writeln!(plot, "<line class=\"grid\" x1=\"{left}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>");
         let _ = writeln!(
             plot,
-            "<text class=\"faint\" x=\"{:.0}\" y=\"{:.1}\" text-anchor=\"end\">{} µs</text>",
+            "<text class=\"faint\" x=\"{:.0}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             left - 8.0,
             y + 5.0,
-            number(time)
+            of_time(time)
         );
     }
     for (place, (cell, latency)) in all.iter().enumerate() {
@@ -318,11 +369,13 @@ fn curves(section: &Section) -> Option<String> {
             .iter()
             .map(|(percentile, time)| format!("{:.1},{:.1}", across(*percentile), up(*time)))
             .collect();
-        let dash = DASHES.get(place % DASHES.len()).copied().unwrap_or_default();
+        let ours = cell.contestant == "pillion";
+        let dash = DASHES.get(if ours { 0 } else { place % DASHES.len() }).copied().unwrap_or_default();
         let colour = place % COLOURS;
+        let weight = if ours { " heavy" } else { "" };
         let _ = writeln!(
             plot,
-            "<polyline class=\"curve k{colour}\" stroke-dasharray=\"{dash}\" points=\"{}\"/>",
+            "<polyline class=\"curve k{colour}{weight}\" stroke-dasharray=\"{dash}\" points=\"{}\"/>",
             points.join(" ")
         );
         let y = top
@@ -331,7 +384,7 @@ fn curves(section: &Section) -> Option<String> {
                 * super::cpu::ratio(u64::try_from(place).ok()?, 1);
         let _ = writeln!(
             plot,
-            "<line class=\"curve k{colour}\" stroke-dasharray=\"{dash}\" x1=\"{:.0}\" x2=\"{:.0}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>",
+            "<line class=\"curve k{colour}{weight}\" stroke-dasharray=\"{dash}\" x1=\"{:.0}\" x2=\"{:.0}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>",
             right + 12.0,
             right + 46.0
         );
@@ -343,8 +396,23 @@ fn curves(section: &Section) -> Option<String> {
             escape(&shortened(&cell.title))
         );
     }
-    plot.push_str("</svg>\n<figcaption>Latency by percentile, all rounds together: the share of operations that took at most so long.</figcaption>\n</figure>\n");
+    let _ = write!(
+        plot,
+        "</svg>\n<figcaption>Latency by percentile, all rounds together: the share of operations that took at most so long{}.</figcaption>\n</figure>\n",
+        if chosen { "; of some rows" } else { "" }
+    );
     Some(plot)
+}
+
+/// A round number of microseconds, for an axis.
+fn of_time(microseconds: f64) -> String {
+    if microseconds >= 1_000_000.0 {
+        format!("{} s", microseconds / 1_000_000.0)
+    } else if microseconds >= 1_000.0 {
+        format!("{} ms", microseconds / 1_000.0)
+    } else {
+        format!("{microseconds} µs")
+    }
 }
 
 /// Powers of ten, and two and five times them, between both ends.
@@ -362,7 +430,7 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
 }
 
 fn shortened(title: &str) -> String {
-    const LONGEST: usize = 34;
+    const LONGEST: usize = 33;
     if title.chars().count() <= LONGEST {
         return title.to_owned();
     }
@@ -376,9 +444,12 @@ fn method(page: &mut String, results: &Results) {
         "p",
         "",
         &format!(
-            "{} rounds; in each, all contestants took turns at each question, for {} ms after {} ms of warm-up. Figures are medians \
+            "{} round{}; in each, all contestants took turns at each question, for {} ms after {} ms of warm-up. Figures are medians \
              of the rounds, the spread is the smallest and the largest. Processor time is the kernel's own account of each process.",
-            method.rounds, method.measure_ms, method.warm_up_ms
+            method.rounds,
+            if method.rounds == 1 { "" } else { "s" },
+            method.measure_ms,
+            method.warm_up_ms
         ),
     );
     if let Some(others) = &method.used_by_others {
@@ -399,17 +470,19 @@ fn method(page: &mut String, results: &Results) {
             ),
         );
     }
-    page.push_str("<ul>\n");
+    page.push_str("<h2>Who took part</h2>\n<ul>\n");
     for contestant in &results.contestants {
-        for cannot in &contestant.cannot {
-            element(page, "li", "", &format!("{}: {cannot}", contestant.title));
-        }
+        let known = [&contestant.title, &contestant.version].map(String::as_str);
+        let known: Vec<_> = known.into_iter().filter(|text| !text.is_empty()).collect();
+        let cannot = contestant.cannot.iter().map(|cannot| format!("; {cannot}"));
+        element(page, "li", "", &format!("{}{}", known.join(", "), cannot.collect::<String>()));
     }
     page.push_str("</ul>\n");
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::peer::Kind;
     use super::super::results::{Contestant, Machine, Method, Program, SCHEMA};
     use super::*;
 
@@ -420,11 +493,13 @@ mod tests {
         cell.figure("cpuOutbound", vec![20.0, 20.0]);
         cell.latency.insert("whole".to_owned(), Latency::of(&[(50_000, 90), (500_000, 10)]).unwrap());
         cell.note(title);
+        let mut peer = Cell::new("peer", title);
+        peer.figure("cpuProxies", vec![80.0]);
         let section = Section {
-            id: "x".to_owned(),
+            id: "connection".to_owned(),
             title: title.to_owned(),
             text: title.to_owned(),
-            cells: vec![cell],
+            cells: vec![cell, peer],
         };
         Results {
             schema: SCHEMA,
@@ -448,13 +523,15 @@ mod tests {
                 noisy: 0,
                 seconds: 1.0,
             },
-            contestants: vec![Contestant {
-                name: "pillion".to_owned(),
-                title: title.to_owned(),
-                kind: Kind::Pillion,
-                version: title.to_owned(),
-                cannot: vec![title.to_owned()],
-            }],
+            contestants: [("pillion", Kind::Pillion), ("peer", Kind::Peer)]
+                .map(|(name, kind)| Contestant {
+                    name: name.to_owned(),
+                    title: title.to_owned(),
+                    kind,
+                    version: title.to_owned(),
+                    cannot: vec![title.to_owned()],
+                })
+                .into(),
             absent: vec![],
             sections: vec![section],
             warnings: vec![title.to_owned()],
@@ -467,6 +544,20 @@ mod tests {
         let page = page(&results(hostile));
         assert!(!page.contains("<script") && !page.contains('\u{0}'), "{page}");
         assert!(page.contains("&quot;&gt;&lt;script&gt;"));
+    }
+
+    #[test]
+    fn what_was_found_stands_first_and_large() {
+        let page = page(&results("A"));
+        let card = "<li><strong>40.5 µs</strong><b>a connection through two sidecars</b>\
+                    of both sidecars&#39; processor time<span class=\"others\"><span>A 2.0 ×</span></span></li>";
+        assert!(page.contains(card), "{page}");
+        assert!(page.find("<strong>") < page.find("<section"));
+    }
+
+    #[test]
+    fn times_of_an_axis_have_the_unit_that_fits() {
+        assert_eq!([0.5, 200.0, 5_000.0, 2_000_000.0].map(of_time), ["0.5 µs", "200 µs", "5 ms", "2 s"]);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! [`handshake`] and [`parts`] take a handshake apart; [`path`] measures whole chains on the topology of [`rig`]; [`peer`] says
 //! what a contestant is; [`load`] are the processes that load and are loaded; [`run`] is one run and its cost by [`cpu`];
-//! [`stats`] makes figures of rounds, [`results`] is what comes out, [`table`] and [`html`] show it. How it is measured and why
-//! is told in docs/explanation/measuring.md.
+//! [`stats`] makes figures of rounds, [`results`] is what comes out, [`verdict`] says the most important of it, [`table`] and
+//! [`html`] show it. How it is measured and why is told in docs/explanation/measuring.md.
 
 mod cpu;
 mod handshake;
@@ -18,6 +18,7 @@ mod rig;
 mod run;
 mod stats;
 mod table;
+mod verdict;
 
 use std::cell::RefCell;
 use std::fs;
@@ -27,8 +28,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use pillion_mesh::duration;
 
-use crate::lab::{LabError, Way, watch_signals};
+use crate::lab::{LabError, Way, check_interrupt, watch_signals};
 use path::Wanted;
 use peer::{Found, Kind, Peer};
 use results::{Absent, Cell, Method, Program, Results, SCHEMA, Section};
@@ -41,15 +43,21 @@ const INTERRUPTED: u8 = 130;
 /// What to measure, and how thoroughly.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// What to measure; everything unless it is said
-    #[arg(value_enum)]
-    suite: Option<Suite>,
+    /// What to measure, one or several; everything unless it is said
+    #[arg(value_enum, value_name = "SUITE")]
+    suites: Vec<Suite>,
     /// Shorter runs and fewer connections: minutes instead of half an hour
     #[arg(long)]
     quick: bool,
     /// How often everything is measured; default 5, with --quick 3
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=50))]
     rounds: Option<u8>,
+    /// How often a run is repeated at most while others use the machine; default 2, with --quick 1
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=10))]
+    repeats: Option<u8>,
+    /// How long each run is measured, 50ms to 60s; default 2s, with --quick 250ms
+    #[arg(long, value_name = "DURATION", value_parser = length)]
+    time: Option<Duration>,
     /// Folder for results.json and report.html, made where it is missing
     #[arg(long, value_name = "DIR", default_value = "pillion-bench")]
     out: PathBuf,
@@ -59,6 +67,9 @@ pub(crate) struct Options {
     /// Get the proxies that are missing, by apt-get and pip
     #[arg(long)]
     install: bool,
+    /// Measure nothing: show the results.json of an earlier run, and write its page again
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["suites", "quick", "rounds", "repeats", "time", "peer", "install"])]
+    from: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -79,19 +90,23 @@ pub(crate) struct Scale {
     warm_up_ms: u64,
     /// How often a noisy round is repeated at most.
     repeats: usize,
-    /// How many idle connections are held.
+    /// How many idle connections are held, where the machine can hold so many.
     idle: &'static [usize],
-    /// The most that the limit of open files allows; each takes two of a proxy's.
-    most_held: usize,
+    /// How long memory has to stay the same to be noted.
+    still: Duration,
 }
 
 impl Scale {
-    fn of(options: &Options, files: u64) -> Self {
-        /// What a process opens beside connections.
-        const OTHERS: u64 = 500;
-        let most_held = usize::try_from(files.saturating_sub(OTHERS) / 2).unwrap_or(usize::MAX);
+    fn of(options: &Options) -> Self {
         let scale = if options.quick {
-            Self { rounds: 3, measure_ms: 250, warm_up_ms: 50, repeats: 1, idle: &[1_000], most_held }
+            Self {
+                rounds: 3,
+                measure_ms: 250,
+                warm_up_ms: 50,
+                repeats: 1,
+                idle: &[1_000],
+                still: Duration::from_millis(300),
+            }
         } else {
             Self {
                 rounds: 5,
@@ -99,15 +114,66 @@ impl Scale {
                 warm_up_ms: 300,
                 repeats: 2,
                 idle: &[5_000, 50_000],
-                most_held,
+                still: Duration::from_secs(2),
             }
         };
-        Self { rounds: options.rounds.map_or(scale.rounds, usize::from), ..scale }
+        Self {
+            rounds: options.rounds.map_or(scale.rounds, usize::from),
+            repeats: options.repeats.map_or(scale.repeats, usize::from),
+            measure_ms: options.time.map_or(scale.measure_ms, milliseconds),
+            ..scale
+        }
     }
 
     /// Processor time of one round of a part.
     fn part(self) -> Duration {
         Duration::from_millis(self.measure_ms / 10)
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Of a run.
+fn length(text: &str) -> Result<Duration, String> {
+    let time = duration::parse(text).map_err(|error| error.to_string())?;
+    let legal = (Duration::from_millis(50)..=Duration::from_secs(60)).contains(&time);
+    if legal { Ok(time) } else { Err(format!("expected 50ms to 60s, got {text}")) }
+}
+
+/// How many idle connections can be held, and what sets that limit.
+struct Most {
+    held: usize,
+    why: String,
+}
+
+impl Most {
+    /// `files` is what one process may open.
+    fn here(files: u64) -> Self {
+        /// What a process opens beside connections.
+        const OTHERS: u64 = 500;
+        /// Of one connection: six sockets in the kernel, two sidecars, the app and the load generator.
+        const KIBIBYTES: u64 = 160;
+        let by_files = files.saturating_sub(OTHERS) / 2;
+        let by_memory = results::available_kibibytes() / KIBIBYTES;
+        let why = if by_files <= by_memory {
+            format!(
+                "a process may open {files} files here (ulimit -Hn), and a sidecar needs two for each connection"
+            )
+        } else {
+            format!("there is memory for no more, at some {KIBIBYTES} KiB for all that one connection passes")
+        };
+        Self { held: usize::try_from(by_files.min(by_memory)).unwrap_or(usize::MAX), why }
+    }
+
+    /// Of those wanted the ones that can be, and in place of the first that cannot be the most that can.
+    fn of(&self, wanted: &[usize]) -> Vec<usize> {
+        let most = self.held / 100 * 100;
+        let mut counts: Vec<usize> = wanted.iter().map(|count| *count.min(&most)).collect();
+        counts.dedup();
+        counts.retain(|count| *count > 0);
+        counts
     }
 }
 
@@ -147,17 +213,21 @@ impl Progress {
 
 /// Exit codes: 0 measured, 1 it could not be, 130 after a signal.
 pub(crate) fn run(options: &Options) -> ExitCode {
-    match watch_signals().and_then(|()| measure(options)) {
+    let results = match &options.from {
+        Some(file) => earlier(file),
+        None => watch_signals().and_then(|()| measure(options)),
+    };
+    match results {
         Ok(results) => {
-            print!("{}", table::whole(&results));
-            match write(&options.out, &results) {
-                Ok(()) => {
-                    let folder = options.out.display();
-                    println!("\nwrote {folder}/results.json and {folder}/report.html");
-                    ExitCode::SUCCESS
-                }
-                Err(error) => failed(&error),
+            let written = write(&options.out, &results);
+            let mut text = table::whole(&results);
+            if written.is_ok() {
+                let folder = options.out.display();
+                text.push_str(&format!("\nwrote {folder}/results.json and {folder}/report.html\n"));
             }
+            // Whoever stops reading has the files.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            written.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
         }
         Err(LabError::Interrupted) => {
             eprintln!("\npillion bench: stopped; everything was taken down");
@@ -172,6 +242,24 @@ fn failed(error: &LabError) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// What an earlier run has written.
+fn earlier(file: &Path) -> Result<Results, LabError> {
+    const LONGEST: u64 = 16 * 1024 * 1024;
+    let place = file.display();
+    let length = fs::metadata(file).map_err(LabError::io(format!("read {place}")))?.len();
+    if length > LONGEST {
+        return Err(LabError::Failed(format!("{place}: expected at most {LONGEST} bytes, got {length}")));
+    }
+    let text = fs::read_to_string(file).map_err(LabError::io(format!("read {place}")))?;
+    let results: Results = serde_json::from_str(&text).map_err(|error| {
+        LabError::Failed(format!("{place}: expected a results.json of pillion bench, got: {error}"))
+    })?;
+    if results.schema != SCHEMA {
+        return Err(LabError::Failed(format!("{place}: expected schema {SCHEMA}, got {}", results.schema)));
+    }
+    Ok(results)
+}
+
 fn write(folder: &Path, results: &Results) -> Result<(), LabError> {
     let json = serde_json::to_string_pretty(results)
         .map_err(|error| LabError::Failed(format!("the results cannot be written: {error}")))?;
@@ -184,15 +272,15 @@ fn write(folder: &Path, results: &Results) -> Result<(), LabError> {
 fn measure(options: &Options) -> Result<Results, LabError> {
     let executable = std::env::current_exe().map_err(LabError::io("find the own executable"))?;
     // The proxies inherit it.
-    let files = load::raise_file_limit();
-    let scale = Scale::of(options, files);
+    let most = Most::here(load::raise_file_limit());
+    let scale = Scale::of(options);
     let progress = Progress::new();
     let mut noise = Noise::default();
     let (mut sections, mut contestants, mut absent) = (Vec::new(), Vec::new(), Vec::new());
     let mut warnings = warnings();
     let on_the_path = wants(options, Suite::Path) || wants(options, Suite::Compare);
     // Before anything takes time, for a file may be wrong.
-    let peers = if on_the_path { peers(options, &executable, &mut absent)? } else { Vec::new() };
+    let peers = if on_the_path { peers(options, &executable, &progress, &mut absent)? } else { Vec::new() };
     let way = Way::here();
     if wants(options, Suite::Handshake) {
         let way = way.as_ref().map_or(Way::Loopback, |way| *way);
@@ -208,19 +296,20 @@ fn measure(options: &Options) -> Result<Results, LabError> {
         match root(way) {
             Ok(()) => {
                 let compare = wants(options, Suite::Compare);
-                for count in scale.idle.iter().filter(|count| **count > scale.most_held) {
-                    warnings.push(format!(
-                        "{count} idle connections were left out: a process may open {files} files here (ulimit -n)"
-                    ));
+                let idle = most.of(scale.idle);
+                if let Some(wanted) = scale.idle.last().filter(|wanted| **wanted > most.held) {
+                    let held = idle.last().copied().unwrap_or_default();
+                    warnings
+                        .push(format!("{held} idle connections were held instead of {wanted}: {}", most.why));
                 }
-                let wanted = Wanted { handshakes: compare, wide: true };
-                let found = path::measure(&executable, &peers, wanted, scale, &progress, &mut noise)?;
+                let wanted = Wanted { handshakes: compare, wide: true, idle };
+                let found = path::measure(&executable, &peers, &wanted, scale, &progress, &mut noise)?;
                 contestants = found.seats;
                 absent.extend(found.absent);
                 // What people come for stands first.
                 sections.splice(0..0, found.sections);
             }
-            Err(error) if options.suite.is_none() => {
+            Err(error) if options.suites.is_empty() => {
                 warnings.push(format!("left out, all but the handshakes: {error}"));
             }
             Err(error) => return Err(error),
@@ -256,7 +345,7 @@ fn measure(options: &Options) -> Result<Results, LabError> {
 }
 
 fn wants(options: &Options, suite: Suite) -> bool {
-    options.suite.is_none_or(|wanted| wanted == suite)
+    options.suites.is_empty() || options.suites.contains(&suite)
 }
 
 /// Real interception with proxies of every kind needs a user of their own.
@@ -271,7 +360,12 @@ fn root(way: Result<Way, LabError>) -> Result<(), LabError> {
 }
 
 /// Who takes part, as far as they are here.
-fn peers(options: &Options, executable: &Path, absent: &mut Vec<Absent>) -> Result<Vec<Found>, LabError> {
+fn peers(
+    options: &Options,
+    executable: &Path,
+    progress: &Progress,
+    absent: &mut Vec<Absent>,
+) -> Result<Vec<Found>, LabError> {
     let mut peers = Peer::known()?;
     if !wants(options, Suite::Compare) {
         peers.retain(|peer| peer.kind != Kind::Peer);
@@ -280,10 +374,21 @@ fn peers(options: &Options, executable: &Path, absent: &mut Vec<Absent>) -> Resu
         peers.retain(|peer| peer.kind != Kind::Pillion || peer.outbound.is_some());
     }
     for file in &options.peer {
-        peers.push(Peer::from_file(file)?);
+        let peer = Peer::from_file(file)?;
+        if peers.iter().any(|other| other.name == peer.name) {
+            return Err(LabError::Failed(format!(
+                "{}: name: expected one that no other contestant has, got {:?}",
+                file.display(),
+                peer.name
+            )));
+        }
+        peers.push(peer);
     }
     let mut found = Vec::new();
+    let doing = if options.install { "getting proxies that are missing" } else { "looking for proxies" };
     for peer in peers {
+        progress.step(&format!("{doing}: {}", peer.title));
+        check_interrupt()?;
         match peer.find(executable, options.install) {
             Ok(peer) => found.push(peer),
             Err(why) => absent.push(Absent { name: peer.name, title: peer.title, why }),
@@ -331,11 +436,11 @@ fn relate_to_floors(sections: &mut [Section]) {
     for section in sections {
         for figure in ["cpuProxies", "nsPerByteProxies"] {
             let known = floors.iter().find(|(id, _)| *id == section.id).map(|(_, floor)| *floor);
-            let floor = known.unwrap_or_else(|| section.cell("relay").and_then(|cell| cell.median(figure)));
-            let one_sided = section.cell("relay-inbound").and_then(|cell| cell.median(figure));
+            let relay = |name: &str| section.cell(name).and_then(|cell| cell.median(figure));
+            let (two_sided, one_sided) = (relay("relay"), relay("relay-inbound"));
             for cell in &mut section.cells {
                 // One sidecar is compared with one relay.
-                let floor = if is_one_sided(cell) { one_sided } else { floor };
+                let floor = known.unwrap_or(if is_one_sided(cell) { one_sided } else { two_sided });
                 if let (Some(spent), Some(floor)) = (cell.median(figure), floor.filter(|floor| *floor > 0.0))
                 {
                     cell.figure("ofFloor", vec![spent / floor]);
@@ -352,13 +457,15 @@ fn relate_to_floors(sections: &mut [Section]) {
     }
 }
 
+/// Whether its client has no proxy.
 fn is_one_sided(cell: &Cell) -> bool {
-    let proxies = cell.figures.contains_key("cpuProxies") || cell.figures.contains_key("nsPerByteProxies");
-    proxies && ["relay-inbound", "pillion-permissive", "pillion-disable"].contains(&cell.contestant.as_str())
+    !["cpuOutbound", "nsPerByteOutbound"].iter().any(|figure| cell.figures.contains_key(*figure))
 }
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
 
     fn section(id: &str, cells: &[(&str, &'static str, f64)]) -> Section {
@@ -378,6 +485,10 @@ mod tests {
             section("connection", &path.map(|(name, spent)| (name, "cpuProxies", spent))),
             section("parts", &[("tls-full", "cpuServer", 140.0)]),
         ];
+        for name in ["relay", "pillion"] {
+            let cell = sections[1].cells.iter_mut().find(|cell| cell.contestant == name).unwrap();
+            cell.figure("cpuOutbound", vec![1.0]);
+        }
         relate_to_floors(&mut sections);
         let multiple = |section: &str, name: &str| {
             let section = sections.iter().find(|known| known.id == section).unwrap();
@@ -386,5 +497,27 @@ mod tests {
         assert!((multiple("inbound-full", "pillion") - 150.0).abs() < 0.1);
         assert!((multiple("connection", "pillion") - 150.0).abs() < 0.1);
         assert!((multiple("connection", "pillion-disable") - 120.0).abs() < 0.1);
+    }
+
+    #[rstest]
+    #[case::enough(60_000, &[5_000, 50_000])]
+    #[case::for_some(9_750, &[5_000, 9_700])]
+    #[case::for_few(1_234, &[1_200])]
+    #[case::for_none(12, &[])]
+    fn as_many_idle_connections_are_held_as_the_machine_allows(
+        #[case] held: usize,
+        #[case] counts: &[usize],
+    ) {
+        assert_eq!(Most { held, why: String::new() }.of(&[5_000, 50_000]), counts);
+    }
+
+    #[rstest]
+    #[case("250ms", true)]
+    #[case("60s", true)]
+    #[case("49ms", false)]
+    #[case("61s", false)]
+    #[case("2", false)]
+    fn a_run_is_neither_too_short_nor_too_long(#[case] text: &str, #[case] legal: bool) {
+        assert_eq!(length(text).is_ok(), legal);
     }
 }

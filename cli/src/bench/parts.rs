@@ -39,9 +39,9 @@ pub(crate) fn measure(scale: Scale, progress: &Progress) -> Result<Section, LabE
         check_interrupt()?;
         cells.push(handshake(key, resumed, folder.path(), scale)?);
     }
-    for resumed in [false, true] {
+    for (resumed, usual) in [(false, true), (true, true), (false, false)] {
         check_interrupt()?;
-        cells.push(pillions_handshake(resumed, scale)?);
+        cells.push(pillions_handshake(resumed, usual, scale)?);
     }
     cells.extend(aead(scale)?);
     check_interrupt()?;
@@ -49,8 +49,9 @@ pub(crate) fn measure(scale: Scale, progress: &Progress) -> Result<Section, LabE
     Ok(Section {
         id: "parts".to_owned(),
         title: "Parts and floors, in memory".to_owned(),
-        text: "Each alone, on one thread, by the processor time of that thread: nothing of the machine's other users is in it. The \
-               handshake of the TLS library is what no sidecar that uses it can go below."
+        text: "Each alone, on one thread, by the processor time of that thread: nothing of the machine's other users is in it. First \
+               mutual handshakes, the client's and the server's work; that of the TLS library is what no sidecar that uses it can go \
+               below."
             .to_owned(),
         cells,
     })
@@ -81,10 +82,7 @@ fn handshake(key: Key, resumed: bool, folder: &std::path::Path, scale: Scale) ->
     }
     let kind = if resumed { "resumed" } else { "full" };
     let suffix = if key == Key::P256 { "" } else { "-rsa-2048" };
-    let mut cell = Cell::new(
-        &format!("tls-{kind}{suffix}"),
-        &format!("the TLS library's mutual handshake, {kind}, {}", key.name()),
-    );
+    let mut cell = Cell::new(&format!("tls-{kind}{suffix}"), &format!("TLS library, {kind}, {}", key.name()));
     cell.figure("cpuServer", at_server);
     cell.figure("cpuClient", at_client);
     Ok(cell)
@@ -129,12 +127,14 @@ fn shake(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> anyhow::Resu
     Ok((at_client, at_server))
 }
 
-/// A sidecar's handshake with a sidecar: with the SPIFFE rules, and what is asked of a session that is resumed.
-fn pillions_handshake(resumed: bool, scale: Scale) -> Result<Cell, LabError> {
+/// A sidecar's handshake with a sidecar: with the SPIFFE rules, and what is asked of a session that is resumed. `usual` is as
+/// the TLS library's above, else as sidecars negotiate unless they are told otherwise.
+fn pillions_handshake(resumed: bool, usual: bool, scale: Scale) -> Result<Cell, LabError> {
     let authority = Authority::new(1)?;
     let (client, server) = (authority.issue("client", Key::P256)?, authority.issue("server", Key::P256)?);
     let failed = |error: String| LabError::Failed(format!("a sidecar's handshake in memory: {error}"));
-    let pair = Pair::new(side(&client), side(&server), &authority.bundle(), resumed).map_err(failed)?;
+    let make = if usual { Pair::usual } else { Pair::new };
+    let pair = make(side(&client), side(&server), &authority.bundle(), resumed).map_err(failed)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().build().map_err(LabError::io("make a runtime"))?;
     let mut fault = None;
@@ -149,10 +149,8 @@ fn pillions_handshake(resumed: bool, scale: Scale) -> Result<Cell, LabError> {
         return Err(failed(error));
     }
     let kind = if resumed { "resumed" } else { "full" };
-    let mut cell = Cell::new(
-        &format!("pillion-{kind}"),
-        &format!("pillion's handshake with pillion, {kind}, ECDSA P-256, X25519MLKEM768"),
-    );
+    let (suffix, group) = if usual { ("", "X25519") } else { ("-default", "X25519MLKEM768") };
+    let mut cell = Cell::new(&format!("pillion-{kind}{suffix}"), &format!("pillion, {kind}, {group}"));
     cell.figure("cpuBoth", rounds.iter().map(|time| time / 1_000.0).collect());
     Ok(cell)
 }

@@ -2,14 +2,16 @@
 //! contestants in turns.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::identity::Key;
 use super::load::job::{Order, Shape, Tls, Work};
+use super::load::{EXCHANGED, HOLDING};
 use super::peer::{Found, Kind};
 use super::results::{Cell, Section};
-use super::rig::{Memory, Rig, Seat};
+use super::rig::{Memory, Rig, Seat, last_line};
 use super::run::{Noise, Slot, Target, cell, slot, start};
 use super::{Progress, Scale};
 use crate::lab::{LabError, wait_until};
@@ -23,8 +25,33 @@ const SMALL: usize = 64;
 /// Messages a second of the run at a fixed rate, and over how many connections.
 const RATE: (u32, usize) = (1_000, 16);
 
-/// How long idle connections may take to be opened.
-const OPENING: Duration = Duration::from_secs(180);
+/// How long idle connections may take to be opened, and to have traffic.
+const OPENING: Duration = Duration::from_secs(300);
+
+/// Bytes that go to the app and back on each idle connection, to see what a sidecar keeps of them.
+const TRAFFIC: usize = 64 * 1024;
+
+/// How long memory may take to settle, and what it may change meanwhile.
+const SETTLING: Duration = Duration::from_secs(20);
+const RIPPLE: u64 = 256 * 1024;
+
+/// All questions by their ids; `idle` stands for any number of idle connections.
+pub(crate) const QUESTIONS: [&str; 14] = [
+    "inbound-full",
+    "inbound-resumed",
+    "inbound-full-rsa-2048",
+    "connection",
+    "round-trip-1",
+    "round-trip-32",
+    "round-trip-1000",
+    "fixed-rate",
+    "bulk-to-app-1",
+    "bulk-to-app-8",
+    "bulk-from-app-1",
+    "bulk-from-app-8",
+    "memory-start",
+    "idle",
+];
 
 /// One question that all contestants are asked.
 struct Operation {
@@ -44,19 +71,21 @@ pub(crate) struct Answers {
 }
 
 /// Which operations are asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wanted {
     /// The handshake at the inbound sidecar.
     pub(crate) handshakes: bool,
     /// 1,000 connections, and 8 connections in bulk: the width of the data path.
     pub(crate) wide: bool,
+    /// How many idle connections are held, one number after the other.
+    pub(crate) idle: Vec<usize>,
 }
 
 /// Measures everything; contestants that cannot run are told, not failed.
 pub(crate) fn measure(
     executable: &Path,
     peers: &[Found],
-    wanted: Wanted,
+    wanted: &Wanted,
     scale: Scale,
     progress: &Progress,
     noise: &mut Noise,
@@ -65,8 +94,8 @@ pub(crate) fn measure(
         Rig::build(executable, peers, Key::P256, true, &|who| progress.step(&format!("starting {who}")))?;
     // First, for memory of runs before would be used again.
     let mut memory = vec![memory_at_start(&rig)];
-    for count in scale.idle.iter().filter(|count| **count <= scale.most_held) {
-        memory.push(idle(&rig, *count, progress)?);
+    for count in &wanted.idle {
+        memory.push(idle(&rig, *count, scale, progress)?);
     }
     let operations = operations(&rig, wanted, Key::P256);
     let mut sections = ask(&rig, &operations, scale, progress, noise)?;
@@ -90,7 +119,10 @@ pub(crate) fn measure(
     }
     // The same handshake with RSA keys, in a rig of its own: all proxies have other certificates.
     let terminate = |found: &&Found| {
-        matches!(found.peer.kind, Kind::Pillion | Kind::Peer) && found.peer.outbound.is_some()
+        let peer = &found.peer;
+        matches!(peer.kind, Kind::Pillion | Kind::Peer)
+            && peer.outbound.is_some()
+            && peer.is_asked("inbound-full-rsa-2048")
     };
     let peers: Vec<Found> = peers.iter().filter(terminate).cloned().collect();
     let rig = Rig::build(executable, &peers, Key::Rsa2048, false, &|who| {
@@ -129,7 +161,7 @@ fn operations_of_handshakes(rig: &Rig, key: Key) -> Vec<Operation> {
     vec![handshake(false), handshake(true)]
 }
 
-fn operations(rig: &Rig, wanted: Wanted, key: Key) -> Vec<Operation> {
+fn operations(rig: &Rig, wanted: &Wanted, key: Key) -> Vec<Operation> {
     let mut all = if wanted.handshakes { operations_of_handshakes(rig, key) } else { Vec::new() };
     all.push(Operation {
         id: "connection".to_owned(),
@@ -184,7 +216,7 @@ fn connections(work: &Work) -> usize {
         Work::RoundTrip { connections, .. }
         | Work::FixedRate { connections, .. }
         | Work::Bulk { connections, .. }
-        | Work::Hold { connections } => *connections,
+        | Work::Hold { connections, .. } => *connections,
     }
 }
 
@@ -192,7 +224,7 @@ impl Operation {
     /// Whether this contestant can be asked it.
     fn suits(&self, seat: &Seat) -> bool {
         let fits = seat.most.is_none_or(|most| connections(&self.work) <= most);
-        fits && (!self.inbound_only || seat.speaks_tls())
+        fits && seat.is_asked(&self.id) && (!self.inbound_only || seat.speaks_tls())
     }
 
     fn target<'a>(&self, seat: &'a Seat) -> Target<'a> {
@@ -245,7 +277,7 @@ fn ask(
                 match slot(&operation.target(seat), &operation.order(seat, scale), scale, noise) {
                     Ok(one) => taken.push(one),
                     Err(LabError::Interrupted) => return Err(LabError::Interrupted),
-                    Err(error) => *entry = Err(error.to_string()),
+                    Err(error) => *entry = Err(last_line(&error)),
                 }
             }
         }
@@ -256,7 +288,7 @@ fn ask(
                 Ok(slots) => cell(&seat.name, &seat.title, slots, &operation.work),
                 Err(why) => {
                     let mut cell = Cell::new(&seat.name, &seat.title);
-                    cell.note(format!("not measured: {}", why.lines().next().unwrap_or_default()));
+                    cell.note(format!("not measured: {why}"));
                     cell
                 }
             })
@@ -272,12 +304,12 @@ fn ask(
 }
 
 fn memory_at_start(rig: &Rig) -> Section {
-    let cells =
-        rig.seats.iter().filter(|seat| !matches!(seat.kind, Kind::Direct | Kind::Floor)).map(|seat| {
-            let mut cell = Cell::new(&seat.name, &seat.title);
-            fill(&mut cell, ["memoryOutbound", "memoryInbound"], seat.start_memory, mebibytes);
-            cell
-        });
+    let cells = rig.seats.iter().filter(|seat| has_memory(seat, "memory-start")).map(|seat| {
+        let mut cell = Cell::new(&seat.name, &seat.title);
+        let start = seat.start_memory.above(Memory::NOTHING, mebibytes);
+        fill(&mut cell, ["memoryOutbound", "memoryInbound"], start);
+        cell
+    });
     Section {
         id: "memory-start".to_owned(),
         title: "Memory at start".to_owned(),
@@ -288,10 +320,14 @@ fn memory_at_start(rig: &Rig) -> Section {
     }
 }
 
-/// Opens connections through each contestant, holds them, closes them.
-fn idle(rig: &Rig, count: usize, progress: &Progress) -> Result<Section, LabError> {
+fn has_memory(seat: &Seat, question: &str) -> bool {
+    !matches!(seat.kind, Kind::Direct | Kind::Floor) && seat.is_asked(question)
+}
+
+/// Opens connections through each contestant, holds them, has traffic on them, closes them.
+fn idle(rig: &Rig, count: usize, scale: Scale, progress: &Progress) -> Result<Section, LabError> {
     let mut cells = Vec::new();
-    for seat in rig.seats.iter().filter(|seat| !matches!(seat.kind, Kind::Direct | Kind::Floor)) {
+    for seat in rig.seats.iter().filter(|seat| has_memory(seat, "idle")) {
         let mut cell = Cell::new(&seat.name, &seat.title);
         if seat.most.is_some_and(|most| most < count) {
             cell.note("not asked for so many connections");
@@ -299,31 +335,20 @@ fn idle(rig: &Rig, count: usize, progress: &Progress) -> Result<Section, LabErro
             continue;
         }
         progress.step(&format!("{count} idle connections, {}", seat.title));
-        match hold(seat, count) {
-            Ok((held, after)) => {
-                let before = seat.start_memory;
-                let per_connection = |now: Option<u64>, then: Option<u64>| {
-                    Some(
-                        kibibytes(now?.saturating_sub(then?))
-                            / super::cpu::ratio(u64::try_from(count).ok()?, 1),
-                    )
+        match hold(seat, count, scale.still) {
+            Ok(held) => {
+                let count = u64::try_from(count).unwrap_or(u64::MAX);
+                let each = |now: Memory| {
+                    now.above(seat.start_memory, |bytes| super::cpu::ratio(bytes, 1024 * count))
                 };
-                cell.figure(
-                    "perConnectionOutbound",
-                    per_connection(held.outbound, before.outbound).into_iter().collect(),
-                );
-                cell.figure(
-                    "perConnectionInbound",
-                    per_connection(held.inbound, before.inbound).into_iter().collect(),
-                );
-                let kept = |now: Option<u64>, then: Option<u64>| Some(mebibytes(now?.saturating_sub(then?)));
-                cell.figure("keptOutbound", kept(after.outbound, before.outbound).into_iter().collect());
-                cell.figure("keptInbound", kept(after.inbound, before.inbound).into_iter().collect());
+                let kept = held.closed.above(seat.start_memory, mebibytes);
+                fill(&mut cell, ["perConnectionOutbound", "perConnectionInbound"], each(held.idle));
+                fill(&mut cell, ["trafficOutbound", "trafficInbound"], each(held.after_traffic));
+                fill(&mut cell, ["keptOutbound", "keptInbound"], kept);
             }
             Err(LabError::Interrupted) => return Err(LabError::Interrupted),
             Err(error) => {
-                let why = error.to_string();
-                cell.note(format!("not measured: {}", why.lines().next().unwrap_or_default()));
+                cell.note(format!("not measured: {}", last_line(&error)));
             }
         }
         cells.push(cell);
@@ -331,50 +356,61 @@ fn idle(rig: &Rig, count: usize, progress: &Progress) -> Result<Section, LabErro
     Ok(Section {
         id: format!("idle-{count}"),
         title: format!("Memory of {count} idle connections"),
-        text: "On each one byte has gone to the app and back. Resident memory, less what it was at start, for each connection; \
-               `kept` is what is still more when all are closed. Measured before all other runs."
+        text: "On each one byte has gone to the app and back, and nothing since. Resident memory, less what it was at start, for each \
+               connection; the same again when 64 KiB have gone to the app and back on each; `kept` is what is still more when all \
+               are closed. Measured before all other runs."
             .to_owned(),
         cells,
     })
 }
 
-/// Memory with all connections held, and when they are closed.
-fn hold(seat: &Seat, count: usize) -> Result<(Memory, Memory), LabError> {
+/// Memory with all connections held, when each of them has had traffic, and when all are closed.
+struct Held {
+    idle: Memory,
+    after_traffic: Memory,
+    closed: Memory,
+}
+
+fn hold(seat: &Seat, count: usize, still: Duration) -> Result<Held, LabError> {
     let target = Target { node: &seat.client, past_the_rules: false, processes: Vec::new() };
     let order = Order {
         target: seat.target,
         measure_ms: 0,
         warm_up_ms: 0,
-        work: Work::Hold { connections: count },
+        work: Work::Hold { connections: count, traffic: TRAFFIC },
         flag: seat.flag.clone(),
     };
     let holder = start(&target, &order)?;
-    holder.wait_for_line(OPENING, "holding")?;
-    let held = settled(seat);
+    holder.wait_for_line(OPENING, HOLDING)?;
+    let idle = settled(seat, still);
+    let flag = &seat.flag;
+    fs::write(flag, "").map_err(LabError::io(format!("write {}", flag.display())))?;
+    let exchanged = holder.wait_for_line(OPENING, EXCHANGED);
+    let _ = fs::remove_file(flag);
+    exchanged?;
+    let after_traffic = settled(seat, still);
     drop(holder);
-    Ok((held, settled(seat)))
+    Ok(Held { idle, after_traffic, closed: settled(seat, still) })
 }
 
-/// Memory when it does not change any more, or after three seconds.
-fn settled(seat: &Seat) -> Memory {
-    let mut last = seat.memory();
-    let mut same = 0;
-    let settled = wait_until(Duration::from_secs(3), "memory to settle", || {
+/// Memory when it has not changed for a while, or when that lasts too long.
+fn settled(seat: &Seat, still: Duration) -> Memory {
+    let (mut last, mut since) = (seat.memory(), Instant::now());
+    let settled = wait_until(SETTLING, "memory to settle", || {
         let now = seat.memory();
-        same = if (now.inbound, now.outbound) == (last.inbound, last.outbound) { same + 1 } else { 0 };
-        last = now;
-        Ok((same >= 20).then_some(now))
+        if now.differs(last, RIPPLE) {
+            (last, since) = (now, Instant::now());
+        }
+        Ok((since.elapsed() >= still).then_some(now))
     });
     settled.unwrap_or(last)
 }
 
-fn fill(cell: &mut Cell, [outbound, inbound]: [&'static str; 2], memory: Memory, unit: fn(u64) -> f64) {
-    cell.figure(outbound, memory.outbound.map(unit).into_iter().collect());
-    cell.figure(inbound, memory.inbound.map(unit).into_iter().collect());
-}
-
-fn kibibytes(bytes: u64) -> f64 {
-    super::cpu::ratio(bytes, 1024)
+/// Outbound first.
+fn fill(cell: &mut Cell, [outbound, inbound]: [&'static str; 2], figures: [Option<f64>; 2]) {
+    let [of_outbound, of_inbound] = figures;
+    cell.figure(outbound, of_outbound.into_iter().collect());
+    cell.figure(inbound, of_inbound.into_iter().collect());
 }
 
 fn mebibytes(bytes: u64) -> f64 {

@@ -10,14 +10,16 @@ use std::process::Command;
 use pillion_mesh::yaml;
 use serde::{Deserialize, Serialize};
 
+use super::path::QUESTIONS;
 use crate::lab::{LabError, run};
 
 /// Those that come along, in the order of the report.
-const KNOWN: [(&str, &str); 10] = [
+const KNOWN: [(&str, &str); 11] = [
     ("relay.yaml", include_str!("peers/relay.yaml")),
     ("splice.yaml", include_str!("peers/splice.yaml")),
     ("relay-inbound.yaml", include_str!("peers/relay-inbound.yaml")),
     ("pillion.yaml", include_str!("peers/pillion.yaml")),
+    ("pillion-default.yaml", include_str!("peers/pillion-default.yaml")),
     ("pillion-permissive.yaml", include_str!("peers/pillion-permissive.yaml")),
     ("pillion-disable.yaml", include_str!("peers/pillion-disable.yaml")),
     ("envoy.yaml", include_str!("peers/envoy.yaml")),
@@ -55,6 +57,9 @@ pub(crate) struct Peer {
     pub(crate) cannot: Vec<String>,
     /// The most connections that it is asked to hold at once.
     pub(crate) most: Option<usize>,
+    /// What it is asked, by the ids of [`QUESTIONS`]; empty: all.
+    #[serde(default)]
+    pub(crate) questions: Vec<String>,
     /// The proxy at the server.
     pub(crate) inbound: Role,
     /// The proxy at the client; absent, the client has none and speaks plaintext.
@@ -149,7 +154,14 @@ impl Peer {
                 self.name
             ));
         }
+        if let Some(id) = self.questions.iter().find(|id| !QUESTIONS.contains(&id.as_str())) {
+            return Err(format!("questions: expected some of {}; got {id:?}", QUESTIONS.join(", ")));
+        }
+        let values = Values(NAMES.map(|name| (name, String::new())).into());
         for role in std::iter::once(&self.inbound).chain(&self.outbound) {
+            for text in role.files.values().chain(&role.command) {
+                values.fill(text).map_err(|error| error.to_string())?;
+            }
             if role.command.is_empty() {
                 return Err("command: expected a program and its arguments, got nothing".to_owned());
             }
@@ -158,6 +170,11 @@ impl Peer {
             }
         }
         Ok(())
+    }
+
+    /// Whether it takes part in a question.
+    pub(crate) fn is_asked(&self, id: &str) -> bool {
+        self.questions.is_empty() || self.questions.iter().any(|question| question == id)
     }
 
     /// Looks for the program: the variable that names it, PATH, the cache of `--install`; with `install` it is got where it is
@@ -276,6 +293,9 @@ fn cache() -> Option<PathBuf> {
     Some(folder.join("pillion"))
 }
 
+/// What a peer's texts may ask for.
+const NAMES: [&str; 8] = ["dir", "certificate", "key", "bundle", "combined", "workers", "server", "program"];
+
 /// What `@NAME@` stands for in a peer's texts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Values(pub(crate) BTreeMap<&'static str, String>);
@@ -315,17 +335,7 @@ mod tests {
 
     #[test]
     fn all_that_come_along_can_be_read_and_filled() {
-        let names = ["dir", "certificate", "key", "bundle", "combined", "workers", "server", "program"];
-        let values = Values(names.map(|name| (name, "x".to_owned())).into());
-        let known = Peer::known().unwrap();
-        assert_eq!(known.len(), KNOWN.len());
-        for peer in known {
-            for role in std::iter::once(&peer.inbound).chain(&peer.outbound) {
-                for text in role.files.values().chain(&role.command) {
-                    values.fill(text).unwrap_or_else(|error| panic!("{}: {error}", peer.name));
-                }
-            }
-        }
+        assert_eq!(Peer::known().unwrap().len(), KNOWN.len());
     }
 
     #[test]
@@ -347,6 +357,15 @@ mod tests {
     #[case::absolute(
         "name: a\ntitle: t\ninbound: {command: [x], files: {/x: y}}",
         "inside the proxy's folder"
+    )]
+    #[case::value("name: a\ntitle: t\ninbound: {command: [x, '@certificat@']}", "expected one of @bundle@")]
+    #[case::value_in_a_file(
+        "name: a\ntitle: t\ninbound: {command: [x], files: {x: 'cert @certificat@'}}",
+        "got @certificat@"
+    )]
+    #[case::question(
+        "name: a\ntitle: t\nquestions: [idle, handshake]\ninbound: {command: [x]}",
+        "got \"handshake\""
     )]
     #[case::key("name: a\ntitle: t\ninbond: {command: [x]}", "peer.yaml:3:1")]
     fn a_peer_that_cannot_be_is_refused_with_the_reason(#[case] text: &str, #[case] reason: &str) {

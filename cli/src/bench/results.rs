@@ -11,7 +11,7 @@ use super::stats::{Latency, Spread};
 pub(crate) const SCHEMA: u32 = 1;
 
 /// A whole run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Results {
     /// [`SCHEMA`].
@@ -33,7 +33,7 @@ pub(crate) struct Results {
 }
 
 /// The pillion that measured.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Program {
     pub(crate) version: String,
@@ -42,7 +42,7 @@ pub(crate) struct Program {
 }
 
 /// A machine, named by what it is and not by what it is called.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Machine {
     pub(crate) processor: String,
@@ -53,7 +53,7 @@ pub(crate) struct Machine {
 }
 
 /// How it was measured.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Method {
     /// Shorter runs and fewer connections.
@@ -135,7 +135,7 @@ const fn figure(name: &'static str, unit: &'static str, head: &'static str) -> F
 }
 
 /// All kinds, in the order of columns.
-pub(crate) const FIGURES: [Figure; 24] = [
+pub(crate) const FIGURES: [Figure; 26] = [
     figure("cpuProxies", "µs", "CPU proxies"),
     figure("cpuOutbound", "µs", "outbound"),
     figure("cpuInbound", "µs", "inbound"),
@@ -156,6 +156,8 @@ pub(crate) const FIGURES: [Figure; 24] = [
     figure("memoryInbound", "MiB", "inbound"),
     figure("perConnectionOutbound", "KiB", "outbound"),
     figure("perConnectionInbound", "KiB", "inbound"),
+    figure("trafficOutbound", "KiB", "outbound after 64 KiB"),
+    figure("trafficInbound", "KiB", "inbound after 64 KiB"),
     figure("keptOutbound", "MiB", "kept outbound"),
     figure("keptInbound", "MiB", "kept inbound"),
     figure("cpuNanoseconds", "ns", "CPU"),
@@ -201,6 +203,13 @@ impl Cell {
             self.notes.push(text);
         }
     }
+}
+
+/// Memory that processes may still take, in KiB.
+pub(crate) fn available_kibibytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }
 
 /// This machine.

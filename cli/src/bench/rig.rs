@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +18,13 @@ const START: Duration = Duration::from_secs(30);
 
 /// Where the app listens and is called.
 pub(crate) const PORT: u16 = 8080;
+
+/// The network of the second address that each host has. What root dials at the client comes from there: the first address has
+/// some 64,000 ports towards the app, too few for many connections and for those that its sidecar dials for them.
+const SECOND: u8 = 1;
+
+/// The routing table that says so.
+const TABLE: &str = "100";
 
 /// What is said in a namespace that thousands of short connections a second pass through, for all contestants alike: ports
 /// of closed connections come back soon, and so do their entries in the table of connections.
@@ -49,6 +56,8 @@ pub(crate) struct Seat {
     pub(crate) version: String,
     pub(crate) cannot: Vec<String>,
     pub(crate) most: Option<usize>,
+    /// Empty: all.
+    questions: Vec<String>,
     pub(crate) client: Node,
     /// Where the client calls.
     pub(crate) target: SocketAddr,
@@ -66,6 +75,24 @@ pub(crate) struct Seat {
 pub(crate) struct Memory {
     pub(crate) inbound: Option<u64>,
     pub(crate) outbound: Option<u64>,
+}
+
+impl Memory {
+    pub(crate) const NOTHING: Self = Self { inbound: Some(0), outbound: Some(0) };
+
+    /// How much more it is than `base`, outbound first, in some unit.
+    pub(crate) fn above(self, base: Self, unit: impl Fn(u64) -> f64) -> [Option<f64>; 2] {
+        let more = |now: Option<u64>, then: Option<u64>| Some(unit(now?.saturating_sub(then?)));
+        [more(self.outbound, base.outbound), more(self.inbound, base.inbound)]
+    }
+
+    /// Whether one of both is further away than `ripple` bytes.
+    pub(crate) fn differs(self, other: Self, ripple: u64) -> bool {
+        let far = |one: Option<u64>, other: Option<u64>| {
+            one.unwrap_or_default().abs_diff(other.unwrap_or_default()) > ripple
+        };
+        far(self.inbound, other.inbound) || far(self.outbound, other.outbound)
+    }
 }
 
 impl Rig {
@@ -114,6 +141,7 @@ impl Seat {
             version: String::new(),
             cannot: Vec::new(),
             most: None,
+            questions: Vec::new(),
             target: SocketAddr::new(server.v4(), PORT),
             flag: lab.folder().join(format!("go-{}", client.name())),
             client,
@@ -147,6 +175,7 @@ impl Seat {
             version: found.version.clone(),
             cannot: peer.cannot.clone(),
             most: peer.most,
+            questions: peer.questions.clone(),
             target: SocketAddr::new(server.v4(), PORT),
             flag: lab.folder().join(format!("go-{}", client.name())),
             client,
@@ -182,6 +211,11 @@ impl Seat {
         self.processes().filter(|(role, _)| *role != "app").map(|(_, process)| process.tail()).collect()
     }
 
+    /// Whether it takes part in a question.
+    pub(crate) fn is_asked(&self, id: &str) -> bool {
+        self.questions.is_empty() || self.questions.iter().any(|question| question == id)
+    }
+
     /// Whether it terminates TLS of others at the server.
     pub(crate) fn speaks_tls(&self) -> bool {
         matches!(self.kind, Kind::Pillion | Kind::Peer) && self.outbound.is_some()
@@ -207,9 +241,31 @@ fn hosts(lab: &Lab, name: &str) -> Result<(Node, Node, Process), LabError> {
     for node in [&client, &server] {
         prepare(node)?;
     }
+    widen(&client, &server);
     let app = server.start_pillion("app", &["bench-part", "app", "--listen", &format!("0.0.0.0:{PORT}")])?;
     app.wait_for_line(START, "listening on")?;
     Ok((client, server, app))
+}
+
+/// Gives root at the client another address than its proxies have. A kernel that cannot route by user works too, only sooner at
+/// its limits.
+fn widen(client: &Node, server: &Node) {
+    let (own, far, to) = (second(client), second(server), server.v4().to_string());
+    let ip = |node: &Node, words: &str| node.run("ip", &words.split(' ').collect::<Vec<_>>());
+    let _ = ip(server, &format!("address add {far}/24 dev eth0"))
+        .and_then(|_| ip(client, &format!("address add {own}/24 dev eth0")))
+        .and_then(|_| ip(client, &format!("route add {to} dev eth0 src {own} table {TABLE}")))
+        .and_then(|_| ip(client, &format!("rule add uidrange 0-0 lookup {TABLE}")));
+}
+
+fn second(node: &Node) -> IpAddr {
+    match node.v4() {
+        IpAddr::V4(first) => {
+            let [a, b, _, d] = first.octets();
+            Ipv4Addr::new(a, b, SECOND, d).into()
+        }
+        other @ IpAddr::V6(_) => other,
+    }
 }
 
 /// Says what [`SETTINGS`] are. A kernel without one of them works too, only sooner at its limits.
@@ -286,7 +342,7 @@ fn make_folder(path: &Path) -> Result<(), LabError> {
 }
 
 /// The line of an error that says most: the last of the log that it shows, or its own.
-fn last_line(error: &LabError) -> String {
+pub(crate) fn last_line(error: &LabError) -> String {
     let text = error.to_string();
     text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().chars().take(300).collect()
 }

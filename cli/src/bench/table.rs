@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::results::{Cell, Figure, Results, Section};
 use super::stats::{Latency, Spread};
+use super::verdict::{Finding, findings};
 
 /// A column of a latency: its head and its figure.
 type Percentile = (&'static str, fn(&Latency) -> f64);
@@ -15,8 +16,40 @@ const PERCENTILES: [Percentile; 3] =
 /// All of it.
 pub(crate) fn whole(results: &Results) -> String {
     let mut text = heading(results);
+    text.push_str(&short(&findings(results)));
     for section in &results.sections {
         let _ = write!(text, "\n{}\n\n{}", section.title, table(section));
+    }
+    text
+}
+
+/// The findings, the figure of each before what it is of.
+fn short(findings: &[Finding]) -> String {
+    const WIDTH: usize = 100;
+    let width = findings.iter().map(|finding| finding.figure.chars().count()).max().unwrap_or_default();
+    let mut text = String::new();
+    if !findings.is_empty() {
+        text.push_str("\nIn short\n\n");
+    }
+    for finding in findings {
+        let gap = width.saturating_sub(finding.figure.chars().count());
+        let _ = writeln!(text, "{:gap$}{}  {}", "", finding.figure, finding.of);
+        let mut told = finding.text.clone();
+        for (place, (title, times)) in finding.others.iter().enumerate() {
+            let _ = write!(told, "{}{title} {times} ×", if place == 0 { "; " } else { ", " });
+        }
+        let mut line = String::new();
+        for word in told.split(' ') {
+            if line.chars().count() + word.chars().count() >= WIDTH {
+                let _ = writeln!(text, "{:width$}  {line}", "");
+                line.clear();
+            }
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+        let _ = writeln!(text, "{:width$}  {line}", "");
     }
     text
 }
@@ -126,12 +159,10 @@ fn missing() -> String {
     "-".to_owned()
 }
 
-/// The median with the spread of its rounds, where there are several.
+/// The median with the spread of its rounds, where they differ.
 fn spread(spread: &Spread) -> String {
-    if spread.rounds.len() < 2 {
-        return number(spread.median);
-    }
-    format!("{} ({}..{})", number(spread.median), number(spread.min), number(spread.max))
+    let [median, min, max] = [spread.median, spread.min, spread.max].map(number);
+    if min == max { median } else { format!("{median} ({min}..{max})") }
 }
 
 /// Three digits, as many as a figure like these is good for.
@@ -169,7 +200,7 @@ mod tests {
     fn a_table_has_a_column_for_each_figure_and_says_what_is_missing() {
         let mut one = Cell::new("one", "first");
         one.figure("cpuProxies", vec![40.0, 42.0, 41.0]);
-        one.figure("rate", vec![20_000.0]);
+        one.figure("rate", vec![20_000.0, 20_000.0]);
         one.latency.insert("whole".to_owned(), Latency::of(&[(50_000, 10)]).unwrap());
         let mut other = Cell::new("other", "another one");
         other.figure("rate", vec![100.0]);

@@ -12,7 +12,7 @@ use pillion_mesh::workload::{MeshConfig, Workload};
 use super::raw::{
     CaSection, EndpointProfile, FederatedBundleSection, FederationItem, FilesSection, GatewaySection,
     IdentitySection, InboundSection, InterceptionSection, KeepaliveSection, KeyTypeWord, LimitsSection,
-    OutboundSection, RawSettings, TimeSection, WorkloadApiSection, WorkloadSection,
+    OutboundSection, RawSettings, TimeSection, TlsSection, WorkloadApiSection, WorkloadSection,
 };
 use super::value::{Period, UnixSocket};
 use super::{
@@ -23,7 +23,7 @@ use crate::identity::{
     BundleSource, CaSource, Endpoint, EndpointTrust, Federated, FileSource, KeyType, Source,
 };
 use crate::net::Keepalive;
-use crate::tls::{KeyLogFile, TlsSettings, TlsVersion};
+use crate::tls::{Ciphers, KeyLogFile, TlsSettings, TlsVersion};
 
 /// One setting that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -90,8 +90,7 @@ impl RawSettings {
         let root_namespace = kept(root_namespace(raw.root_namespace), &mut faults);
         let crl = raw.identity.crl.clone().map(|crl| path("identity.crl", crl)).transpose();
         let crl = kept(crl, &mut faults);
-        let key_log = raw.tls.key_log_file.clone().map(|file| path("tls.keyLogFile", file)).transpose();
-        let key_log = kept(key_log, &mut faults);
+        let tls = kept(tls(raw.tls), &mut faults);
         let identity = kept(identity(raw.identity), &mut faults);
         let workload_api = kept(workload_api(raw.workload_api), &mut faults);
         let federation = kept(federation(raw.federation), &mut faults);
@@ -106,8 +105,8 @@ impl RawSettings {
         else {
             return Err(Faults(faults));
         };
-        let (Some(crl), Some(key_log), Some(gateway), Some(interception), Some(limits), Some(hurry)) =
-            (crl, key_log, gateway, interception, limits, hurry)
+        let (Some(crl), Some(tls), Some(gateway), Some(interception), Some(limits), Some(hurry)) =
+            (crl, tls, gateway, interception, limits, hurry)
         else {
             return Err(Faults(faults));
         };
@@ -137,11 +136,7 @@ impl RawSettings {
             readiness: raw.readiness.address.map_or(at(Ipv4Addr::UNSPECIFIED, 15021), |address| address.0),
             fail_before: raw.readiness.fail_before.map(|period| period.0),
             metrics: raw.metrics.address.map_or(at(Ipv4Addr::UNSPECIFIED, 15090), |address| address.0),
-            tls: TlsSettings {
-                min_version: raw.tls.min_version.map_or(TlsVersion::default(), |min| min.0),
-                resumption: raw.tls.resumption.unwrap_or(true),
-                key_log: key_log.map(KeyLogFile::at),
-            },
+            tls,
             detection_timeout: or_seconds(raw.detection.timeout, 5),
             drain_timeout: or_seconds(raw.drain.timeout, 5),
             limits,
@@ -201,6 +196,54 @@ fn workload(raw: WorkloadSection) -> Result<Workload, Fault> {
         Fault::new("workload", format!("makes no SPIFFE ID: {fault}; mend its namespace or serviceAccount"))
     })?;
     Ok(workload)
+}
+
+fn tls(raw: TlsSection) -> Result<TlsSettings, Fault> {
+    let key_log = raw.key_log_file.map(|file| path("tls.keyLogFile", file)).transpose()?;
+    let min_version = raw.min_version.map_or(TlsVersion::default(), |min| min.0);
+    once("tls.cipherSuites", &raw.cipher_suites)?;
+    once("tls.ecdhCurves", &raw.ecdh_curves)?;
+    let ciphers = Ciphers::of(raw.cipher_suites, raw.ecdh_curves);
+    useful(ciphers, min_version)?;
+    let resumption = raw.resumption.unwrap_or(true);
+    Ok(TlsSettings { min_version, ciphers, resumption, key_log: key_log.map(KeyLogFile::at) })
+}
+
+/// Each stands in the list once; the order counts.
+fn once<T: PartialEq + fmt::Display>(setting: &str, list: &[T]) -> Result<(), Fault> {
+    let twice =
+        list.iter().enumerate().find(|(place, name)| list.iter().take(*place).any(|other| other == *name));
+    twice.map_or(Ok(()), |(_, name)| Err(Fault::new(setting, format!("names {name} twice; keep one"))))
+}
+
+/// Every version that is spoken has something to negotiate, and a choice chooses something.
+fn useful(ciphers: Ciphers, min_version: TlsVersion) -> Result<(), Fault> {
+    let both = min_version == TlsVersion::Tls12;
+    if !ciphers.suites().is_empty() {
+        let (of_1_2, of_1_3) =
+            (ciphers.has_suite_of(TlsVersion::Tls12), ciphers.has_suite_of(TlsVersion::Tls13));
+        if both && !of_1_2 {
+            return Err(Fault::new(
+                "tls.cipherSuites",
+                "names none of TLS 1.2, which is spoken too; name one, such as ECDHE-ECDSA-AES128-GCM-SHA256, or set \
+                 tls.minVersion to \"1.3\"",
+            ));
+        }
+        if !both && !of_1_3 {
+            return Err(Fault::new(
+                "tls.cipherSuites",
+                "names none of TLS 1.3, the only version that tls.minVersion allows; name one, such as \
+                 TLS_AES_128_GCM_SHA256, or leave the setting out",
+            ));
+        }
+    }
+    if both && !ciphers.groups().is_empty() && !ciphers.has_group_of_1_2() {
+        return Err(Fault::new(
+            "tls.ecdhCurves",
+            "names none that TLS 1.2 has, which is spoken too; name one, such as X25519, or set tls.minVersion to \"1.3\"",
+        ));
+    }
+    Ok(())
 }
 
 fn root_namespace(raw: Option<String>) -> Result<String, Fault> {

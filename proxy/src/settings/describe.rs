@@ -81,6 +81,8 @@ impl Settings {
             "metrics": { "address": self.metrics },
             "tls": {
                 "minVersion": MinVersion(self.tls.min_version).to_string(),
+                "cipherSuites": texts(self.tls.ciphers.suites()),
+                "ecdhCurves": texts(self.tls.ciphers.groups()),
                 "resumption": self.tls.resumption,
                 "keyLogFile": self.tls.key_log.map(KeyLogFile::path),
             },
@@ -115,6 +117,10 @@ impl Settings {
         let width = pairs.iter().map(|(path, _)| path.len()).max().unwrap_or(0);
         pairs.into_iter().map(|(path, value)| format!("{path:width$}  {value}")).collect()
     }
+}
+
+fn texts(list: &[impl ToString]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
 }
 
 /// With the revocation lists, wherever it comes from.

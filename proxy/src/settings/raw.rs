@@ -17,6 +17,7 @@ use super::value::{
     UnixSocket,
 };
 use super::{InterceptionMode, LogFormat, OutboundTrafficPolicy, PolicyChange, TrafficPolicy};
+use crate::tls::{Group, Suite};
 
 /// All settings as typed, in one layer: the file's, or those of flags and environment.
 #[derive(Debug, Clone, Default, Deserialize, Args)]
@@ -503,6 +504,26 @@ pub(super) struct TlsSection {
         env = "PILLION_TLS_MIN_VERSION"
     )]
     pub(super) min_version: Option<MinVersion>,
+    /// A cipher suite that peers of the mesh may negotiate, the preferred one first, by OpenSSL's or IANA's name; repeat it, or
+    /// separate by commas. Without any of a TLS version all of that version that are spoken
+    #[arg(
+        id = "tls.cipherSuites",
+        long = "tls-cipher-suites",
+        value_name = "SUITE",
+        value_delimiter = ',',
+        env = "PILLION_TLS_CIPHER_SUITES"
+    )]
+    pub(super) cipher_suites: Vec<Suite>,
+    /// A group of the key exchange that peers of the mesh may negotiate, the preferred one first: X25519MLKEM768, X25519, P-256
+    /// or P-384; repeat it, or separate by commas. Without any all of these, in this order
+    #[arg(
+        id = "tls.ecdhCurves",
+        long = "tls-ecdh-curves",
+        value_name = "GROUP",
+        value_delimiter = ',',
+        env = "PILLION_TLS_ECDH_CURVES"
+    )]
+    pub(super) ecdh_curves: Vec<Group>,
     /// Whether sidecars resume TLS 1.3 sessions, which spares both a signature and a certificate; each is judged again as
     /// if it were new [default: true]
     #[arg(
@@ -722,7 +743,7 @@ layer! {
     AdminSection { address, capture }
     ReadinessSection { address, fail_before }
     MetricsSection { address }
-    TlsSection { min_version, resumption, key_log_file }
+    TlsSection { min_version, cipher_suites, ecdh_curves, resumption, key_log_file }
     DetectionSection { timeout }
     DrainSection { timeout }
     LimitsSection {

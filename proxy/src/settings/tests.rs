@@ -46,7 +46,10 @@ outbound:
 admin: {address: 127.0.0.1:15000}
 readiness: {address: 0.0.0.0:15021, failBefore: 10m}
 metrics: {address: 0.0.0.0:15090}
-tls: {minVersion: \"1.2\"}
+tls:
+  minVersion: \"1.2\"
+  cipherSuites: [TLS_AES_128_GCM_SHA256, ECDHE-ECDSA-AES128-GCM-SHA256]
+  ecdhCurves: [X25519, P-256]
 detection: {timeout: 5s}
 drain: {timeout: 5s}
 ";

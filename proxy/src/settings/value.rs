@@ -10,7 +10,7 @@ use pillion_mesh::duration::{self, DurationError};
 use pillion_mesh::wire::rfc3339;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::tls::TlsVersion;
+use crate::tls::{Group, Suite, TlsVersion};
 
 /// A value is written in a form that it cannot have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -319,7 +319,9 @@ deserialize_from_text!(
     HttpsUrl,
     MinVersion,
     SocketMode,
-    UnixSocket
+    UnixSocket,
+    Suite,
+    Group
 );
 
 #[cfg(test)]

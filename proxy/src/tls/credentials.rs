@@ -335,7 +335,7 @@ fn client_config(
     settings: TlsSettings,
     clock: &Clock,
 ) -> Result<ClientConfig, CredentialsError> {
-    let mut config = ClientConfig::builder_with_details(provider(), Arc::new(clock.clone()))
+    let mut config = ClientConfig::builder_with_details(settings.provider(), Arc::new(clock.clone()))
         .with_protocol_versions(settings.versions())
         .map_err(CredentialsError::Configuration)?
         .dangerous()
@@ -354,7 +354,7 @@ fn server_config(
     settings: TlsSettings,
     clock: &Clock,
 ) -> Result<ServerConfig, CredentialsError> {
-    let mut config = ServerConfig::builder_with_details(provider(), Arc::new(clock.clone()))
+    let mut config = ServerConfig::builder_with_details(settings.provider(), Arc::new(clock.clone()))
         .with_protocol_versions(settings.versions())
         .map_err(CredentialsError::Configuration)?
         .with_client_cert_verifier(Arc::new(verifier.clone()))

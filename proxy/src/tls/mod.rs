@@ -7,6 +7,7 @@
 
 mod bounded;
 mod bundles;
+mod ciphers;
 pub(crate) mod client;
 mod clock;
 mod credentials;
@@ -34,6 +35,7 @@ use rustls::crypto::CryptoProvider;
 use tokio::sync::watch;
 
 pub(crate) use bundles::{BundleError, Bundles, Root};
+pub(crate) use ciphers::{Ciphers, Group, Suite, UnknownCipher};
 pub(crate) use clock::Clock;
 pub(crate) use credentials::{Credentials, CredentialsError};
 pub(crate) use failure::told;
@@ -49,6 +51,8 @@ pub(crate) use verify::{ChainError, judge_chain, server_verifier};
 pub(crate) struct TlsSettings {
     /// The oldest version that is spoken, as client and as server. The newest is always 1.3.
     pub(crate) min_version: TlsVersion,
+    /// Which cipher suites and groups peers of the mesh may negotiate with us.
+    pub(crate) ciphers: Ciphers,
     /// Whether peers of the mesh may resume sessions, and we theirs.
     pub(crate) resumption: bool,
     /// Where the secrets of sessions are written, which gives them away; `None` is nowhere.
@@ -57,7 +61,7 @@ pub(crate) struct TlsSettings {
 
 impl Default for TlsSettings {
     fn default() -> Self {
-        Self { min_version: TlsVersion::Tls12, resumption: true, key_log: None }
+        Self { min_version: TlsVersion::Tls12, ciphers: Ciphers::default(), resumption: true, key_log: None }
     }
 }
 
@@ -116,11 +120,19 @@ impl TlsSettings {
         }
     }
 
-    fn describe(self) -> &'static str {
-        match self.min_version {
+    /// [`provider`] with what may be negotiated in the mesh.
+    fn provider(self) -> Arc<CryptoProvider> {
+        let mut provider = provider();
+        self.ciphers.narrow(Arc::make_mut(&mut provider));
+        provider
+    }
+
+    fn describe(self) -> String {
+        let versions = match self.min_version {
             TlsVersion::Tls12 => "TLS 1.2 and 1.3",
             TlsVersion::Tls13 => "TLS 1.3 only",
-        }
+        };
+        format!("{versions}{}", self.ciphers)
     }
 }
 

@@ -27,7 +27,7 @@ use super::failure::{Role, attending, explain, farewell};
 use super::handshake::Parties;
 use super::revocations::Revocations;
 use super::stream::TlsStream;
-use super::{Clock, HandshakeError, TlsSettings, key_log, provider};
+use super::{Ciphers, Clock, HandshakeError, TlsSettings, key_log, provider};
 use crate::live::LiveSnapshot;
 use crate::net::Leg;
 use crate::net::tap::Tap;
@@ -75,6 +75,8 @@ pub(crate) struct Wanted<'a> {
 
 impl Originator {
     pub(crate) fn new(settings: TlsSettings, clock: Clock) -> Self {
+        // Those are for peers of the mesh.
+        let settings = TlsSettings { ciphers: Ciphers::default(), ..settings };
         Self { files: Files::default(), settings, clock }
     }
 

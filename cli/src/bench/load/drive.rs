@@ -23,8 +23,11 @@ use super::tls::{self, Counted};
 /// The longest that one operation may take; then it has failed.
 const TOO_LONG: Duration = Duration::from_secs(20);
 
-/// How many connections are opened at once.
+/// How many connections are opened at once, or have traffic.
 const OPENING: usize = 64;
+
+/// How often the flag is looked for.
+const FLAG: Duration = Duration::from_millis(10);
 
 /// Runs the order to its end.
 pub(super) fn run(order: &Order) -> anyhow::Result<()> {
@@ -67,9 +70,14 @@ async fn work(order: &Order, threads: usize) -> anyhow::Result<()> {
             let worker = |_| bulk(target, *from_app, Arc::clone(&tally));
             finish(order, (0..*connections).map(worker).collect(), tally, threads).await
         }
-        Work::Hold { connections } => {
+        Work::Hold { connections, traffic } => {
             let held = open(target, *connections).await?;
-            println!("holding {}", held.len());
+            println!("{}", super::HOLDING);
+            while !order.flag.exists() {
+                tokio::time::sleep(FLAG).await;
+            }
+            let held = exchange(held, *traffic).await?;
+            println!("{}", super::EXCHANGED);
             // Until it is killed.
             std::future::pending::<()>().await;
             drop(held);
@@ -201,6 +209,30 @@ async fn open(target: SocketAddr, count: usize) -> anyhow::Result<Vec<TcpStream>
         open.push(opened??);
     }
     Ok(open)
+}
+
+/// Sends bytes on each connection and has them back.
+async fn exchange(streams: Vec<TcpStream>, size: usize) -> anyhow::Result<Vec<TcpStream>> {
+    let mut done = Vec::with_capacity(streams.len());
+    let mut busy = JoinSet::new();
+    for mut stream in streams {
+        if busy.len() >= OPENING
+            && let Some(stream) = busy.join_next().await
+        {
+            done.push(stream??);
+        }
+        busy.spawn(async move {
+            let (message, mut answer) = (vec![ECHO; size], vec![0_u8; size]);
+            let (mut from, mut to) = stream.split();
+            let both = async { tokio::try_join!(to.write_all(&message), from.read_exact(&mut answer)) };
+            timeout(TOO_LONG, both).await.unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into()))?;
+            Ok::<_, io::Error>(stream)
+        });
+    }
+    while let Some(stream) = busy.join_next().await {
+        done.push(stream??);
+    }
+    Ok(done)
 }
 
 async fn round_trips(mut stream: TcpStream, size: usize, tally: Arc<Tally>) -> Option<TcpStream> {

@@ -56,10 +56,13 @@ pub(crate) enum Work {
         /// From the app to the client instead of to it.
         from_app: bool,
     },
-    /// Opens connections, has one byte echoed on each, prints `holding`, and holds them until it is killed.
+    /// Opens connections, has one byte echoed on each and says so; when the flag is there, has `traffic` bytes echoed on each
+    /// and says so; holds them until it is killed.
     Hold {
         /// How many.
         connections: usize,
+        /// Bytes.
+        traffic: usize,
     },
 }
 

@@ -25,6 +25,10 @@ pub(crate) use tls::{client_config, server_config};
 /// What the load generator prints when a run may begin.
 pub(crate) const READY: &str = "ready";
 
+/// What it prints when it holds all connections that it was told to hold, and when there has been traffic on each.
+pub(crate) const HOLDING: &str = "holding";
+pub(crate) const EXCHANGED: &str = "exchanged";
+
 /// Which of them.
 #[derive(Debug, Args)]
 pub(crate) struct Options {

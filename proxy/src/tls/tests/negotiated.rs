@@ -55,6 +55,56 @@ async fn with_min_version_1_3_no_tls_1_2_is_spoken_either_way() {
     assert!(serve(client_of_versions(&ca, Some(&other), TLS13), &ours).await.0.is_ok());
 }
 
+/// Settings that choose one suite and one group of TLS 1.3.
+fn chosen(suite: &str, group: &str) -> TlsSettings {
+    let ciphers = Ciphers::of(vec![suite.parse().unwrap()], vec![group.parse().unwrap()]);
+    TlsSettings { ciphers, ..only_13() }
+}
+
+#[rstest]
+#[case::by_the_client(true, false)]
+#[case::by_the_server(false, true)]
+#[case::by_both(true, true)]
+#[tokio::test]
+async fn what_one_side_has_chosen_is_negotiated(#[case] by_client: bool, #[case] by_server: bool) {
+    let ca = TestCa::root("root");
+    let narrow = chosen("TLS_CHACHA20_POLY1305_SHA256", "P-384");
+    let with = |name: &str, narrowed: bool| {
+        let (held, settings) = (ca.issue(name), if narrowed { narrow } else { TlsSettings::default() });
+        Credentials::new(held.chain, &held.key, bundle(&ca), settings, &Clock::system(), 1).unwrap()
+    };
+    let (dialled, accepted) = meet(&with(CLIENT, by_client), &with(SERVER, by_server), &[id(SERVER)]).await;
+    for record in [dialled.unwrap().record, accepted.unwrap().record] {
+        assert_eq!(record.cipher_suite, "TLS_CHACHA20_POLY1305_SHA256");
+        assert_eq!(record.group, "secp384r1");
+    }
+}
+
+#[rstest]
+#[case::suites("TLS_AES_128_GCM_SHA256", "X25519", "TLS_AES_256_GCM_SHA384", "X25519")]
+#[case::groups("TLS_AES_128_GCM_SHA256", "X25519", "TLS_AES_128_GCM_SHA256", "P-256")]
+#[tokio::test]
+async fn without_one_in_common_there_is_no_handshake_and_ours_are_named(
+    #[case] suite: &str,
+    #[case] group: &str,
+    #[case] other_suite: &str,
+    #[case] other_group: &str,
+) {
+    let ca = TestCa::root("root");
+    let with = |name: &str, settings| {
+        let held = ca.issue(name);
+        Credentials::new(held.chain, &held.key, bundle(&ca), settings, &Clock::system(), 1).unwrap()
+    };
+    let (client, server) =
+        (with(CLIENT, chosen(suite, group)), with(SERVER, chosen(other_suite, other_group)));
+    let (dialled, accepted) = meet(&client, &server, &[id(SERVER)]).await;
+    let (dialled, accepted) = (dialled.unwrap_err(), accepted.unwrap_err());
+    assert_eq!((dialled.reason, accepted.reason), (Reason::PeerRefused, Reason::HandshakeFailed));
+    assert!(dialled.detail.contains("no cipher suite or group in common"), "{dialled}");
+    let ours = format!("we speak TLS 1.3 only, of cipher suites {other_suite}, of groups {other_group}");
+    assert!(accepted.detail.contains(&ours), "{accepted}");
+}
+
 #[rstest]
 #[case::ecdsa_p256(&rcgen::PKCS_ECDSA_P256_SHA256)]
 #[case::ecdsa_p384(&rcgen::PKCS_ECDSA_P384_SHA384)]
