@@ -18,6 +18,7 @@ use tracing::debug;
 use crate::app::Shared;
 use crate::authorize::Known;
 use crate::connections::Connection;
+use crate::cut::unless;
 use crate::listener::Role;
 use crate::net::Leg;
 use crate::net::moved::Side;
@@ -241,12 +242,10 @@ where
         Err(end) => return end,
     };
     connection.opened();
-    tokio::select! {
-        end = relay(&mut client, &mut stream, connection.moved()) => end,
-        because = no_longer_allowed(admitted, &app.shared, refusal_of) => {
-            End { reason: Reason::PolicyChanged, detail: Some(because) }
-        }
-    }
+    let relaying = relay(&mut client, &mut stream, connection.moved());
+    unless(relaying, no_longer_allowed(admitted, &app.shared, refusal_of))
+        .await
+        .unwrap_or_else(|because| refuse(Reason::PolicyChanged, because))
 }
 
 /// Ends, with the reason in words, when a change of policy (by what `refusal` says of it) or of the trust bundle would no

@@ -12,6 +12,7 @@ mod app;
 mod authorize;
 pub mod chain;
 mod connections;
+mod cut;
 pub mod dashboard;
 mod dns;
 mod drain;

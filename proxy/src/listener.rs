@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::app::Shared;
 use crate::connections::Connection;
+use crate::cut::unless;
 use crate::net::Keepalive;
 use crate::net::original_dst::canonical;
 use crate::net::relay::End;
@@ -249,11 +250,8 @@ async fn serve(
             }
         }
     };
-    let end = tokio::select! {
-        end = work => end,
-        () = shared.drain.quitted() => End { reason: Reason::Drained, detail: None },
-    };
-    connection.end(end);
+    let end = unless(work, shared.drain.quitted()).await;
+    connection.end(end.unwrap_or(End { reason: Reason::Drained, detail: None }));
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use tracing::debug;
 
 use crate::app::Shared;
 use crate::connections::Connection;
+use crate::cut::unless;
 use crate::inbound::{first_bytes, looks_like};
 use crate::listener::Role;
 use crate::live::Published;
@@ -348,9 +349,10 @@ where
 {
     connection.opened();
     debug!(target: STEP, id = connection.id(), "both legs stand: what the app says goes on, encrypted where that is planned");
-    tokio::select! {
-        end = relay(app, upstream, connection.moved()) => with_dates(end, shared),
-        because = no_longer_planned(made, shared) => refuse(Reason::PolicyChanged, because),
+    let relaying = relay(app, upstream, connection.moved());
+    match unless(relaying, no_longer_planned(made, shared)).await {
+        Ok(end) => with_dates(end, shared),
+        Err(because) => refuse(Reason::PolicyChanged, because),
     }
 }
 

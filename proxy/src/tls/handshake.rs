@@ -20,10 +20,11 @@ pub(super) fn record(
     took: Duration,
 ) -> Result<Handshake, HandshakeError> {
     let chain = connection.peer_certificates().unwrap_or_default();
-    let svid = credentials
+    let holder = credentials
         .verifier
-        .svid(chain, peer)
+        .holder(chain, peer)
         .map_err(|error| HandshakeError { reason: error.reason, detail: error.detail })?;
+    let svid = &holder.svid;
     let parties = Parties {
         mode: TlsMode::IstioMutual,
         peer: svid.id.to_string(),
@@ -34,7 +35,7 @@ pub(super) fn record(
     };
     Ok(Handshake {
         record: parties.record(connection, took)?,
-        proof: Proof::new(chain, svid.not_after, peer, credentials),
+        proof: Proof::new(&holder, peer, credentials),
         peer: svid.id.clone(),
     })
 }

@@ -16,19 +16,31 @@ use super::bounded::Bounded;
 use super::bundles::Root;
 use super::failure::Role;
 
-/// Chains that are remembered, of some 300 bytes each; the oldest make room.
+/// Chains that are remembered, of some 2 KiB each; the oldest make room.
 const CHAINS: usize = 1024;
 
 /// Chains that were accepted by one verifier.
-pub(super) struct Judged(Mutex<Bounded<Fingerprint, Accepted>>);
+pub(super) struct Judged(Mutex<Bounded<Fingerprint, (Arc<Accepted>, Period)>>);
 
 /// Of a chain and of what its holder is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Fingerprint([u8; SHA256_OUTPUT_LEN]);
 
-struct Accepted {
-    svid: Arc<Svid>,
-    period: Period,
+/// A chain, and what its leaf says. One for all connections whose peer shows it.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) svid: Svid,
+    /// Leaf first.
+    pub(super) chain: Arc<[CertificateDer<'static>]>,
+    /// The DER of the leaf.
+    pub(super) leaf: Arc<[u8]>,
+}
+
+impl Accepted {
+    pub(super) fn new(svid: Svid, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Self {
+        let chain = std::iter::once(leaf).chain(intermediates).map(|signer| signer.clone().into_owned());
+        Self { svid, chain: chain.collect(), leaf: leaf.as_ref().into() }
+    }
 }
 
 /// The time between two dates, in which no certificate begins or ceases to be valid.
@@ -48,35 +60,35 @@ impl Default for Judged {
 
 impl Judged {
     /// Whose chain this is, where it was accepted before and the same judgement holds now.
-    pub(super) fn accepted(&self, chain: &Fingerprint, now: SystemTime) -> Option<Arc<Svid>> {
+    pub(super) fn accepted(&self, chain: &Fingerprint, now: SystemTime) -> Option<Arc<Accepted>> {
         let judged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Accepted { svid, period } = judged.get(chain)?;
-        period.contains(now).then(|| Arc::clone(svid))
+        let (accepted, period) = judged.get(chain)?;
+        period.contains(now).then(|| Arc::clone(accepted))
     }
 
     /// Whose chain this is, where it was accepted at any time; for who has just had it judged.
-    pub(super) fn known(&self, chain: &Fingerprint) -> Option<Arc<Svid>> {
+    pub(super) fn known(&self, chain: &Fingerprint) -> Option<Arc<Accepted>> {
         let judged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        judged.get(chain).map(|accepted| Arc::clone(&accepted.svid))
+        judged.get(chain).map(|(accepted, _)| Arc::clone(accepted))
     }
 
     /// A chain was accepted `now`, by one of `roots`.
     pub(super) fn accept(
         &self,
         chain: Fingerprint,
-        svid: &Arc<Svid>,
-        intermediates: &[CertificateDer<'_>],
+        accepted: &Arc<Accepted>,
         roots: &[Root],
         now: SystemTime,
     ) {
-        let own = std::iter::once(Ok((svid.not_before, svid.not_after)));
-        let signers = intermediates.iter().map(|signer| svid::validity(signer));
+        let Svid { not_before, not_after, .. } = accepted.svid;
+        let own = std::iter::once(Ok((not_before, not_after)));
+        let signers = accepted.chain.iter().skip(1).map(|signer| svid::validity(signer));
         let roots = roots.iter().map(|root| Ok((root.not_before, root.not_after)));
         // What cannot be read took no part, but then nothing is known of when it might.
         let Ok(validities) = own.chain(signers).chain(roots).collect::<Result<Vec<_>, _>>() else { return };
         let period = Period::around(now, &validities);
-        let accepted = Accepted { svid: Arc::clone(svid), period };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(chain, accepted);
+        let mut judged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        judged.insert(chain, (Arc::clone(accepted), period));
     }
 }
 

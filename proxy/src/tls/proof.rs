@@ -8,6 +8,7 @@ use pillion_mesh::reason::Reason;
 use rustls::pki_types::CertificateDer;
 
 use super::failure::Role;
+use super::judged::Accepted;
 use super::verify::check_chain;
 use super::{Bundles, Credentials, LiveCredentials, Revoked, provider};
 
@@ -16,6 +17,7 @@ use super::{Bundles, Credentials, LiveCredentials, Revoked, provider};
 pub(crate) struct Proof {
     /// Leaf first. All of it: another bundle may need another path.
     chain: Arc<[CertificateDer<'static>]>,
+    leaf: Arc<[u8]>,
     /// The end of the leaf's validity.
     not_after: SystemTime,
     peer: Role,
@@ -24,19 +26,21 @@ pub(crate) struct Proof {
 }
 
 impl Proof {
-    pub(super) fn new(
-        chain: &[CertificateDer<'static>],
-        not_after: SystemTime,
-        peer: Role,
-        credentials: &Credentials,
-    ) -> Proof {
-        let (bundles, revoked) = (credentials.bundles().clone(), credentials.revoked().clone());
-        Proof { chain: chain.into(), not_after, peer, bundles, revoked }
+    pub(super) fn new(holder: &Accepted, peer: Role, credentials: &Credentials) -> Proof {
+        let Accepted { svid, chain, leaf } = holder;
+        Proof {
+            chain: chain.clone(),
+            leaf: leaf.clone(),
+            not_after: svid.not_after,
+            peer,
+            bundles: credentials.bundles().clone(),
+            revoked: credentials.revoked().clone(),
+        }
     }
 
     /// The DER of the certificate that was proved.
     pub(crate) fn leaf(&self) -> Arc<[u8]> {
-        self.chain.first().map(|leaf| leaf.as_ref().into()).unwrap_or_default()
+        self.leaf.clone()
     }
 
     /// Why by other credentials' bundles and lists the peer would not have been accepted. Whether it was accepted by the clock, the

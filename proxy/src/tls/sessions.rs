@@ -65,10 +65,14 @@ impl Proved {
         connection: &CommonState,
         judged: Option<Proved>,
         now: SystemTime,
+        (verifier, peer): (&PeerVerifier, Role),
     ) -> Result<Proved, HandshakeError> {
         let chain = connection.peer_certificates().unwrap_or_default();
         if connection.handshake_kind() != Some(HandshakeKind::Resumed) {
-            return Ok(Proved { chain: chain.into(), at: now });
+            // The one that is remembered, so that there is one for all sessions of a peer.
+            let holder = verifier.holder(chain, peer).ok();
+            let chain = holder.map_or_else(|| chain.into(), |holder| holder.chain.clone());
+            return Ok(Proved { chain, at: now });
         }
         judged.filter(|judged| *judged.chain == *chain).ok_or_else(|| HandshakeError {
             reason: Reason::Internal,

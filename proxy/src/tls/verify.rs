@@ -19,7 +19,7 @@ use webpki::CertRevocationList;
 use super::bundles::{Bundles, Root, list};
 use super::clock::system_time;
 use super::failure::{self, Role};
-use super::judged::{Fingerprint, Judged};
+use super::judged::{Accepted, Fingerprint, Judged};
 use super::path::{Fault, Names, PathSearch};
 use super::revocations::is_foreign_list;
 use super::{HandshakeError, Revoked, provider};
@@ -83,13 +83,14 @@ impl PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: SystemTime,
         peer: Role,
-    ) -> Result<Arc<Svid>, HandshakeError> {
-        let svid =
+    ) -> Result<Arc<Accepted>, HandshakeError> {
+        let accepted =
             self.accepted(leaf, intermediates, now, peer).map_err(|error| self.refusal(&error, peer))?;
-        if peer == Role::Server && self.wanted.binary_search(&svid.id).is_err() {
-            return Err(self.refusal(&self.unexpected(&svid.id), peer));
+        let id = &accepted.svid.id;
+        if peer == Role::Server && self.wanted.binary_search(id).is_err() {
+            return Err(self.refusal(&self.unexpected(id), peer));
         }
-        Ok(svid)
+        Ok(accepted)
     }
 
     /// Whose chain it is; by what is remembered where the same was accepted before.
@@ -99,31 +100,35 @@ impl PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: SystemTime,
         peer: Role,
-    ) -> Result<Arc<Svid>, ChainError> {
+    ) -> Result<Arc<Accepted>, ChainError> {
         let chain = Fingerprint::of(leaf, intermediates, peer);
-        if let Some(svid) = self.judged.accepted(&chain, now) {
-            return Ok(svid);
+        if let Some(accepted) = self.judged.accepted(&chain, now) {
+            return Ok(accepted);
         }
         let svid =
             check_chain(&self.bundles, &self.revoked, &self.algorithms, leaf, intermediates, now, peer)?;
-        let svid = Arc::new(svid);
         let roots = self.bundles.roots(&svid.id.trust_domain()).unwrap_or_default();
-        self.judged.accept(chain, &svid, intermediates, roots, now);
-        Ok(svid)
+        let accepted = Arc::new(Accepted::new(svid, leaf, intermediates));
+        self.judged.accept(chain, &accepted, roots, now);
+        Ok(accepted)
     }
 
-    /// What the leaf of a chain says that this verifier, or one for other servers by the same bundles, has accepted.
+    /// A chain that this verifier, or one for other servers by the same bundles, has accepted.
     ///
     /// # Errors
-    /// The clause of X509-SVID that a leaf breaks which was never accepted.
-    pub(super) fn svid(&self, chain: &[CertificateDer<'_>], peer: Role) -> Result<Arc<Svid>, ChainError> {
+    /// The clause of X509-SVID that a leaf breaks which is not remembered.
+    pub(super) fn holder(
+        &self,
+        chain: &[CertificateDer<'_>],
+        peer: Role,
+    ) -> Result<Arc<Accepted>, ChainError> {
         let (leaf, intermediates) = chain.split_first().ok_or_else(ChainError::empty)?;
-        if let Some(svid) = self.judged.known(&Fingerprint::of(leaf, intermediates, peer)) {
-            return Ok(svid);
+        if let Some(accepted) = self.judged.known(&Fingerprint::of(leaf, intermediates, peer)) {
+            return Ok(accepted);
         }
         let svid = svid::check_leaf(leaf)
             .map_err(|error| ChainError::new(Reason::SvidInvalid, error.to_string()))?;
-        Ok(Arc::new(svid))
+        Ok(Arc::new(Accepted::new(svid, leaf, intermediates)))
     }
 
     fn unexpected(&self, seen: &SpiffeId) -> ChainError {
@@ -148,8 +153,8 @@ impl PeerVerifier {
         peer: Role,
     ) -> Result<(), Error> {
         match self.verify(leaf, intermediates, system_time(now), peer) {
-            Ok(svid) => {
-                debug!(target: STEP, "the certificate of the {} is verified: {}", peer.name(), svid.id);
+            Ok(accepted) => {
+                debug!(target: STEP, "the certificate of the {} is verified: {}", peer.name(), accepted.svid.id);
                 Ok(())
             }
             Err(refusal) => {

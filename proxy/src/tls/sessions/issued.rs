@@ -102,7 +102,7 @@ impl Issuer {
     /// `Internal` where a session was resumed that nobody has judged.
     pub(in crate::tls) fn finished(&self, connection: &CommonState) -> Result<(), HandshakeError> {
         let Seen { judged, given, .. } = std::mem::take(&mut *lock(&self.seen));
-        let proved = Proved::of(connection, judged, self.clock.now())?;
+        let proved = Proved::of(connection, judged, self.clock.now(), (&self.verifier, Role::Client))?;
         if connection.protocol_version() == Some(ProtocolVersion::TLSv1_3)
             && let (Some(issued), Some((number, state))) = (self.issued.upgrade(), given)
         {

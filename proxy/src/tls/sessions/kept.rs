@@ -103,7 +103,12 @@ impl Keeper {
     /// `Internal` where a session was resumed that nobody has judged.
     pub(in crate::tls) fn finished(&self, connection: &CommonState) -> Result<(), HandshakeError> {
         let mut seen = lock(&self.seen);
-        seen.proved = Some(Proved::of(connection, seen.judged.take(), self.clock.now())?);
+        seen.proved = Some(Proved::of(
+            connection,
+            seen.judged.take(),
+            self.clock.now(),
+            (&self.verifier, Role::Server),
+        )?);
         Ok(())
     }
 }
