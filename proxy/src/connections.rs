@@ -235,6 +235,7 @@ impl Connection {
             tls: None,
             authorization: None,
             upstream: None,
+            tunnel: None,
             dialled_from: None,
             bytes_to_server: 0,
             bytes_to_client: 0,
@@ -300,6 +301,14 @@ impl Connection {
     /// The connection has ended: logs and counts it.
     pub(crate) fn end(mut self, end: End) {
         self.close(end);
+    }
+
+    /// It was no connection but a tunnel, whose streams have records of their own. Says its number.
+    pub(crate) fn becomes_tunnel(mut self) -> u64 {
+        self.ended = true;
+        let id = self.id();
+        lock(&self.table.open).remove(&id);
+        id
     }
 
     fn close(&mut self, end: End) {

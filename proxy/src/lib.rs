@@ -36,6 +36,7 @@ mod settings;
 pub mod sidecar_file;
 mod telemetry;
 mod tls;
+mod tunnel;
 #[cfg(feature = "workload-api")]
 mod workload_api;
 

@@ -18,6 +18,7 @@ use pillion_mesh::wire::How;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use crate::tunnel::Ending;
 use rewind::Rewound;
 
 /// TCP keepalive of every connection, so that a peer that vanished is noticed.
@@ -42,25 +43,43 @@ impl Keepalive {
     }
 }
 
-/// A stream that ends in a TCP socket of ours, however many layers lie over it.
+/// What lies under all layers of a stream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Ground<'a> {
+    /// A socket.
+    Tcp(&'a TcpStream),
+    /// A place in a tunnel.
+    Tunnel(&'a Ending),
+}
+
+/// A stream that ends in a TCP socket of ours or in a place in a tunnel, however many layers lie over it.
 pub(crate) trait Leg {
-    /// The socket under all layers.
-    fn tcp(&self) -> &TcpStream;
+    /// What lies under all layers.
+    fn ground(&self) -> Ground<'_>;
 
     /// How an end of its direction is told: TLS has one of its own, and takes no other for one.
     fn ends_by(&self) -> How {
         How::Fin
     }
 
+    /// Tells a client that waits for it that it is let in: one that came in a tunnel does.
+    fn let_in(&mut self) {}
+
     /// From now on closing the socket sends a reset. The default of every connection: only one that ended cleanly
     /// may end with a FIN, so that nobody takes a cut stream for a whole one.
     fn close_by_reset(&self) {
-        set_linger(self.tcp(), Some(Duration::ZERO));
+        match self.ground() {
+            Ground::Tcp(socket) => set_linger(socket, Some(Duration::ZERO)),
+            Ground::Tunnel(ending) => ending.set_clean(false),
+        }
     }
 
     /// From now on closing the socket sends what is buffered and then a FIN.
     fn close_cleanly(&self) {
-        set_linger(self.tcp(), None);
+        match self.ground() {
+            Ground::Tcp(socket) => set_linger(socket, None),
+            Ground::Tunnel(ending) => ending.set_clean(true),
+        }
     }
 }
 
@@ -70,14 +89,14 @@ fn set_linger(stream: &TcpStream, linger: Option<Duration>) {
 }
 
 impl Leg for TcpStream {
-    fn tcp(&self) -> &TcpStream {
-        self
+    fn ground(&self) -> Ground<'_> {
+        Ground::Tcp(self)
     }
 }
 
 impl<S: Leg> Leg for Rewound<S> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().tcp()
+    fn ground(&self) -> Ground<'_> {
+        self.get_ref().ground()
     }
 
     fn ends_by(&self) -> How {
@@ -86,8 +105,8 @@ impl<S: Leg> Leg for Rewound<S> {
 }
 
 impl<S: Leg> Leg for tokio_rustls::server::TlsStream<S> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().0.tcp()
+    fn ground(&self) -> Ground<'_> {
+        self.get_ref().0.ground()
     }
 
     fn ends_by(&self) -> How {
@@ -96,8 +115,8 @@ impl<S: Leg> Leg for tokio_rustls::server::TlsStream<S> {
 }
 
 impl<S: Leg> Leg for tokio_rustls::client::TlsStream<S> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().0.tcp()
+    fn ground(&self) -> Ground<'_> {
+        self.get_ref().0.ground()
     }
 
     fn ends_by(&self) -> How {

@@ -10,9 +10,8 @@ use std::task::{Context, Poll, ready};
 
 use pillion_mesh::wire::How;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
-use super::Leg;
+use super::{Ground, Leg};
 
 /// Bytes that are kept of each direction.
 pub(crate) const KEPT: usize = 64;
@@ -291,8 +290,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tapped<S> {
 }
 
 impl<S: Leg> Leg for Tapped<S> {
-    fn tcp(&self) -> &TcpStream {
-        self.inner.tcp()
+    fn ground(&self) -> Ground<'_> {
+        self.inner.ground()
     }
 
     fn ends_by(&self) -> How {

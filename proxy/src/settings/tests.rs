@@ -37,6 +37,7 @@ federation:
 mesh: /etc/pillion/mesh
 inbound:
   capture: 0.0.0.0:15006
+  tunnel: 0.0.0.0:15008
   listeners:
   - {address: 0.0.0.0:8443, forward: 127.0.0.1:8080}
 outbound:
@@ -73,7 +74,7 @@ fn the_example_is_read_as_it_says() {
     assert_eq!(settings.workload.id().unwrap().as_str(), "spiffe://cluster.local/ns/default/sa/backend");
     assert_eq!(settings.workload.name, "backend-app", "the label `app` names the workload");
     let ports: Vec<_> = settings.own_ports().into_iter().collect();
-    assert_eq!(ports, [8443, 9001, 15000, 15001, 15006, 15021, 15090]);
+    assert_eq!(ports, [8443, 9001, 15000, 15001, 15006, 15008, 15021, 15090]);
     assert_eq!(
         (settings.outbound.listeners[0].host.as_str(), settings.outbound.listeners[0].port),
         ("backend", 8080)

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pillion_mesh::spiffe::SpiffeId;
+use pillion_mesh::tunnel;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
@@ -12,6 +14,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::failure::{Role, attending, farewell};
 use super::handshake::record;
+use super::sessions::Keeper;
 use super::{Credentials, Handshake, HandshakeError};
 
 /// Handshakes with a server that must prove one of `identities`, byte for byte, which stand in the order of their texts.
@@ -33,8 +36,39 @@ pub(crate) async fn connect<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let begun = Instant::now();
     let (config, keeper) = credentials.client_config((address, sni), &identities.into());
+    run(stream, credentials, config, keeper, sni).await
+}
+
+/// The same for a tunnel, in which HTTP/2 is spoken. It leads to an address, so no server name is sent.
+///
+/// # Errors
+/// As those of [`connect`].
+pub(crate) async fn connect_tunnel<S>(
+    stream: S,
+    credentials: &Credentials,
+    address: SocketAddr,
+    identities: Arc<[SpiffeId]>,
+) -> Result<(TlsStream<S>, Handshake), HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut config, keeper) = credentials.client_config((address, ""), &identities);
+    config.alpn_protocols = vec![tunnel::ALPN.to_vec()];
+    run(stream, credentials, config, keeper, "").await
+}
+
+async fn run<S>(
+    stream: S,
+    credentials: &Credentials,
+    config: ClientConfig,
+    keeper: Option<Arc<Keeper>>,
+    sni: &str,
+) -> Result<(TlsStream<S>, Handshake), HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let begun = Instant::now();
     let connector = TlsConnector::from(Arc::new(config));
     let stream = attending(async {
         match connector.connect(server_name(sni), stream).into_fallible().await {

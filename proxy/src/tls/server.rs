@@ -29,10 +29,44 @@ pub(crate) async fn accept<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    accept_for(Purpose::Connection, stream, credentials, door).await
+}
+
+/// The same for a tunnel, in which HTTP/2 is spoken: a client that offers others but not this (ALPN) is refused.
+///
+/// # Errors
+/// As those of [`accept`].
+pub(crate) async fn accept_tunnel<S>(
+    stream: S,
+    credentials: &Credentials,
+    door: Door,
+) -> Result<(TlsStream<S>, Handshake), HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    accept_for(Purpose::Tunnel, stream, credentials, door).await
+}
+
+/// What a client comes for.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Connection,
+    Tunnel,
+}
+
+async fn accept_for<S>(
+    purpose: Purpose,
+    stream: S,
+    credentials: &Credentials,
+    door: Door,
+) -> Result<(TlsStream<S>, Handshake), HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let begun = Instant::now();
     let issuer = credentials.issuer(door);
     let stream = attending(async {
-        let (error, rest) = match run(stream, credentials, issuer.as_ref()).await {
+        let (error, rest) = match run(purpose, stream, credentials, issuer.as_ref()).await {
             Ok(stream) => return Ok(stream),
             Err(failed) => failed,
         };
@@ -52,6 +86,7 @@ where
 
 /// On failure gives the transport back where there still is one.
 async fn run<S>(
+    purpose: Purpose,
     stream: S,
     credentials: &Credentials,
     issuer: Option<&Arc<Issuer>>,
@@ -65,7 +100,10 @@ where
         Err(error) => return Err((error, acceptor.take_io())),
     };
     let asked = hello.client_hello();
-    let config = credentials.server_config(asked.alpn().into_iter().flatten());
+    let config = match purpose {
+        Purpose::Connection => credentials.server_config(asked.alpn().into_iter().flatten()),
+        Purpose::Tunnel => credentials.tunnel_config(),
+    };
     let config = match issuer.filter(|_| asked.cipher_suites().iter().any(is_of_tls13)) {
         Some(issuer) => giving_tickets(&config, issuer),
         None => config,
