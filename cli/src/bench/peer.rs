@@ -13,11 +13,12 @@ use serde::{Deserialize, Serialize};
 use crate::lab::{LabError, run};
 
 /// Those that come along, in the order of the report.
-const KNOWN: [(&str, &str); 10] = [
+const KNOWN: [(&str, &str); 11] = [
     ("relay.yaml", include_str!("peers/relay.yaml")),
     ("splice.yaml", include_str!("peers/splice.yaml")),
     ("relay-inbound.yaml", include_str!("peers/relay-inbound.yaml")),
     ("pillion.yaml", include_str!("peers/pillion.yaml")),
+    ("pillion-tunnel.yaml", include_str!("peers/pillion-tunnel.yaml")),
     ("pillion-permissive.yaml", include_str!("peers/pillion-permissive.yaml")),
     ("pillion-disable.yaml", include_str!("peers/pillion-disable.yaml")),
     ("envoy.yaml", include_str!("peers/envoy.yaml")),
