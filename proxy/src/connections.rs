@@ -303,12 +303,10 @@ impl Connection {
         self.close(end);
     }
 
-    /// It was no connection but a tunnel, whose streams have records of their own. Says its number.
-    pub(crate) fn becomes_tunnel(mut self) -> u64 {
+    /// It was no connection but a tunnel, whose streams have records of their own: nobody is told of an end.
+    pub(crate) fn becomes_tunnel(mut self) {
         self.ended = true;
-        let id = self.id();
-        lock(&self.table.open).remove(&id);
-        id
+        lock(&self.table.open).remove(&self.id());
     }
 
     fn close(&mut self, end: End) {

@@ -173,7 +173,7 @@ async fn enter(
     connection: &Connection,
     shared: &Arc<Shared>,
 ) -> Result<Reached, End> {
-    let entered = shared.tunnels.enter(to, address, credentials, shared).await;
+    let entered = shared.tunnels.enter(to, address, credentials, connection, shared).await;
     let Entered { stream, tls, record, local, peer } = entered.map_err(|end| with_dates(end, shared))?;
     connection.connected();
     connection.note(|noted| noted.dialled_from = Some(local));

@@ -585,8 +585,9 @@ fn of_agent(settings: &Settings) -> Vec<Fault> {
 /// The first setting by which connections are taken in.
 fn taking_in(settings: &Settings) -> Option<&'static str> {
     let Settings { inbound, outbound, gateway, .. } = settings;
+    let takes_in = inbound.capture.is_some() || inbound.tunnel.is_some() || !inbound.listeners.is_empty();
     let settings = [
-        (inbound.capture.is_some() || !inbound.listeners.is_empty(), "inbound"),
+        (takes_in, "inbound"),
         (outbound.capture.is_some() || !outbound.listeners.is_empty(), "outbound"),
         (gateway.is_some(), "gateway"),
     ];

@@ -69,6 +69,13 @@ fn faults(result: Result<Settings, Faults>) -> Vec<String> {
 }
 
 #[test]
+fn a_door_for_tunnels_is_enough_to_take_connections_in() {
+    let settings = minimal_with("inbound: {tunnel: 0.0.0.0:15008}").unwrap();
+    let Tunnels { max_streams, max_tunnels, idle_timeout } = settings.tunnels;
+    assert_eq!((max_streams, max_tunnels, idle_timeout), (100, 1_000, Duration::from_secs(300)));
+}
+
+#[test]
 fn the_example_is_read_as_it_says() {
     let settings = settings(EXAMPLE).unwrap();
     assert_eq!(settings.workload.id().unwrap().as_str(), "spiffe://cluster.local/ns/default/sa/backend");

@@ -18,6 +18,7 @@ use tracing::debug;
 use super::TunnelStream;
 use super::client::{Tunnel, open};
 use crate::app::Shared;
+use crate::connections::Connection;
 use crate::net::relay::End;
 use crate::outbound::refuse;
 use crate::tls::{Credentials, Proof};
@@ -96,8 +97,13 @@ enum Refused {
 }
 
 impl Pools {
+    /// The number of the next tunnel, out or in.
+    pub(super) fn next_id(&self) -> u64 {
+        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     /// Brings a connection to `target` to the door of a peer that proves one of `identities`: by a tunnel that stands, or a
-    /// new one.
+    /// new one. Where the peer refuses it, its record has the tunnel all the same.
     ///
     /// # Errors
     /// With the reason for the record.
@@ -106,6 +112,7 @@ impl Pools {
         (door, identities): (SocketAddr, &Arc<[SpiffeId]>),
         target: SocketAddr,
         credentials: &Arc<Credentials>,
+        connection: &Connection,
         shared: &Arc<Shared>,
     ) -> Result<Entered, End> {
         let mut credentials = credentials.clone();
@@ -114,9 +121,9 @@ impl Pools {
         loop {
             let local = credentials.svid.id.clone();
             let pool = self.pool(Key { local, identities: Arc::clone(identities), door });
-            let place = pool.place(&self.last_id, &credentials, shared).await?;
+            let place = pool.place(&credentials, shared).await?;
             let (tunnel, new) = (place.tunnel.clone(), place.new);
-            match ask(place, target, shared).await {
+            match ask(place, target, connection, shared).await {
                 Ok(entered) => return Ok(entered),
                 Err(Refused::ByPeer(end)) => return Err(end),
                 Err(Refused::Broken(end)) => {
@@ -180,17 +187,16 @@ impl Pool {
     /// A place in a tunnel that stands, or in a new one.
     async fn place(
         self: &Arc<Self>,
-        ids: &AtomicU64,
         credentials: &Arc<Credentials>,
         shared: &Arc<Shared>,
     ) -> Result<Place, End> {
-        if let Some(place) = self.take(ids, credentials, shared)? {
+        if let Some(place) = self.take(credentials, shared)? {
             return Ok(place);
         }
         let since = Instant::now();
         // Whoever holds it has a deadline for the dial and for the handshake; and where it fails, it fails for all who wait.
         let mut opening = self.opening.lock().await;
-        if let Some(place) = self.take(ids, credentials, shared)? {
+        if let Some(place) = self.take(credentials, shared)? {
             return Ok(place);
         }
         if let LastTry(Some((at, reason, detail))) = &*opening
@@ -198,7 +204,7 @@ impl Pool {
         {
             return Err(End { reason: *reason, detail: detail.clone() });
         }
-        match self.open(ids, credentials, shared).await {
+        match self.open(credentials, shared).await {
             Ok(tunnel) => {
                 let shared_by = tunnel.entered();
                 self.tunnels().push(tunnel.clone());
@@ -213,11 +219,10 @@ impl Pool {
 
     async fn open(
         self: &Arc<Self>,
-        ids: &AtomicU64,
         credentials: &Credentials,
         shared: &Arc<Shared>,
     ) -> Result<Arc<Tunnel>, End> {
-        let id = ids.fetch_add(1, Ordering::Relaxed) + 1;
+        let id = shared.tunnels.next_id();
         Box::pin(open(self, id, credentials, shared)).await
     }
 
@@ -228,7 +233,6 @@ impl Pool {
     /// Where there may be no more tunnels.
     fn take(
         self: &Arc<Self>,
-        ids: &AtomicU64,
         credentials: &Arc<Credentials>,
         shared: &Arc<Shared>,
     ) -> Result<Option<Place>, End> {
@@ -256,15 +260,15 @@ impl Pool {
         let shared_by = tunnel.entered();
         drop(tunnels);
         if choice.begin {
-            self.open_ahead(ids, credentials, shared);
+            self.open_ahead(credentials, shared);
         }
         Ok(Some(Place { tunnel, shared_by, new: false }))
     }
 
     /// Opens another tunnel for those who come next, unless somebody opens one now.
-    fn open_ahead(self: &Arc<Self>, ids: &AtomicU64, credentials: &Arc<Credentials>, shared: &Arc<Shared>) {
+    fn open_ahead(self: &Arc<Self>, credentials: &Arc<Credentials>, shared: &Arc<Shared>) {
         let Ok(opening) = self.opening.clone().try_lock_owned() else { return };
-        let id = ids.fetch_add(1, Ordering::Relaxed) + 1;
+        let id = shared.tunnels.next_id();
         let (pool, credentials, task) = (self.clone(), credentials.clone(), shared.clone());
         shared.tasks.spawn(async move {
             tokio::select! {
@@ -281,7 +285,12 @@ impl Pool {
 }
 
 /// Asks the peer to take a connection to `target`.
-async fn ask(place: Place, target: SocketAddr, shared: &Shared) -> Result<Entered, Refused> {
+async fn ask(
+    place: Place,
+    target: SocketAddr,
+    connection: &Connection,
+    shared: &Shared,
+) -> Result<Entered, Refused> {
     let tunnel = place.tunnel.clone();
     let limit = shared.settings.limits.connect_timeout;
     let asked = timeout(limit, send(&tunnel, target)).await.map_err(|_elapsed| {
@@ -289,9 +298,6 @@ async fn ask(place: Place, target: SocketAddr, shared: &Shared) -> Result<Entere
         Refused::ByPeer(refuse(Reason::ConnectTimeout, detail))
     })?;
     let (response, sending, stream) = asked?;
-    if let Some((reason, detail)) = refusal(response.status().as_u16()) {
-        return Err(Refused::ByPeer(refuse(reason, detail)));
-    }
     let record = TunnelRecord {
         id: tunnel.id,
         stream,
@@ -299,6 +305,13 @@ async fn ask(place: Place, target: SocketAddr, shared: &Shared) -> Result<Entere
         shared_by: u32::try_from(place.shared_by).unwrap_or(u32::MAX),
         door: tunnel.door,
     };
+    if let Some((reason, detail)) = refusal(response.status().as_u16()) {
+        connection.note(|noted| {
+            (noted.tls, noted.tunnel) = (Some(tunnel.handshake.clone()), Some(record));
+            noted.dialled_from = Some(tunnel.local);
+        });
+        return Err(Refused::ByPeer(refuse(reason, detail)));
+    }
     Ok(Entered {
         stream: TunnelStream::taken(response.into_body(), sending, place),
         tls: tunnel.handshake.clone(),

@@ -70,7 +70,8 @@ pub(crate) async fn serve(stream: TcpStream, connection: Connection, shared: &Ar
         Ok(begun) => begun,
         Err(end) => return connection.end(end),
     };
-    let id = connection.becomes_tunnel();
+    connection.becomes_tunnel();
+    let id = shared.tunnels.next_id();
     let (streams, changed) = (AtomicUsize::new(0), Notify::new());
     let tunnel = Arc::new(Tunnel { id, client, here, generation, handshake, streams, changed });
     debug!("tunnel {id} of {} stands, from {client}", tunnel.handshake.peer);

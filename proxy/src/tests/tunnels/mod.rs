@@ -305,6 +305,11 @@ async fn each_connection_in_a_tunnel_is_authorized_by_itself() {
     assert_eq!(seen.original_destination, Some(apps[1].address));
     let told = pair.ended(&pair.client, Reason::DeniedByPeer).await;
     assert!(told.detail.as_ref().is_some_and(|detail| detail.contains("403")), "{told:?}");
+    assert_eq!(
+        pillion_mesh::legs::other(&told, [&seen]),
+        Some(&seen),
+        "the refusal is told by one end alone"
+    );
     echoes(&mut allowed).await.unwrap();
     let tunnels: Vec<_> = records(&pair.server).iter().filter_map(|record| record.tunnel).collect();
     assert_eq!((tunnels.len(), tunnels[0].id), (1, seen.tunnel.unwrap().id));
