@@ -113,6 +113,7 @@ impl Closed {
             | Reason::ServerNameUnexpected => by(By::Proxy, How::Alert),
             Reason::HandshakeTimeout | Reason::RequestTimeout => by(By::Proxy, How::Timeout),
             Reason::AppUnreachable | Reason::DestinationUnreachable => by(By::Server, How::Unreachable),
+            Reason::DeniedByPeer | Reason::TunnelRefused | Reason::TunnelFailed => by(By::Server, How::Reset),
             Reason::ConnectTimeout => by(By::Server, How::Timeout),
             Reason::TlsBroken
             | Reason::StrictPlaintext
@@ -122,6 +123,8 @@ impl Closed {
             | Reason::NoServerName
             | Reason::TlsFilesUnusable
             | Reason::AuthorizationDenied
+            | Reason::TunnelsFull
+            | Reason::AddressNotOurs
             | Reason::NoCertificate
             | Reason::SelfLoop
             | Reason::NoOriginalDestination

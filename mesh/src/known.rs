@@ -168,7 +168,7 @@ fn members<'r>(
 /// Whether all labels of `few` are among `many`, but the mark of a sidecar, which a sidecar does not bear itself.
 fn within(few: &Labels, many: &Labels) -> bool {
     few.iter()
-        .filter(|(name, _)| *name != crate::resource::TLS_MODE_LABEL)
+        .filter(|(name, _)| !crate::resource::is_of_sidecar(name))
         .all(|(name, value)| many.get(name) == Some(value))
 }
 

@@ -1,7 +1,7 @@
 //! One connection, told by the proxies of both sides: which two records are of the same TCP connection.
 //!
-//! Known by its addresses, which are the same at both ends where nothing between them rewrites them, and by the time, since
-//! ports are used again.
+//! Known by its addresses, which are the same at both ends where nothing between them rewrites them, in a tunnel also by the
+//! number of its stream, and by the time, since ports are used again.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -28,7 +28,9 @@ fn apart(one: &ConnectionRecord, other: &ConnectionRecord) -> Option<Duration> {
         (Direction::Inbound, Direction::Outbound) => (other, one),
         _ => return None,
     };
-    let same = canonical(client.dialled_from?) == canonical(server.client);
+    let stream = |record: &ConnectionRecord| record.tunnel.map(|tunnel| tunnel.stream);
+    let same =
+        canonical(client.dialled_from?) == canonical(server.client) && stream(client) == stream(server);
     let began = client.accepted + Duration::from_micros(client.times.dialled?);
     same.then(|| between(began, server.accepted))
 }
@@ -47,6 +49,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::wire::TunnelRecord;
 
     fn record(direction: &str, client: &str, second: u32, dialled_from: Option<&str>) -> ConnectionRecord {
         serde_json::from_value(json!({
@@ -74,6 +77,21 @@ mod tests {
         let (early, late) = (inbound(1), inbound(30));
         assert_eq!(other(&outbound(29), [&early, &late]), Some(&late));
         assert_eq!(other(&outbound(2), [&early, &late]), Some(&early));
+    }
+
+    #[test]
+    fn in_one_tunnel_the_stream_tells_them_apart() {
+        let in_tunnel = |record: ConnectionRecord, stream| {
+            let door = "10.0.0.9:15008".parse().unwrap();
+            ConnectionRecord {
+                tunnel: Some(TunnelRecord { id: 1, stream, new: stream == 1, shared_by: 1, door }),
+                ..record
+            }
+        };
+        let inbound = |stream| in_tunnel(record("inbound", "10.0.0.7:41000", 1, None), stream);
+        let (first, second) = (inbound(1), inbound(3));
+        assert_eq!(other(&in_tunnel(outbound(1), 3), [&first, &second]), Some(&second));
+        assert_eq!(other(&outbound(1), [&first, &second]), None);
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub mod spiffe;
 pub mod svid;
 pub mod time_scale;
 pub mod top;
+pub mod tunnel;
 pub mod wire;
 pub mod words;
 pub mod workload;

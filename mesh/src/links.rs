@@ -44,7 +44,8 @@ impl Link<'_> {
     /// The addresses of both ends as they stand in its packets: client, server.
     #[must_use]
     pub fn ends(&self) -> (SocketAddr, Option<SocketAddr>) {
-        (canonical(self.inbound.client), self.outbound.upstream.map(canonical))
+        let door = self.outbound.tunnel.map(|tunnel| tunnel.door);
+        (canonical(self.inbound.client), door.or(self.outbound.upstream).map(canonical))
     }
 }
 

@@ -142,6 +142,21 @@ reasons! {
     AuthorizationDenied = "authorization_denied", Refused,
         "An AuthorizationPolicy does not allow the connection, or the request.",
         "The detail names the policy and the rule, or what each ALLOW rule missed; allow the caller's principal there if it shall be let in.";
+    DeniedByPeer = "denied_by_peer", Refused,
+        "The peer's proxy does not allow the connection in the tunnel to it.",
+        "Look at the AuthorizationPolicies of the peer: its sidecar names the rule; allow our principal there if it shall be let in.";
+    TunnelRefused = "tunnel_refused", Refused,
+        "The peer's proxy does not take the connection in the tunnel to it.",
+        "The detail has its answer, and its log the reason; look whether the address in the ServiceEntry is the peer's own.";
+    TunnelFailed = "tunnel_failed", Refused,
+        "The tunnel to the peer could not be opened, or broke before the peer had taken the connection.",
+        "The detail says what; look whether the peer takes tunnels (HBONE) at this port, as its label networking.istio.io/tunnel says.";
+    TunnelsFull = "tunnels_full", Refused,
+        "All tunnels to the peer are full.",
+        "Look for a client that leaks connections; raise tunnels.maxTunnels or tunnels.maxStreams if the load is real.";
+    AddressNotOurs = "address_not_ours", Refused,
+        "The client asked in a tunnel for an address at which the tunnel did not come in.",
+        "Look at the client's ServiceEntry: a tunnel leads to its own endpoint alone; where addresses are translated on the way, give the endpoint its real one.";
     NoCertificate = "no_certificate", Refused,
         "This proxy has no valid certificate.", "Look at the identity log lines: the CA may be down or refuse the token.";
     SelfLoop = "self_loop", Refused,

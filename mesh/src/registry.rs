@@ -52,6 +52,8 @@ pub struct Destination {
     /// Whether that endpoint is known to have a sidecar. Never, where the client's own choice of address is kept
     /// without an endpoint (resolution NONE).
     pub has_sidecar: bool,
+    /// Whether its sidecar is known to take tunnels.
+    pub takes_tunnels: bool,
     /// What the endpoint's port accepts by the PeerAuthentications known here.
     pub endpoint_mode: Mode,
     /// The identities that may serve this host, in the order of their texts.
@@ -249,8 +251,12 @@ impl Registry {
         let Some(made) = made.filter(|made| (&made.host, made.port) == (&known.host, known.port)) else {
             return self.find(by, 0).ok();
         };
-        let before =
-            Endpoint { address: made.endpoint, has_sidecar: made.has_sidecar, mode: made.endpoint_mode };
+        let before = Endpoint {
+            address: made.endpoint,
+            has_sidecar: made.has_sidecar,
+            takes_tunnels: made.takes_tunnels,
+            mode: made.endpoint_mode,
+        };
         let now =
             self.destination(service, self.index.endpoint_at(service, made.endpoint).unwrap_or(before))?;
         Some(match &made.subset {
@@ -334,7 +340,7 @@ impl Registry {
         for (number, service) in self.services.all.iter().enumerate() {
             if service.resolution == Resolution::None {
                 let anywhere = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), service.port);
-                let kept = Endpoint { address: anywhere, has_sidecar: false, mode: Mode::Permissive };
+                let kept = Endpoint::as_dialled(anywhere);
                 let destination = self.destination(number, kept);
                 listed.extend(destination.map(|destination| ListedEndpoint {
                     destination,
@@ -344,9 +350,10 @@ impl Registry {
             let mut names = HashSet::new();
             for backend in &service.backends {
                 listed.extend(self.addresses_of(backend).into_iter().filter_map(|(address, name)| {
-                    let Backend { has_sidecar, mode, .. } = *backend;
+                    let Backend { has_sidecar, takes_tunnels, mode, .. } = *backend;
+                    let endpoint = Endpoint { address, has_sidecar, takes_tunnels, mode };
                     let is_new = names.insert(name.clone());
-                    let destination = self.destination(number, Endpoint { address, has_sidecar, mode })?;
+                    let destination = self.destination(number, endpoint)?;
                     is_new.then_some(ListedEndpoint { destination, name })
                 }));
             }
@@ -376,9 +383,7 @@ impl Registry {
     fn behind(&self, service: usize, original: Option<SocketAddr>, turn: usize) -> Result<Destination, Miss> {
         let known = self.services.all.get(service).ok_or(Miss::Unknown)?;
         let endpoint = match (known.resolution, original) {
-            (Resolution::None, Some(address)) => {
-                Some(Endpoint { address, has_sidecar: false, mode: Mode::Permissive })
-            }
+            (Resolution::None, Some(address)) => Some(Endpoint::as_dialled(address)),
             _ => self.index.endpoint(service, turn),
         };
         endpoint
@@ -396,6 +401,7 @@ impl Registry {
             location: known.location,
             endpoint: endpoint.address,
             has_sidecar: endpoint.has_sidecar,
+            takes_tunnels: endpoint.takes_tunnels,
             endpoint_mode: endpoint.mode,
             identities: Arc::clone(&known.identities),
             rule: known.rule.as_ref().map(|applied| Arc::clone(&applied.rule)),

@@ -59,8 +59,11 @@ pub struct ConnectionRecord {
     pub service: Option<String>,
     /// Why the outbound leg is mTLS or plaintext (outbound).
     pub plan: Option<String>,
-    /// The finished handshake of the leg that speaks TLS.
+    /// The finished handshake of the leg that speaks TLS: of the tunnel, where it is in one.
     pub tls: Option<TlsRecord>,
+    /// The tunnel that it is in, where it is in one.
+    #[serde(default)]
+    pub tunnel: Option<TunnelRecord>,
     /// What the AuthorizationPolicies decided (inbound).
     pub authorization: Option<AuthorizationRecord>,
     /// The address that the proxy dialled.
@@ -107,6 +110,22 @@ pub struct Times {
     pub asked: Option<u64>,
     /// The first byte for the client came from the server, or as an answer of the proxy's own to a request.
     pub answered: Option<u64>,
+}
+
+/// The place of a connection in a tunnel (HBONE).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TunnelRecord {
+    /// The tunnel: unique while the proxy runs; counts up from 1.
+    pub id: u64,
+    /// The number of the connection's stream in it, which both ends tell: 1, 3, 5, ….
+    pub stream: u32,
+    /// Whether the tunnel was made for this connection (outbound), or this is the first in it (inbound).
+    pub new: bool,
+    /// Connections in it when this one began, itself among them.
+    pub shared_by: u32,
+    /// The address that it leads to.
+    pub door: SocketAddr,
 }
 
 /// What is known of one HTTP request. The access log and the metrics of requests come from it.

@@ -28,6 +28,7 @@ struct Service {
 #[derive(Debug, Clone)]
 struct Endpoint {
     has_sidecar: bool,
+    takes_tunnels: bool,
     account: Option<&'static str>,
     version: &'static str,
 }
@@ -71,11 +72,12 @@ impl Mesh {
             let Service { namespace, host, is_internal, endpoints } = service;
             let location = if *is_internal { "MESH_INTERNAL" } else { "MESH_EXTERNAL" };
             let endpoint = |(place, endpoint): (usize, &Endpoint)| {
-                let Endpoint { has_sidecar, account, version } = endpoint;
+                let Endpoint { has_sidecar, takes_tunnels, account, version } = endpoint;
                 let sidecar = if *has_sidecar { ", security.istio.io/tlsMode: istio" } else { "" };
+                let tunnel = if *takes_tunnels { ", networking.istio.io/tunnel: http" } else { "" };
                 let account = account.map(|name| format!(", serviceAccount: {name}")).unwrap_or_default();
                 format!(
-                    "{{address: {}, labels: {{version: {version}{sidecar}}}{account}}}",
+                    "{{address: {}, labels: {{version: {version}{sidecar}{tunnel}}}{account}}}",
                     address(number, place)
                 )
             };
@@ -148,7 +150,7 @@ impl Mesh {
     }
 
     /// "An explicit DR tls block always wins." "Otherwise per endpoint: has `tlsMode: istio` and PA for its port is not
-    /// DISABLE: mTLS; else plaintext." "MESH_EXTERNAL never." "Server SAN must exactly equal one of the service's
+    /// DISABLE: mTLS; else plaintext." "With `tunnel: http` mTLS is in a tunnel to port 15008, whatever else it has." "MESH_EXTERNAL never." "Server SAN must exactly equal one of the service's
     /// endpoint accounts."
     fn expected(&self, service: &Service, endpoint: &Endpoint, port: u16) -> String {
         let mut accounts: Vec<String> = service
@@ -163,6 +165,7 @@ impl Mesh {
             let host = service.host.trim_start_matches("*.");
             match accounts.as_slice() {
                 [] => "refused".to_owned(),
+                accounts if endpoint.takes_tunnels => format!("port 15008 {}", accounts.join(" ")),
                 accounts => format!("outbound_.{port}_._.{host} {}", accounts.join(" ")),
             }
         };
@@ -177,7 +180,9 @@ impl Mesh {
             Some("ISTIO_MUTUAL") => mutual(),
             Some(_) if service.host.starts_with('*') => "refused".to_owned(),
             Some(_) => format!("TLS with {0} as {0}", service.host),
-            None if !service.is_internal || !endpoint.has_sidecar => "plaintext".to_owned(),
+            None if !service.is_internal || !(endpoint.has_sidecar || endpoint.takes_tunnels) => {
+                "plaintext".to_owned()
+            }
             None if self.mode_of(service.namespace, endpoint.version, target) == "DISABLE" => {
                 "plaintext".to_owned()
             }
@@ -241,6 +246,10 @@ fn in_short(tls: &DialTls) -> String {
             let identities: Vec<&str> = identities.iter().map(|identity| identity.principal()).collect();
             format!("{sni} {}", identities.join(" "))
         }
+        DialTls::Tunnel { door, identities } => {
+            let identities: Vec<&str> = identities.iter().map(|identity| identity.principal()).collect();
+            format!("port {} {}", door.port(), identities.join(" "))
+        }
         DialTls::Originate { server_name, names, .. } => {
             format!("TLS with {} as {}", server_name.as_deref().unwrap_or_default(), names.join(" "))
         }
@@ -252,10 +261,11 @@ fn mesh() -> impl Strategy<Value = Mesh> {
     let select = prop::sample::select::<&'static str>;
     let namespaces = || select(vec!["web", "shop", ROOT]);
     let mode = || prop::option::of(select(MODES.to_vec()));
-    let endpoint = (any::<bool>(), select(vec!["one", "two"]), any::<bool>(), select(vec!["v1", "v2"]))
-        .prop_map(|(has_sidecar, account, has_account, version)| Endpoint {
-            account: Some(account).filter(|_| has_sidecar || has_account),
+    let endpoint = (any::<[bool; 2]>(), select(vec!["one", "two"]), any::<bool>(), select(vec!["v1", "v2"]))
+        .prop_map(|([has_sidecar, takes_tunnels], account, has_account, version)| Endpoint {
+            account: Some(account).filter(|_| has_sidecar || takes_tunnels || has_account),
             has_sidecar,
+            takes_tunnels,
             version,
         });
     let service = (

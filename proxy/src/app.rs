@@ -25,14 +25,14 @@ use crate::listener::{self, Bound, Role};
 use crate::live::{LiveSnapshot, Publisher};
 use crate::net::dial::{DialOptions, OwnDials};
 use crate::resolver::Resolver;
-use crate::settings::{Hurry, Settings};
+use crate::settings::{Hurry, InboundListener, Settings};
 use crate::telemetry::Telemetry;
 use crate::tls::origination::Originator;
 use crate::tls::{Clock, LiveCredentials};
 use crate::workers::Workers;
 #[cfg(feature = "workload-api")]
 use crate::workload_api::{self, Socket, SocketError};
-use crate::{drain, gateway, reload};
+use crate::{drain, gateway, reload, tunnel};
 
 /// Longest wait for the first DNS answers before connections are accepted.
 const FIRST_NAMES: Duration = Duration::from_secs(3);
@@ -83,6 +83,10 @@ pub(crate) struct Shared {
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) own_dials: OwnDials,
     own_ports: BTreeSet<u16>,
+    /// The explicit inbound listeners by the addresses that they are bound to.
+    explicit: Vec<(SocketAddr, InboundListener)>,
+    /// Our own tunnels to peers.
+    pub(crate) tunnels: tunnel::Pools,
     pub(crate) gateway: Arc<gateway::Ports>,
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
@@ -105,6 +109,14 @@ impl Shared {
     /// Whether the proxy itself listens on a port of this host: no peer may be forwarded to one.
     pub(crate) fn is_own_port(&self, port: u16) -> bool {
         self.own_ports.contains(&port) || self.gateway.contains(port)
+    }
+
+    /// The explicit inbound listener that listens there.
+    pub(crate) fn listener_at(&self, address: SocketAddr) -> Option<&InboundListener> {
+        let is_there = |bound: &SocketAddr| {
+            bound.port() == address.port() && (bound.ip().is_unspecified() || bound.ip() == address.ip())
+        };
+        self.explicit.iter().find(|(bound, _)| is_there(bound)).map(|(_, listener)| listener)
     }
 
     /// Counts look-ups, so that the endpoints of a service take turns.
@@ -194,6 +206,8 @@ pub(crate) async fn start(
         resolver: resolver.clone(),
         own_dials: OwnDials::default(),
         own_ports: own_ports(&settings, &bound, &servers),
+        explicit: explicit(&bound),
+        tunnels: tunnel::Pools::default(),
         gateway: Arc::default(),
         slots: Arc::new(Semaphore::new(settings.limits.max_connections)),
         tasks: TaskTracker::new(),
@@ -313,6 +327,7 @@ async fn until_stopped(drain: &drain::Trigger) -> Result<(), AppError> {
 
 fn bind_all(settings: &Settings, workers: &Workers) -> Result<Vec<Bound>, AppError> {
     let inbound = settings.inbound.capture.map(|address| ("inbound capture", Role::InboundCapture, address));
+    let tunnel = settings.inbound.tunnel.map(|address| ("inbound tunnels", Role::InboundTunnel, address));
     let outbound =
         settings.outbound.capture.map(|address| ("outbound capture", Role::OutboundCapture, address));
     let explicit_in = settings
@@ -328,7 +343,8 @@ fn bind_all(settings: &Settings, workers: &Workers) -> Result<Vec<Bound>, AppErr
     let (interception, keepalive) = (settings.interception.mode, settings.limits.keepalive);
     let how = listener::How { interception, keepalive, workers };
     let mut bound = Vec::new();
-    for (what, role, address) in inbound.into_iter().chain(explicit_in).chain(outbound).chain(explicit_out) {
+    let inbound = inbound.into_iter().chain(explicit_in).chain(tunnel);
+    for (what, role, address) in inbound.chain(outbound).chain(explicit_out) {
         bound.extend(listener::bind(&role, address, &how).map_err(|fault| AppError::Listen {
             what,
             address,
@@ -403,6 +419,14 @@ fn own_ports(settings: &Settings, bound: &[Bound], servers: &Servers) -> BTreeSe
     let bound = bound.iter().map(|listener| listener.address.port());
     let servers = servers.iter().filter_map(|server| server.local_addr().ok()).map(|address| address.port());
     settings.own_ports().into_iter().chain(bound).chain(servers).collect()
+}
+
+fn explicit(bound: &[Bound]) -> Vec<(SocketAddr, InboundListener)> {
+    let explicit = bound.iter().filter_map(|listener| match &listener.role {
+        Role::Inbound(settings) => Some((listener.address, settings.clone())),
+        _ => None,
+    });
+    explicit.collect()
 }
 
 fn announce(addresses: &BoundAddresses) {

@@ -235,6 +235,7 @@ impl Connection {
             tls: None,
             authorization: None,
             upstream: None,
+            tunnel: None,
             dialled_from: None,
             bytes_to_server: 0,
             bytes_to_client: 0,
@@ -300,6 +301,12 @@ impl Connection {
     /// The connection has ended: logs and counts it.
     pub(crate) fn end(mut self, end: End) {
         self.close(end);
+    }
+
+    /// It was no connection but a tunnel, whose streams have records of their own: nobody is told of an end.
+    pub(crate) fn becomes_tunnel(mut self) {
+        self.ended = true;
+        lock(&self.table.open).remove(&self.id());
     }
 
     fn close(&mut self, end: End) {

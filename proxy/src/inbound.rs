@@ -29,7 +29,8 @@ use crate::net::sniff::{First, Sniffed, sniff};
 use crate::outbound::refuse;
 use crate::settings::PolicyChange;
 use crate::telemetry::log::STEP;
-use crate::tls::{Door, usable};
+use crate::tls::{Door, Handshake, usable};
+use crate::tunnel::TunnelStream;
 use crate::{http, tls};
 use app::{App, AppRequests};
 
@@ -58,11 +59,7 @@ pub(crate) async fn serve(
     let published = shared.snapshot.borrow().clone();
     let snapshot = &published.snapshot;
     let decision = snapshot.modes.for_port(target.port());
-    connection.note(|record| {
-        record.mode =
-            Some(ModeRecord { mode: decision.mode, because: decision.because.clone(), shadow: None });
-        record.service = snapshot.own_port(target.port()).map(|own| format!("{}:{}", own.host, own.port));
-    });
+    note_port(target.port(), snapshot, connection);
 
     if !needs_sniff(decision.mode) {
         connection.note(|record| record.first_bytes = Some(FirstBytes::Unseen));
@@ -115,6 +112,49 @@ pub(crate) async fn serve(
             refuse(reason, format!("port {} is {} by {}", target.port(), decision.mode, decision.because))
         }
     }
+}
+
+/// Serves one stream of a tunnel, whose client wants to go to `target` and has proved by the tunnel's `handshake` who it is.
+pub(crate) async fn serve_tunnelled(
+    client: TunnelStream,
+    target: SocketAddr,
+    handshake: &Handshake,
+    connection: &mut Connection,
+    shared: &Arc<Shared>,
+) -> End {
+    // Who is told to come to an explicit listener means the app behind it.
+    let (role, target) = match shared.listener_at(target) {
+        Some(listener) => (Role::Inbound(listener.clone()), listener.forward),
+        None => (Role::InboundTunnel, target),
+    };
+    connection.note(|record| record.original_destination = Some(target));
+    if shared.is_own_port(target.port()) && !matches!(role, Role::Inbound(_)) {
+        return refuse(Reason::SelfLoop, format!("port {} is one of this proxy's own", target.port()));
+    }
+    let published = shared.snapshot.borrow().clone();
+    let snapshot = &published.snapshot;
+    note_port(target.port(), snapshot, connection);
+    let known = Known {
+        peer: Some(handshake.peer.clone()),
+        source: connection.client().ip(),
+        destination: target,
+        sni: None,
+        certificate: Some(handshake.proof.leaf()),
+    };
+    let proof = Some(handshake.proof.clone());
+    let (observed, admission) = (Some(Observed::MeshTls), Admission::Terminate);
+    let admitted = Admitted { observed, admission, known, proof };
+    forward(client, admitted, snapshot, connection, &Arc::new(role), shared).await
+}
+
+/// What the port accepts, and whose it is.
+fn note_port(port: u16, snapshot: &Snapshot, connection: &Connection) {
+    let decision = snapshot.modes.for_port(port);
+    connection.note(|record| {
+        record.mode =
+            Some(ModeRecord { mode: decision.mode, because: decision.because.clone(), shadow: None });
+        record.service = snapshot.own_port(port).map(|own| format!("{}:{}", own.host, own.port));
+    });
 }
 
 /// Where the client wants to go. A connection to the proxy itself is refused here.
@@ -202,7 +242,7 @@ where
 
 /// Serves HTTP. Each request is authorized by itself; the connection as a whole is cut where its admission changes.
 async fn forward_requests<S>(
-    client: S,
+    mut client: S,
     admitted: Admitted,
     app: App,
     snapshot: &Snapshot,
@@ -211,6 +251,7 @@ async fn forward_requests<S>(
 where
     S: AsyncRead + AsyncWrite + Leg + Unpin + Send + 'static,
 {
+    client.let_in();
     connection.opened();
     let own = snapshot.own_port(admitted.known.destination.port());
     let service = own.map(|own| format!("{}:{}", own.host, own.port));
@@ -241,6 +282,7 @@ where
         Ok(dialled) => dialled,
         Err(end) => return end,
     };
+    client.let_in();
     connection.opened();
     let relaying = relay(&mut client, &mut stream, connection.moved());
     unless(relaying, no_longer_allowed(admitted, &app.shared, refusal_of))

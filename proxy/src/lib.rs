@@ -37,6 +37,7 @@ mod settings;
 pub mod sidecar_file;
 mod telemetry;
 mod tls;
+mod tunnel;
 mod workers;
 #[cfg(feature = "workload-api")]
 mod workload_api;

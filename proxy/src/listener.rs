@@ -22,13 +22,15 @@ use crate::net::original_dst::canonical;
 use crate::net::relay::End;
 use crate::settings::{InboundListener, InterceptionMode, OutboundListener};
 use crate::workers::Workers;
-use crate::{gateway, inbound, outbound};
+use crate::{gateway, inbound, outbound, tunnel};
 
 /// What a listener is for.
 #[derive(Debug, Clone)]
 pub(crate) enum Role {
     InboundCapture,
     OutboundCapture,
+    /// The door for tunnels.
+    InboundTunnel,
     Inbound(InboundListener),
     Outbound(OutboundListener),
     /// For a port of the Gateways, by their number.
@@ -38,7 +40,9 @@ pub(crate) enum Role {
 impl Role {
     pub(crate) fn direction(&self) -> Direction {
         match self {
-            Role::InboundCapture | Role::Inbound(_) | Role::Gateway(_) => Direction::Inbound,
+            Role::InboundCapture | Role::InboundTunnel | Role::Inbound(_) | Role::Gateway(_) => {
+                Direction::Inbound
+            }
             Role::OutboundCapture | Role::Outbound(_) => Direction::Outbound,
         }
     }
@@ -47,6 +51,7 @@ impl Role {
     pub(crate) fn describe(&self) -> String {
         match self {
             Role::InboundCapture | Role::OutboundCapture => "capture".to_owned(),
+            Role::InboundTunnel => "tunnel".to_owned(),
             Role::Inbound(listener) => format!("forward to {}", listener.forward),
             Role::Outbound(listener) => format!("to {}:{}", listener.host, listener.port),
             Role::Gateway(port) => format!("gateway port {port}"),
@@ -74,19 +79,19 @@ pub(crate) struct How<'a> {
     pub(crate) workers: &'a Workers,
 }
 
-/// Binds `address` for `role`, once for each of the workers. A capture address that is "any" or loopback in IPv4 is bound in IPv6 too where the
-/// host has it, since redirected IPv6 packets arrive there; a gateway's "any" likewise.
+/// Binds `address` for `role`, once for each of the workers. A capture address that is "any" or loopback in IPv4 is bound
+/// in IPv6 too where the host has it, since redirected IPv6 packets arrive there; "any" of a gateway and of the door for
+/// tunnels likewise.
 ///
 /// # Errors
 /// Those of the kernel, for the address that was configured; a missing IPv6 twin is no error.
 pub(crate) fn bind(role: &Role, address: SocketAddr, how: &How<'_>) -> io::Result<Vec<Bound>> {
     let first = bind_for_each(role, address, how)?;
     let twin = match (role, address.ip()) {
-        (Role::InboundCapture | Role::OutboundCapture | Role::Gateway(_), IpAddr::V4(ip))
-            if ip.is_unspecified() =>
-        {
-            Some(Ipv6Addr::UNSPECIFIED)
-        }
+        (
+            Role::InboundCapture | Role::InboundTunnel | Role::OutboundCapture | Role::Gateway(_),
+            IpAddr::V4(ip),
+        ) if ip.is_unspecified() => Some(Ipv6Addr::UNSPECIFIED),
         (Role::InboundCapture | Role::OutboundCapture, IpAddr::V4(Ipv4Addr::LOCALHOST)) => {
             Some(Ipv6Addr::LOCALHOST)
         }
@@ -237,6 +242,9 @@ async fn serve(
     shared: Arc<Shared>,
     _permit: OwnedSemaphorePermit,
 ) {
+    if matches!(*role, Role::InboundTunnel) {
+        return Box::pin(tunnel::serve(stream, connection, &shared)).await;
+    }
     let work = async {
         match (&*role, role.direction()) {
             (Role::Gateway(port), _) => {

@@ -8,7 +8,7 @@ use pillion_mesh::policy::dial::{DialPlan, DialTls};
 use pillion_mesh::reason::Reason;
 use pillion_mesh::registry::{Destination, FoundBy, Miss};
 use pillion_mesh::spiffe::SpiffeId;
-use pillion_mesh::wire::TlsRecord;
+use pillion_mesh::wire::{TlsRecord, TunnelRecord};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -31,6 +31,7 @@ use crate::settings::{InterceptionMode, OutboundListener, PolicyChange};
 use crate::telemetry::log::STEP;
 use crate::tls::origination::{Material, Wanted};
 use crate::tls::{self, Credentials, HandshakeError, Proof, TlsStream};
+use crate::tunnel::{Entered, TunnelStream};
 
 /// Of a host's name (RFC 1035 2.3.4); an app may ask for a longer one, which no message repeats.
 const LONGEST_NAME: usize = 255;
@@ -57,6 +58,7 @@ pub(crate) struct Made {
 /// What a handshake takes, got before anybody is dialled.
 pub(crate) enum Means<'p> {
     Mesh { credentials: Arc<Credentials>, sni: &'p str, identities: &'p Arc<[SpiffeId]> },
+    Tunnel { credentials: Arc<Credentials>, door: SocketAddr, identities: &'p Arc<[SpiffeId]> },
     Outside { material: Material, wanted: Wanted<'p> },
 }
 
@@ -86,11 +88,12 @@ pub(crate) async fn serve(
         Err(end) => return end,
     };
     connection.note(|record| record.upstream = Some(address));
-    let Reached { stream, own: _own, record, peer } = match reach(means, address, connection, shared).await {
+    let reached = reach(means, address, connection, shared).await;
+    let Reached { stream, own: _own, record, tunnel, peer } = match reached {
         Ok(reached) => reached,
         Err(end) => return end,
     };
-    connection.note(|noted| noted.tls = record);
+    connection.note(|noted| (noted.tls, noted.tunnel) = (record, tunnel));
     let made = Made { by, destination, tls: plan.tls, peer };
     match stream {
         Stream::Plain(mut upstream) => {
@@ -99,15 +102,21 @@ pub(crate) async fn serve(
         Stream::Tls(mut upstream) => {
             relay_while_planned(&mut app, &mut *upstream, &made, connection, shared).await
         }
+        Stream::Tunnel(mut upstream) => {
+            relay_while_planned(&mut app, &mut *upstream, &made, connection, shared).await
+        }
     }
 }
 
 /// A connection that stands as its plan has it.
 pub(crate) struct Reached {
     pub(crate) stream: Stream,
-    pub(crate) own: OwnDial,
-    /// The handshake, where there was one.
+    /// Where it was dialled by itself.
+    pub(crate) own: Option<OwnDial>,
+    /// The handshake, where there was one: the tunnel's, where it is in one.
     pub(crate) record: Option<TlsRecord>,
+    /// Its place in a tunnel.
+    pub(crate) tunnel: Option<TunnelRecord>,
     /// Who a peer of the mesh has proved to be, and by what.
     pub(crate) peer: Option<(SpiffeId, Proof)>,
 }
@@ -116,9 +125,10 @@ pub(crate) struct Reached {
 pub(crate) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    Tunnel(Box<TunnelStream>),
 }
 
-/// Dials, and finishes the handshake where there is to be one.
+/// Dials, and finishes the handshake where there is to be one; or enters a tunnel.
 ///
 /// # Errors
 /// With the reason for the record.
@@ -126,8 +136,11 @@ pub(crate) async fn reach(
     means: Option<Means<'_>>,
     address: SocketAddr,
     connection: &Connection,
-    shared: &Shared,
+    shared: &Arc<Shared>,
 ) -> Result<Reached, End> {
+    if let Some(Means::Tunnel { credentials, door, identities }) = &means {
+        return Box::pin(enter((*door, identities), address, credentials, connection, shared)).await;
+    }
     let (upstream, own) = dial::connect_remembered(address, &shared.dial_options(), &shared.own_dials)
         .await
         .map_err(|error| dial_fault(&error, address, Reason::DestinationUnreachable))?;
@@ -135,7 +148,8 @@ pub(crate) async fn reach(
     connection.note(|record| record.dialled_from = Some(own.local()));
     debug!(target: STEP, id = connection.id(), "{address} has taken the connection");
     let Some(means) = means else {
-        return Ok(Reached { stream: Stream::Plain(upstream), own, record: None, peer: None });
+        let (stream, own) = (Stream::Plain(upstream), Some(own));
+        return Ok(Reached { stream, own, record: None, tunnel: None, peer: None });
     };
     let tap = connection.tap();
     let limit = shared.settings.limits.handshake_timeout;
@@ -143,7 +157,25 @@ pub(crate) async fn reach(
         |_elapsed| refuse(Reason::HandshakeTimeout, format!("{address} did not finish within {limit:?}")),
     )?;
     let (upstream, record, peer) = done.map_err(End::from)?;
-    Ok(Reached { stream: Stream::Tls(Box::new(upstream)), own, record: Some(record), peer })
+    let (stream, own) = (Stream::Tls(Box::new(upstream)), Some(own));
+    Ok(Reached { stream, own, record: Some(record), tunnel: None, peer })
+}
+
+/// By a tunnel: the peer takes the connection, or says why not.
+async fn enter(
+    to: (SocketAddr, &Arc<[SpiffeId]>),
+    address: SocketAddr,
+    credentials: &Arc<Credentials>,
+    connection: &Connection,
+    shared: &Arc<Shared>,
+) -> Result<Reached, End> {
+    let entered = shared.tunnels.enter(to, address, credentials, connection, shared).await;
+    let Entered { stream, tls, record, local, peer } = entered.map_err(|end| with_dates(end, shared))?;
+    connection.connected();
+    connection.note(|noted| noted.dialled_from = Some(local));
+    debug!(target: STEP, id = connection.id(), "{address} has taken the connection, in tunnel {} to {}", record.id, to.0);
+    let stream = Stream::Tunnel(Box::new(stream));
+    Ok(Reached { stream, own: None, record: Some(tls), tunnel: Some(record), peer: Some(peer) })
 }
 
 /// What the registry knows of a captured connection's destination: by its address, else by the server name of the app's
@@ -293,11 +325,12 @@ pub(crate) async fn means<'p>(
         DialTls::Plaintext => Ok(None),
         DialTls::Refuse(reason) => Err(refuse(*reason, plan.because.clone())),
         DialTls::IstioMutual { sni, identities } => {
-            let current = shared.credentials.borrow().clone();
-            let credentials = tls::usable(current, &shared.clock).map_err(|because| {
-                refuse(Reason::NoCertificate, format!("{address} is to be reached by mutual TLS: {because}"))
-            })?;
+            let credentials = credentials(address, shared)?;
             Ok(Some(Means::Mesh { credentials, sni, identities }))
+        }
+        DialTls::Tunnel { door, identities } => {
+            let credentials = credentials(address, shared)?;
+            Ok(Some(Means::Tunnel { credentials, door: *door, identities }))
         }
         DialTls::Originate { server_name, names, alpn, how } => {
             let limit = shared.settings.limits.handshake_timeout;
@@ -309,6 +342,14 @@ pub(crate) async fn means<'p>(
             Ok(Some(Means::Outside { material, wanted }))
         }
     }
+}
+
+/// What mutual TLS with the mesh takes.
+fn credentials(address: SocketAddr, shared: &Shared) -> Result<Arc<Credentials>, End> {
+    let current = shared.credentials.borrow().clone();
+    tls::usable(current, &shared.clock).map_err(|because| {
+        refuse(Reason::NoCertificate, format!("{address} is to be reached by mutual TLS: {because}"))
+    })
 }
 
 /// A handshake and what it proved.
@@ -328,6 +369,9 @@ async fn handshake(
             let (stream, done) =
                 tls::client::connect(upstream, tap, &credentials, address, sni, identities).await?;
             Ok((stream, done.record, Some((done.peer, done.proof))))
+        }
+        Means::Tunnel { .. } => {
+            Err(HandshakeError { reason: Reason::Internal, detail: "a tunnel is not begun here".to_owned() })
         }
         Means::Outside { material, wanted } => {
             let (stream, record) = shared.originator.connect(upstream, tap, &material, wanted).await?;

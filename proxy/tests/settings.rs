@@ -326,7 +326,14 @@ const WRONG: &[(&str, &str, &str, &[&str])] = &[
          endpointSpiffeId: \"spiffe://a.example/ca\"}}]",
         &[],
     ),
-    ("HBONE", "inbound:", "inbound: {tunnel: 0.0.0.0:15008}", &[]),
+    (
+        "the door for tunnels where something listens already",
+        "inbound:",
+        "inbound: {tunnel: 0.0.0.0:15021}",
+        &[],
+    ),
+    ("tunnels for nobody", "limits:", "tunnels: {maxStreams: 0}", &[]),
+    ("more tunnels than there are ports", "limits:", "tunnels: {maxTunnels: 100001}", &[]),
     ("no listener at all", "inbound:", "", &[]),
     ("two listeners on one address", "admin:", "admin: {address: 127.0.0.1:15006}", &[]),
     (

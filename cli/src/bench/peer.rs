@@ -20,6 +20,7 @@ const KNOWN: [(&str, &str); 11] = [
     ("relay-inbound.yaml", include_str!("peers/relay-inbound.yaml")),
     ("pillion.yaml", include_str!("peers/pillion.yaml")),
     ("pillion-default.yaml", include_str!("peers/pillion-default.yaml")),
+    ("pillion-tunnel.yaml", include_str!("peers/pillion-tunnel.yaml")),
     ("pillion-permissive.yaml", include_str!("peers/pillion-permissive.yaml")),
     ("pillion-disable.yaml", include_str!("peers/pillion-disable.yaml")),
     ("envoy.yaml", include_str!("peers/envoy.yaml")),

@@ -13,7 +13,7 @@ use super::harness::{Mesh, Process, call, echo_app, eventually, id, program, tex
 /// An Envoy, and where the first of its listeners listens.
 pub(super) struct Envoy {
     process: Process,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     admin: SocketAddr,
 }
 
@@ -44,14 +44,15 @@ impl Envoy {
         let address = eventually(|| {
             let listeners: Value = serde_json::from_str(&get(admin, "/listeners?format=json")?).ok()?;
             let socket = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
-            format!("127.0.0.1:{}", socket["port_value"].as_u64()?).parse().ok()
+            let port = u16::try_from(socket["port_value"].as_u64()?).ok()?;
+            Some(SocketAddr::new(socket["address"].as_str()?.parse().ok()?, port))
         })
         .unwrap_or_else(|| panic!("Envoy does not listen:\n{}", process.printed()));
         Self { process, address, admin }
     }
 
     /// The value of one of its counters.
-    fn counter(&self, name: &str) -> u64 {
+    pub(super) fn counter(&self, name: &str) -> u64 {
         let stats = get(self.admin, &format!("/stats?filter=^{name}$")).unwrap_or_default();
         stats.lines().filter_map(|line| line.rsplit_once(": ")?.1.parse::<u64>().ok()).sum()
     }
@@ -88,7 +89,7 @@ fn call_whole(address: SocketAddr, bytes: &[u8]) -> Option<Vec<u8>> {
     Some(answer)
 }
 
-fn loopback(port: u16) -> Value {
+pub(super) fn loopback(port: u16) -> Value {
     json!({"socket_address": {"address": "127.0.0.1", "port_value": port}})
 }
 
@@ -120,7 +121,7 @@ pub(super) fn tcp_proxy() -> Value {
 }
 
 /// Certificate, key, and a check of the peer's URI SAN.
-fn common_tls(mesh: &Mesh, name: &str, alpn: &[&str], san: &Value, tls: (&str, &str)) -> Value {
+pub(super) fn common_tls(mesh: &Mesh, name: &str, alpn: &[&str], san: &Value, tls: (&str, &str)) -> Value {
     let paths = mesh.identity(name);
     json!({
         "alpn_protocols": alpn,

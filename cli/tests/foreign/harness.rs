@@ -75,7 +75,7 @@ impl Mesh {
         );
     }
 
-    fn resource(&self, name: &str, text: &str) {
+    pub(crate) fn resource(&self, name: &str, text: &str) {
         fs::write(self.path("mesh").join(format!("{name}.yaml")), text).unwrap();
     }
 

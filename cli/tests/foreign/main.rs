@@ -13,3 +13,4 @@ mod openssl;
 mod rbac;
 mod resumption;
 mod spiffe;
+mod tunnels;

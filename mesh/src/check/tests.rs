@@ -94,6 +94,7 @@ fn ends(secured: bool) -> [ConnectionRecord; 2] {
         tls: tls("web", "customers"),
         authorization: None,
         upstream: None,
+        tunnel: None,
         dialled_from: None,
         bytes_to_server: 112,
         bytes_to_client: 4_000,

@@ -155,8 +155,10 @@ fn mesh_leg(outbound: &ConnectionRecord, inbound: &ConnectionRecord, heard: &[Sa
     let carries = match (&outbound.tls, secured) {
         (Some(tls), true) => {
             let TlsRecord { version, cipher_suite, group, peer, local, .. } = tls;
+            let tunnel =
+                outbound.tunnel.map(|tunnel| format!("in tunnel {}, ", tunnel.id)).unwrap_or_default();
             format!(
-                "mutual TLS ({version} {cipher_suite} {group}): {local} and {peer} have proved themselves to each other"
+                "{tunnel}mutual TLS ({version} {cipher_suite} {group}): {local} and {peer} have proved themselves to each other"
             )
         }
         (Some(_), false) => "TLS, which the other side does not tell of".to_owned(),
@@ -165,7 +167,7 @@ fn mesh_leg(outbound: &ConnectionRecord, inbound: &ConnectionRecord, heard: &[Sa
     Leg {
         which: Which::Mesh,
         from: outbound.dialled_from,
-        to: outbound.upstream,
+        to: outbound.tunnel.map(|tunnel| tunnel.door).or(outbound.upstream),
         secured,
         carries,
         bytes_to_server: outbound.bytes_to_server,

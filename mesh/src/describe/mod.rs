@@ -109,7 +109,7 @@ pub struct DestinationDescription {
     pub endpoint: String,
     /// Whether it is known to have a sidecar.
     pub has_sidecar: bool,
-    /// `DISABLE`, `SIMPLE`, `MUTUAL`, `ISTIO_MUTUAL`, or `REFUSED`.
+    /// `DISABLE`, `SIMPLE`, `MUTUAL`, `ISTIO_MUTUAL`, `HBONE` (the same in a tunnel), or `REFUSED`.
     pub tls: String,
     /// The server name that is asked for.
     pub sni: Option<String>,
@@ -200,6 +200,7 @@ fn destination(snapshot: &Snapshot, listed: &ListedEndpoint) -> DestinationDescr
         DialTls::IstioMutual { sni, identities } => {
             (Some(sni.clone()), identities.iter().map(ToString::to_string).collect())
         }
+        DialTls::Tunnel { identities, .. } => (None, identities.iter().map(ToString::to_string).collect()),
         DialTls::Originate { server_name, names, .. } => (server_name.clone(), names.clone()),
         DialTls::Plaintext | DialTls::Refuse(_) => (None, Vec::new()),
     };

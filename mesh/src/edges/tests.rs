@@ -40,6 +40,7 @@ fn plain(direction: Direction) -> ConnectionRecord {
         tls: None,
         authorization: None,
         upstream: None,
+        tunnel: None,
         dialled_from: None,
         bytes_to_server: 1,
         bytes_to_client: 2,

@@ -8,7 +8,7 @@ use crate::client_hello::names;
 use crate::reason::{Kind, Reason};
 use crate::wire::{
     AuthorizationRecord, By, ConnectionRecord, Direction, FirstBytes, FirstPassed, Offer, RequestRecord,
-    TlsMode, TlsRecord, hexadecimal, rfc3339,
+    TlsMode, TlsRecord, TunnelRecord, hexadecimal, rfc3339,
 };
 use crate::words::{Bytes, Elapsed, Escaped};
 
@@ -139,7 +139,7 @@ impl Told<'_> {
 fn broken_at(reason: Reason) -> About {
     match reason {
         Reason::TooManyConnections => About::Client,
-        Reason::SelfLoop | Reason::NoOriginalDestination => About::Destination,
+        Reason::SelfLoop | Reason::NoOriginalDestination | Reason::AddressNotOurs => About::Destination,
         Reason::StrictPlaintext | Reason::StrictSilent | Reason::TlsToHttpPort | Reason::HelloTooLarge => {
             About::FirstBytes
         }
@@ -165,7 +165,13 @@ fn broken_at(reason: Reason) -> About {
         | Reason::NoCertificate
         | Reason::TlsBroken => About::Handshake,
         Reason::AuthorizationDenied => About::Policies,
-        Reason::AppUnreachable | Reason::DestinationUnreachable | Reason::ConnectTimeout => About::Dial,
+        Reason::AppUnreachable
+        | Reason::DestinationUnreachable
+        | Reason::ConnectTimeout
+        | Reason::DeniedByPeer
+        | Reason::TunnelRefused
+        | Reason::TunnelFailed
+        | Reason::TunnelsFull => About::Dial,
         Reason::RequestMalformed | Reason::RequestTimeout => About::Request,
         Reason::Completed
         | Reason::ClientReset
@@ -271,8 +277,13 @@ fn handshake(record: &ConnectionRecord, tls: &TlsRecord) -> String {
             format!("; we showed {local} (certificate {serial}, until {})", rfc3339::print(until))
         }
     };
+    let whose = match &record.tunnel {
+        Some(TunnelRecord { id, new: true, .. }) => format!("tunnel {id}, new: "),
+        Some(TunnelRecord { id, .. }) => format!("tunnel {id}, which stood before: "),
+        None => String::new(),
+    };
     format!(
-        "{kind}, {} {} {}, {resumed} in {took}; {peer} (certificate {}, until {}){shown}",
+        "{whose}{kind}, {} {} {}, {resumed} in {took}; {peer} (certificate {}, until {}){shown}",
         tls.version,
         tls.cipher_suite,
         tls.group,
@@ -300,7 +311,12 @@ fn dial(record: &ConnectionRecord) -> Option<String> {
     let took = record.times.dialled.zip(record.times.connected).map(|(begun, done)| {
         format!(", connected in {}", Elapsed(Duration::from_micros(done.saturating_sub(begun))))
     });
-    record.upstream.map(|upstream| format!("{whom}{upstream}{}", took.unwrap_or_default()))
+    let through = record.tunnel.filter(|_| record.direction == Direction::Outbound).map(|tunnel| {
+        let TunnelRecord { id, stream, shared_by, door, .. } = tunnel;
+        format!(" by tunnel {id} to {door}, as stream {stream}, {shared_by} in it")
+    });
+    let (through, took) = (through.unwrap_or_default(), took.unwrap_or_default());
+    record.upstream.map(|upstream| format!("{whom}{upstream}{through}{took}"))
 }
 
 /// When the first of some bytes came.

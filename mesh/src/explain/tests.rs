@@ -6,7 +6,7 @@ use super::*;
 use crate::policy::mode::Mode;
 use crate::wire::{
     AuthorizationRecord, By, Closed, Direction, FirstBytes, FirstPassed, How, ModeRecord, Offer,
-    ShadowRecord, Times, TlsMode, TlsRecord, WireRecord,
+    ShadowRecord, Times, TlsMode, TlsRecord, TunnelRecord, WireRecord,
 };
 
 const BACKEND: &str = "spiffe://cluster.local/ns/default/sa/backend";
@@ -36,6 +36,7 @@ fn plaintext() -> ConnectionRecord {
         tls: None,
         authorization: None,
         upstream: None,
+        tunnel: None,
         dialled_from: None,
         bytes_to_server: 0,
         bytes_to_client: 0,
@@ -87,6 +88,7 @@ fn mutual() -> ConnectionRecord {
             shadow: Some(ShadowRecord { allowed: false, rule: None }),
         }),
         upstream: Some("10.0.0.8:3000".parse().unwrap()),
+        tunnel: None,
         dialled_from: None,
         bytes_to_server: 120,
         bytes_to_client: 4_123,
@@ -249,6 +251,21 @@ fn the_step_that_failed_tells_the_detail_once(#[case] reason: Reason, #[case] ab
     assert_eq!((step.about, step.passed), (about, false));
     assert_eq!(step.told.matches("this is what was seen").count(), 1, "{story}");
     assert_eq!(story.cure.as_deref(), Some(reason.cure()));
+}
+
+#[rstest]
+#[case::new(true, "tunnel 4, new: mutual TLS")]
+#[case::shared(false, "tunnel 4, which stood before: mutual TLS")]
+fn a_connection_in_a_tunnel_tells_which(#[case] new: bool, #[case] handshake: &str) {
+    let door = "10.0.0.8:15008".parse().unwrap();
+    let tunnel = Some(TunnelRecord { id: 4, stream: 7, new, shared_by: 3, door });
+    let upstream = Some("10.0.0.8:3000".parse().unwrap());
+    let record = ConnectionRecord { tunnel, upstream, tls: mutual().tls, reason: None, ..outbound() };
+    let story = explain(&record, &[]);
+    let told = |about| story.steps.iter().find(|step| step.about == about).map(|step| step.told.as_str());
+    assert!(told(About::Handshake).is_some_and(|told| told.starts_with(handshake)), "{story}");
+    let dial = "10.0.0.8:3000 by tunnel 4 to 10.0.0.8:15008, as stream 7, 3 in it";
+    assert_eq!(told(About::Dial), Some(dial));
 }
 
 /// Whatever the reason, a refusal has a step that failed besides the end, and a cure.

@@ -34,6 +34,7 @@ fn record(direction: Direction, client: &str, millis: u64, tls: Option<(&str, &s
         tls,
         authorization: None,
         upstream: None,
+        tunnel: None,
         dialled_from: None,
         bytes_to_server: 10,
         bytes_to_client: 20,

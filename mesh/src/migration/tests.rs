@@ -73,6 +73,7 @@ fn plaintext(client: &str, seconds: u64) -> ConnectionRecord {
         tls: None,
         authorization: None,
         upstream: None,
+        tunnel: None,
         dialled_from: None,
         bytes_to_server: 0,
         bytes_to_client: 0,

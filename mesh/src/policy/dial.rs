@@ -1,7 +1,8 @@
-//! How an outbound destination is reached: plaintext, mutual TLS of the mesh or TLS of the web, with which name, and who
-//! may answer: an explicit DestinationRule, else auto mTLS; secure naming.
+//! How an outbound destination is reached: plaintext, mutual TLS of the mesh by itself or in a tunnel, or TLS of the web,
+//! with which name, and who may answer: an explicit DestinationRule, else auto mTLS; secure naming.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use crate::reason::Reason;
 use crate::registry::Destination;
 use crate::resource::{ClientTls, Location, Origination, Protocol};
 use crate::spiffe::{SpiffeId, alternatives};
+use crate::tunnel;
 
 /// What is done with a destination that the registry does not know (Istio's `outboundTrafficPolicy`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -45,6 +47,13 @@ pub enum DialTls {
         /// The server must prove one of these; never empty, in the order of their texts.
         identities: Arc<[SpiffeId]>,
     },
+    /// The same in a tunnel, which it may share with other connections.
+    Tunnel {
+        /// Where the tunnel leads: the endpoint's address, with the port of tunnels.
+        door: SocketAddr,
+        /// As for `IstioMutual`.
+        identities: Arc<[SpiffeId]>,
+    },
     /// TLS as any client of the web speaks it, with a certificate to show or without.
     Originate {
         /// The name that is asked for; `None` where no name is known and none is needed.
@@ -61,14 +70,23 @@ pub enum DialTls {
 }
 
 impl DialTls {
-    /// The mode as a DestinationRule would have it; `REFUSED` for none.
+    /// The mode as a DestinationRule would have it; `HBONE` in a tunnel; `REFUSED` for none.
     #[must_use]
     pub fn mode(&self) -> &'static str {
         match self {
             DialTls::Plaintext => "DISABLE",
             DialTls::IstioMutual { .. } => "ISTIO_MUTUAL",
+            DialTls::Tunnel { .. } => "HBONE",
             DialTls::Originate { how, .. } => how.mode(),
             DialTls::Refuse(_) => "REFUSED",
+        }
+    }
+
+    /// Who may serve where that is proved by mutual TLS of the mesh, in a tunnel or not.
+    fn mutual(&self) -> Option<&[SpiffeId]> {
+        match self {
+            DialTls::IstioMutual { identities, .. } | DialTls::Tunnel { identities, .. } => Some(identities),
+            DialTls::Plaintext | DialTls::Originate { .. } | DialTls::Refuse(_) => None,
         }
     }
 
@@ -76,13 +94,13 @@ impl DialTls {
     /// ones: `now` asks for no more than it has.
     #[must_use]
     pub fn still_serves(&self, peer: Option<&SpiffeId>, now: &DialTls) -> bool {
-        match (self, now) {
-            (_, DialTls::Refuse(_)) => false,
-            (_, DialTls::Plaintext) => true,
-            (DialTls::IstioMutual { .. }, DialTls::IstioMutual { identities, .. }) => {
+        match (self, now, now.mutual()) {
+            (_, DialTls::Refuse(_), _) => false,
+            (_, DialTls::Plaintext, _) => true,
+            (one, _, Some(identities)) if one.mutual().is_some() => {
                 peer.is_some_and(|peer| identities.binary_search(peer).is_ok())
             }
-            (one, now) => one == now,
+            (one, now, _) => one == now,
         }
     }
 }
@@ -105,9 +123,9 @@ impl DialPlan {
             return None;
         }
         let because = &self.because;
-        Some(match (made, &self.tls, peer) {
+        Some(match (made, &self.tls, self.tls.mutual().zip(peer)) {
             (_, DialTls::Refuse(_), _) => because.clone(),
-            (DialTls::IstioMutual { .. }, DialTls::IstioMutual { identities, .. }, Some(peer)) => {
+            (made, _, Some((identities, peer))) if made.mutual().is_some() => {
                 format!(
                     "{because}, and may be served by {}; this connection is with {peer}",
                     alternatives(identities)
@@ -122,7 +140,8 @@ impl DialPlan {
 }
 
 /// An explicit DestinationRule as it says; without one auto mTLS: to an endpoint with a sidecar whose port is not DISABLE
-/// by mutual TLS, to others in plaintext. A destination that the registry does not know (`None`) as `unknown` says.
+/// by mutual TLS, to others in plaintext. Mutual TLS with an endpoint that takes tunnels is in a tunnel. A destination that
+/// the registry does not know (`None`) as `unknown` says.
 #[must_use]
 pub fn plan(destination: Option<&Destination>, unknown: OutboundPolicy) -> DialPlan {
     match destination {
@@ -183,9 +202,15 @@ fn mutual(destination: &Destination, because: String) -> DialPlan {
             ),
         };
     }
+    let identities = Arc::clone(identities);
+    if destination.takes_tunnels {
+        let door = SocketAddr::new(destination.endpoint.ip(), tunnel::PORT);
+        let because = format!("{because}, and it takes tunnels");
+        return DialPlan { tls: DialTls::Tunnel { door, identities }, because };
+    }
     let subset = subset.as_deref().unwrap_or_default();
     let sni = format!("outbound_.{port}_.{subset}_.{}", host.strip_prefix("*.").unwrap_or(host));
-    DialPlan { tls: DialTls::IstioMutual { sni, identities: Arc::clone(identities) }, because }
+    DialPlan { tls: DialTls::IstioMutual { sni, identities }, because }
 }
 
 /// The server's name is that of the rule, else the host. Where a wildcard is the host, nobody says which one is meant.

@@ -13,7 +13,7 @@ use crate::registry::{
     Addresses, Destination, FoundBy, ListedEndpoint, Miss, Registry, RouteMiss, WorkloadEntries,
 };
 use crate::resource::{
-    Port, Protocol, Resources, RouteDestination, ServiceEntry, TLS_MODE_LABEL, WorkloadEntry,
+    Port, Protocol, Resources, RouteDestination, ServiceEntry, WorkloadEntry, is_of_sidecar,
 };
 use crate::workload::{MeshConfig, Workload};
 
@@ -324,7 +324,7 @@ fn is_workload(endpoint: &WorkloadEntry, workload: &Workload) -> bool {
         && endpoint
             .labels
             .iter()
-            .filter(|(name, _)| *name != TLS_MODE_LABEL)
+            .filter(|(name, _)| !is_of_sidecar(name))
             .all(|(name, value)| workload.labels.get(name) == Some(value))
 }
 

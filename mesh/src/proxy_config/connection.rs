@@ -41,6 +41,8 @@ pub struct ConnectionRow {
     pub remote_target: Option<String>,
     /// Whether it is secured; none as long as that is not known.
     pub secured: Option<Secured>,
+    /// The tunnel that it is in, where it is in one.
+    pub tunnel: Option<u64>,
     /// What the port accepts (inbound).
     pub mode: Option<Mode>,
     /// Application bytes.
@@ -91,6 +93,7 @@ impl From<&ConnectionRecord> for ConnectionRow {
             remote,
             remote_target,
             secured: edges::secured(record),
+            tunnel: record.tunnel.map(|tunnel| tunnel.id),
             mode: record.mode.as_ref().map(|mode| mode.mode),
             to_server: record.bytes_to_server,
             to_client: record.bytes_to_client,
@@ -139,7 +142,7 @@ impl Display for Connections {
                 address(row.local),
                 address(row.remote),
                 known(row.remote_target.as_ref()),
-                Shown(row.secured).to_string(),
+                row.tunnel.map_or_else(|| Shown(row.secured).to_string(), |tunnel| format!("HBONE {tunnel}")),
                 row.mode.map_or("-".to_owned(), |mode| mode.to_string()),
                 Bytes(row.to_server).to_string(),
                 Bytes(row.to_client).to_string(),

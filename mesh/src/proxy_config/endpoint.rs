@@ -44,7 +44,7 @@ pub struct Endpoint {
     pub has_sidecar: bool,
     /// What its port accepts by the PeerAuthentications that are known here.
     pub mode: Mode,
-    /// `DISABLE`, `SIMPLE`, `MUTUAL`, `ISTIO_MUTUAL`, or `REFUSED`.
+    /// `DISABLE`, `SIMPLE`, `MUTUAL`, `ISTIO_MUTUAL`, `HBONE` (the same in a tunnel), or `REFUSED`.
     pub tls: String,
     /// The server name that is asked for.
     pub sni: Option<String>,
@@ -97,7 +97,7 @@ fn endpoint(snapshot: &Snapshot, listed: &ListedEndpoint) -> Endpoint {
     let sni = match &plan.tls {
         DialTls::IstioMutual { sni, .. } => Some(sni.clone()),
         DialTls::Originate { server_name, .. } => server_name.clone(),
-        DialTls::Plaintext | DialTls::Refuse(_) => None,
+        DialTls::Plaintext | DialTls::Tunnel { .. } | DialTls::Refuse(_) => None,
     };
     Endpoint {
         host: destination.host.clone(),

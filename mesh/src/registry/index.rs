@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::services::{Address, Service, Services};
+use super::services::{Address, Backend, Service, Services};
 use super::{Addresses, Miss, RouteMiss};
 use crate::finding::{Code, Finding};
 use crate::matching::ranges::ByRange;
@@ -66,7 +66,15 @@ enum Kind {
 pub(super) struct Endpoint {
     pub(super) address: SocketAddr,
     pub(super) has_sidecar: bool,
+    pub(super) takes_tunnels: bool,
     pub(super) mode: Mode,
+}
+
+impl Endpoint {
+    /// The client's own choice of address, of which nothing is known.
+    pub(super) fn as_dialled(address: SocketAddr) -> Self {
+        Self { address, has_sidecar: false, takes_tunnels: false, mode: Mode::Permissive }
+    }
 }
 
 /// What an address and port stand for.
@@ -261,7 +269,8 @@ impl Layer {
                 for subset in &backend.subsets {
                     self.subsets.entry((number, *subset)).or_default().push(endpoints.len());
                 }
-                endpoints.push(Endpoint { address, has_sidecar: backend.has_sidecar, mode: backend.mode });
+                let Backend { has_sidecar, takes_tunnels, mode, .. } = *backend;
+                endpoints.push(Endpoint { address, has_sidecar, takes_tunnels, mode });
             }
         }
         self.endpoints.insert(number, endpoints);

@@ -59,6 +59,7 @@ pub(super) struct Backend {
     pub(super) address: Address,
     pub(super) port: u16,
     pub(super) has_sidecar: bool,
+    pub(super) takes_tunnels: bool,
     pub(super) mode: Mode,
     /// The rule's subsets that it belongs to, by their numbers.
     pub(super) subsets: Vec<usize>,
@@ -233,6 +234,7 @@ fn backends_of(
             address: Address::Name(host.clone()),
             port: port.target(),
             has_sidecar: false,
+            takes_tunnels: false,
             mode: Mode::Permissive,
             subsets: Vec::new(),
         };
@@ -244,6 +246,7 @@ fn backends_of(
             address: address_of(entry, endpoint)?,
             port: target,
             has_sidecar: endpoint.has_sidecar(),
+            takes_tunnels: endpoint.takes_tunnels(),
             mode: authentications.mode(target),
             subsets: group.rule.map(|rule| rules.subsets_of(rule, &endpoint.labels)).unwrap_or_default(),
         })

@@ -29,8 +29,8 @@ pub use pattern::Pattern;
 pub use peer_authentication::{PeerAuthentication, PortMode};
 pub use service_entry::{Location, Port, Protocol, Resolution, ServiceEntry};
 pub use virtual_service::{HttpRoute, PathMatch, RouteDestination, VirtualService};
-pub(crate) use workload_entry::TLS_MODE_LABEL;
 pub use workload_entry::WorkloadEntry;
+pub(crate) use workload_entry::is_of_sidecar;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer};

@@ -16,6 +16,14 @@ use crate::yaml::{At, Document, YamlError, expected_one_of, quoted};
 /// The label by which Istio's injector marks a workload with a sidecar.
 pub(crate) const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
 
+/// The label by which Istio marks a workload that is reached by tunnels (HBONE).
+pub(crate) const TUNNEL_LABEL: &str = "networking.istio.io/tunnel";
+
+/// Whether a label of an endpoint is about its sidecar, and none of the workload's own.
+pub(crate) fn is_of_sidecar(label: &str) -> bool {
+    [TLS_MODE_LABEL, TUNNEL_LABEL].contains(&label)
+}
+
 /// One checked `WorkloadEntry`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkloadEntry {
@@ -25,7 +33,8 @@ pub struct WorkloadEntry {
     pub address: String,
     /// Port name to port number, overriding the service's `targetPort`.
     pub ports: BTreeMap<String, u16>,
-    /// Labels, among them `security.istio.io/tlsMode: istio` for an endpoint with a sidecar.
+    /// Labels, among them `security.istio.io/tlsMode: istio` for an endpoint with a sidecar, and
+    /// `networking.istio.io/tunnel: http` for one that takes tunnels.
     pub labels: Labels,
     /// The service account of its certificate.
     pub service_account: Option<String>,
@@ -35,7 +44,13 @@ impl WorkloadEntry {
     /// Whether the endpoint is known to have a sidecar.
     #[must_use]
     pub fn has_sidecar(&self) -> bool {
-        self.labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio")
+        self.labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio") || self.takes_tunnels()
+    }
+
+    /// Whether its sidecar is known to take tunnels.
+    #[must_use]
+    pub fn takes_tunnels(&self) -> bool {
+        self.labels.get(TUNNEL_LABEL).is_some_and(|kind| kind == "http")
     }
 
     /// The address as an IP address, an IPv4 address that is written as IPv6 (`::ffff:…`) as IPv4; `None` for a name.
@@ -75,7 +90,8 @@ pub(super) fn check(
 ) -> Result<WorkloadEntry, YamlError> {
     let Spec { address, ports, labels, service_account, .. } = spec.value;
     check_address(document, &address)?;
-    check_tls_mode(document, labels.get(TLS_MODE_LABEL))?;
+    check_label(document, &labels, TLS_MODE_LABEL, &["istio", "disabled"])?;
+    check_label(document, &labels, TUNNEL_LABEL, &["http"])?;
     if let Some(account) = &service_account {
         check_service_account(document, &meta.namespace, account)?;
     }
@@ -106,14 +122,18 @@ fn check_address(document: &Document<'_>, address: &At<String>) -> Result<(), Ya
     Ok(())
 }
 
-/// A mistyped value would mean plaintext without a word.
-fn check_tls_mode(document: &Document<'_>, mode: Option<&At<String>>) -> Result<(), YamlError> {
-    const KNOWN: [&str; 2] = ["istio", "disabled"];
-    match mode {
-        Some(mode) if !KNOWN.contains(&mode.value.as_str()) => {
-            let expected = expected_one_of(&mode.value, &KNOWN);
-            let message = format!("unknown value {} of {TLS_MODE_LABEL}{expected}", quoted(&mode.value));
-            Err(document.error(mode, message))
+/// A mistyped value would mean plaintext, or no tunnel, without a word.
+fn check_label(
+    document: &Document<'_>,
+    labels: &BTreeMap<String, At<String>>,
+    name: &str,
+    known: &[&str],
+) -> Result<(), YamlError> {
+    match labels.get(name) {
+        Some(value) if !known.contains(&value.value.as_str()) => {
+            let expected = expected_one_of(&value.value, known);
+            let message = format!("unknown value {} of {name}{expected}", quoted(&value.value));
+            Err(document.error(value, message))
         }
         _ => Ok(()),
     }

@@ -63,6 +63,13 @@ fn record() -> ConnectionRecord {
             shadow: Some(ShadowRecord { allowed: false, rule: None }),
         }),
         upstream: Some("127.0.0.1:8080".parse().unwrap()),
+        tunnel: Some(TunnelRecord {
+            id: 2,
+            stream: 5,
+            new: false,
+            shared_by: 3,
+            door: "10.0.0.2:15008".parse().unwrap(),
+        }),
         dialled_from: None,
         bytes_to_server: 1,
         bytes_to_client: 2,
@@ -122,6 +129,7 @@ fn a_connection_record_has_stable_names() {
                 "localSerial": "07",
                 "localNotAfter": "2026-11-21T12:00:01.000Z",
             },
+            "tunnel": {"id": 2, "stream": 5, "new": false, "sharedBy": 3, "door": "10.0.0.2:15008"},
             "authorization": {
                 "allowed": true,
                 "because": "no ALLOW policy applies",

@@ -85,7 +85,7 @@ impl Requests {
             }
             Err(end) => Err(end),
         };
-        let Reached { stream, own, record, peer } = match reached {
+        let Reached { stream, own, record, tunnel, peer } = match reached {
             Ok(reached) => reached,
             Err(end) => {
                 let failed = Failure { reason: end.reason, detail: end.detail.clone().unwrap_or_default() };
@@ -94,11 +94,12 @@ impl Requests {
             }
         };
         let server = record.as_ref().map(Parties::from);
-        connection.note(|noted| noted.tls = record);
+        connection.note(|noted| (noted.tls, noted.tunnel) = (record, tunnel));
         connection.opened();
         let stream: ServerIo = match stream {
             Stream::Plain(stream) => Box::new(stream),
             Stream::Tls(stream) => stream,
+            Stream::Tunnel(stream) => stream,
         };
         let made = Made { by: way.by, destination: Some(way.destination), tls: way.plan.tls, peer };
         let shared = self.shared.clone();

@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -17,10 +16,10 @@ use pillion_mesh::wire::How;
 
 use super::sender::{Connected, ServerIo};
 use crate::connections::{Connection, Notes};
-use crate::net::Leg;
 use crate::net::dial::OwnDial;
 use crate::net::moved::Side;
 use crate::net::relay::{End, end_of};
+use crate::net::{Ground, Leg};
 
 /// What an HTTP/2 client sends first (RFC 9113 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -39,7 +38,7 @@ struct Closing {
     told: Option<Arc<Notify>>,
     record: Option<Connection>,
     state: Arc<IoState>,
-    _own: OwnDial,
+    _own: Option<OwnDial>,
 }
 
 impl Drop for Closing {
@@ -262,8 +261,8 @@ impl<S> HttpIo<S> {
 }
 
 impl<S: Leg> Leg for HttpIo<S> {
-    fn tcp(&self) -> Option<&TcpStream> {
-        self.inner.tcp()
+    fn ground(&self) -> Ground<'_> {
+        self.inner.ground()
     }
 
     fn ends_by(&self) -> How {

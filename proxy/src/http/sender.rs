@@ -9,7 +9,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use pillion_mesh::reason::Reason;
 use pillion_mesh::wire::How;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::body::RequestBody;
@@ -17,8 +16,8 @@ use super::io::{HttpIo, IoState};
 use super::tasks::Tasks;
 use super::{CONNECTION_WINDOW, Failure, MAX_HEADERS, SEND_BUFFER, STREAM_WINDOW};
 use crate::connections::Connection;
-use crate::net::Leg;
 use crate::net::dial::OwnDial;
+use crate::net::{Ground, Leg};
 
 /// Any socket, with TLS over it or without.
 pub(crate) type ServerIo = Box<dyn Socket>;
@@ -29,8 +28,8 @@ pub(crate) trait Socket: AsyncRead + AsyncWrite + Leg + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Leg + Unpin + Send> Socket for S {}
 
 impl Leg for ServerIo {
-    fn tcp(&self) -> Option<&TcpStream> {
-        self.as_ref().tcp()
+    fn ground(&self) -> Ground<'_> {
+        self.as_ref().ground()
     }
 
     fn ends_by(&self) -> How {
@@ -42,8 +41,8 @@ impl Leg for ServerIo {
 pub(crate) struct Connected {
     /// The socket.
     pub(crate) stream: ServerIo,
-    /// Keeps it among our own dials.
-    pub(crate) own: OwnDial,
+    /// Keeps it among our own dials, where it was dialled by itself.
+    pub(crate) own: Option<OwnDial>,
     /// Told when the connection is closed; not where it becomes a tunnel.
     pub(crate) closed: Option<Arc<Notify>>,
     /// Its record, where it has one of its own.

@@ -50,7 +50,7 @@ impl App {
 
     fn address(&self) -> SocketAddr {
         match (&*self.role, self.shared.settings.inbound.traffic_policy) {
-            (Role::InboundCapture, TrafficPolicy::Localhost) => {
+            (Role::InboundCapture | Role::InboundTunnel, TrafficPolicy::Localhost) => {
                 SocketAddr::new(loopback(self.target.ip()), self.target.port())
             }
             _ => self.target,
@@ -63,10 +63,15 @@ impl App {
     fn options(&self, address: SocketAddr) -> DialOptions {
         let interception = self.shared.settings.interception;
         let tproxy = interception.mode == InterceptionMode::Tproxy && !address.ip().is_loopback();
-        let source = match &*self.role {
-            Role::InboundCapture if tproxy => Some(self.notes.client().ip()),
-            Role::InboundCapture => Some(sidecar_source(address.ip())),
-            _ => None,
+        let by_rules = match &*self.role {
+            Role::InboundCapture => true,
+            Role::InboundTunnel => self.shared.settings.inbound.capture.is_some(),
+            _ => false,
+        };
+        let source = match by_rules {
+            true if tproxy => Some(self.notes.client().ip()),
+            true => Some(sidecar_source(address.ip())),
+            false => None,
         };
         let mark = interception.mark;
         DialOptions { source, transparent: tproxy && source.is_some(), mark, ..self.shared.dial_options() }
@@ -106,7 +111,7 @@ impl AppRequests {
         let failed = |End { reason, detail }| Failure { reason, detail: detail.unwrap_or_default() };
         let (stream, own) = self.app.dial(permit).await.map_err(failed)?;
         let closed = Some(self.closed.clone());
-        let connected = Connected { stream: Box::new(stream), own, closed, record: None };
+        let connected = Connected { stream: Box::new(stream), own: Some(own), closed, record: None };
         let head_size = self.app.shared.settings.limits.request_head_size;
         Sender::over(connected, version, head_size, &self.tasks, pending()).await
     }

@@ -19,6 +19,7 @@ use socket2::SockRef;
 use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
 
+use crate::tunnel::Ending;
 use rewind::Rewound;
 
 /// TCP keepalive of every connection, so that a peer that vanished is noticed.
@@ -43,41 +44,57 @@ impl Keepalive {
     }
 }
 
-/// A stream that ends in a TCP socket of ours, however many layers lie over it.
+/// What lies under all layers of a stream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Ground<'a> {
+    /// A socket.
+    Tcp(&'a TcpStream),
+    /// A place in a tunnel.
+    Tunnel(&'a Ending),
+    /// None: a pipe in memory.
+    Memory,
+}
+
+/// A stream that ends in a TCP socket of ours or in a place in a tunnel, however many layers lie over it.
 pub(crate) trait Leg {
-    /// The socket under all layers; none in memory.
-    fn tcp(&self) -> Option<&TcpStream>;
+    /// What lies under all layers.
+    fn ground(&self) -> Ground<'_>;
 
     /// How an end of its direction is told: TLS has one of its own, and takes no other for one.
     fn ends_by(&self) -> How {
         How::Fin
     }
 
+    /// Tells a client that waits for it that it is let in: one that came in a tunnel does.
+    fn let_in(&mut self) {}
+
     /// From now on closing the socket sends what is buffered and then a FIN. From the beginning it sends a reset: only a
     /// connection that ended in order may end with a FIN, so that nobody takes a cut stream for a whole one.
     fn close_cleanly(&self) {
-        if let Some(stream) = self.tcp() {
+        match self.ground() {
             // Fails only on a socket that is closed already.
-            let _ = SockRef::from(stream).set_linger(None);
+            Ground::Tcp(socket) => _ = SockRef::from(socket).set_linger(None),
+            Ground::Tunnel(ending) => ending.set_clean(),
+            Ground::Memory => {}
         }
     }
 }
 
 impl Leg for TcpStream {
-    fn tcp(&self) -> Option<&TcpStream> {
-        Some(self)
+    fn ground(&self) -> Ground<'_> {
+        Ground::Tcp(self)
     }
 }
 
 impl Leg for DuplexStream {
-    fn tcp(&self) -> Option<&TcpStream> {
-        None
+    fn ground(&self) -> Ground<'_> {
+        Ground::Memory
     }
 }
 
 impl<S: Leg> Leg for Rewound<S> {
-    fn tcp(&self) -> Option<&TcpStream> {
-        self.get_ref().tcp()
+    fn ground(&self) -> Ground<'_> {
+        self.get_ref().ground()
     }
 
     fn ends_by(&self) -> How {

@@ -12,12 +12,14 @@ use pillion_mesh::workload::{MeshConfig, Workload};
 use super::raw::{
     CaSection, EndpointProfile, FederatedBundleSection, FederationItem, FilesSection, GatewaySection,
     IdentitySection, InboundSection, InterceptionSection, KeepaliveSection, KeyTypeWord, LimitsSection,
-    OutboundSection, RawSettings, TimeSection, TlsSection, WorkloadApiSection, WorkloadSection,
+    OutboundSection, RawSettings, TimeSection, TlsSection, TunnelsSection, WorkloadApiSection,
+    WorkloadSection,
 };
 use super::value::{Period, UnixSocket};
 use super::{
     Gateway, Hurry, Inbound, InboundListener, Interception, InterceptionMode, Limits, LogFormat, Outbound,
-    OutboundListener, OutboundTrafficPolicy, PolicyChange, Program, Settings, TrafficPolicy, WorkloadApi,
+    OutboundListener, OutboundTrafficPolicy, PolicyChange, Program, Settings, TrafficPolicy, Tunnels,
+    WorkloadApi,
 };
 use crate::identity::{
     BundleSource, CaSource, Endpoint, EndpointTrust, Federated, FileSource, KeyType, Source,
@@ -65,6 +67,10 @@ const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 const MAX_HELLO_SIZE: u32 = 64 * 1024;
 const MIN_HELLO_SIZE: u32 = 1024;
 
+/// More than any peer allows, and few enough that a tunnel's end hurts not everybody.
+const MAX_STREAMS: u32 = 10_000;
+const MAX_TUNNELS: u32 = 100_000;
+
 /// A head is read into a buffer that hyper does not make smaller; and it is held whole for each request.
 const MIN_HEAD_SIZE: u32 = 8 * 1024;
 const MAX_HEAD_SIZE: u32 = 1024 * 1024;
@@ -99,6 +105,7 @@ impl RawSettings {
         let gateway = kept(gateway(raw.gateway), &mut faults);
         let interception = kept(interception(&raw.interception), &mut faults);
         let limits = kept(limits(&raw.limits), &mut faults);
+        let tunnels = kept(tunnels(&raw.tunnels), &mut faults);
         let hurry = kept(hurry(&raw.time), &mut faults);
         let (Some(workload), Some(root_namespace), Some(identity), Some(mesh), Some(inbound)) =
             (workload, root_namespace, identity, mesh, inbound)
@@ -110,7 +117,8 @@ impl RawSettings {
         else {
             return Err(Faults(faults));
         };
-        let (Some(workload_api), Some(federation)) = (workload_api, federation) else {
+        let (Some(workload_api), Some(federation), Some(tunnels)) = (workload_api, federation, tunnels)
+        else {
             return Err(Faults(faults));
         };
 
@@ -140,6 +148,7 @@ impl RawSettings {
             detection_timeout: or_seconds(raw.detection.timeout, 5),
             drain_timeout: or_seconds(raw.drain.timeout, 5),
             limits,
+            tunnels,
             dns_refresh: or_seconds(raw.dns.refresh, 5),
             policy_change: raw.policy_change.unwrap_or(PolicyChange::Close),
             log_format: raw.log.format.unwrap_or(LogFormat::Text),
@@ -417,9 +426,6 @@ fn files(raw: FilesSection) -> Result<FileSource, Fault> {
 }
 
 fn inbound(raw: InboundSection) -> Result<Inbound, Fault> {
-    if raw.tunnel.is_some() {
-        return Err(Fault::new("inbound.tunnel", "is not supported by this version (HBONE); leave it out"));
-    }
     let listeners: Vec<_> = raw
         .listeners
         .into_iter()
@@ -435,6 +441,7 @@ fn inbound(raw: InboundSection) -> Result<Inbound, Fault> {
     }
     Ok(Inbound {
         capture: raw.capture.map(|address| address.0),
+        tunnel: raw.tunnel.map(|address| address.0),
         listeners,
         traffic_policy: raw.traffic_policy.unwrap_or(TrafficPolicy::Passthrough),
         trusted_proxies: raw.trusted_proxies,
@@ -508,6 +515,20 @@ fn limits(raw: &LimitsSection) -> Result<Limits, Fault> {
         request_head_timeout: or_seconds(raw.request_head_timeout, 30),
         connect_timeout: or_seconds(raw.connect_timeout, 10),
         keepalive: keepalive(&raw.keepalive)?,
+    })
+}
+
+fn tunnels(raw: &TunnelsSection) -> Result<Tunnels, Fault> {
+    let number = |name: &str, number: Option<u32>, default: u32, most: u32| match number.unwrap_or(default) {
+        number if (1..=most).contains(&number) => Ok(count(number)),
+        number => {
+            Err(Fault::new(format!("tunnels.{name}"), format!("{number} is out of range; write 1 to {most}")))
+        }
+    };
+    Ok(Tunnels {
+        max_streams: number("maxStreams", raw.max_streams, 100, MAX_STREAMS)?,
+        max_tunnels: number("maxTunnels", raw.max_tunnels, 1_000, MAX_TUNNELS)?,
+        idle_timeout: or_seconds(raw.idle_timeout, 5 * 60),
     })
 }
 
@@ -608,8 +629,9 @@ fn of_agent(settings: &Settings) -> Vec<Fault> {
 /// The first setting by which connections are taken in.
 fn taking_in(settings: &Settings) -> Option<&'static str> {
     let Settings { inbound, outbound, gateway, .. } = settings;
+    let takes_in = inbound.capture.is_some() || inbound.tunnel.is_some() || !inbound.listeners.is_empty();
     let settings = [
-        (inbound.capture.is_some() || !inbound.listeners.is_empty(), "inbound"),
+        (takes_in, "inbound"),
         (outbound.capture.is_some() || !outbound.listeners.is_empty(), "outbound"),
         (gateway.is_some(), "gateway"),
     ];

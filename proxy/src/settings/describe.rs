@@ -46,6 +46,7 @@ impl Settings {
             },
             "inbound": {
                 "capture": self.inbound.capture,
+                "tunnel": self.inbound.tunnel,
                 "trafficPolicy": match self.inbound.traffic_policy {
                     TrafficPolicy::Passthrough => "PASSTHROUGH",
                     TrafficPolicy::Localhost => "LOCALHOST",
@@ -100,6 +101,11 @@ impl Settings {
                     "interval": duration(self.limits.keepalive.interval),
                     "retries": self.limits.keepalive.retries,
                 },
+            },
+            "tunnels": {
+                "maxStreams": self.tunnels.max_streams,
+                "maxTunnels": self.tunnels.max_tunnels,
+                "idleTimeout": duration(self.tunnels.idle_timeout),
             },
             "dns": { "refresh": duration(self.dns_refresh) },
             "log": { "format": match self.log_format { LogFormat::Text => "text", LogFormat::Json => "json" } },

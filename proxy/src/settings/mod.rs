@@ -92,6 +92,8 @@ pub(crate) struct Settings {
     pub(crate) drain_timeout: Duration,
     /// What one peer, or all together, may take.
     pub(crate) limits: Limits,
+    /// Tunnels, in and out.
+    pub(crate) tunnels: Tunnels,
     /// How often names in the registry are looked up again.
     pub(crate) dns_refresh: Duration,
     /// What happens to open connections that a changed policy or trust bundle no longer allows.
@@ -116,6 +118,8 @@ pub(crate) struct WorkloadApi {
 pub(crate) struct Inbound {
     /// Where interception rules send inbound connections; `None` is off.
     pub(crate) capture: Option<SocketAddr>,
+    /// Where peers bring connections in tunnels; `None` is off.
+    pub(crate) tunnel: Option<SocketAddr>,
     /// Listeners that need no rules.
     pub(crate) listeners: Vec<InboundListener>,
     /// Where captured connections go.
@@ -195,6 +199,17 @@ pub(crate) struct Limits {
     pub(crate) connect_timeout: Duration,
     /// TCP keepalive of every connection.
     pub(crate) keepalive: Keepalive,
+}
+
+/// Connections that share a session of mutual TLS.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tunnels {
+    /// Connections in one tunnel at the same time.
+    pub(crate) max_streams: usize,
+    /// Our own tunnels to one peer at the same time.
+    pub(crate) max_tunnels: usize,
+    /// How long one of ours may be empty.
+    pub(crate) idle_timeout: Duration,
 }
 
 /// Istio's `outboundTrafficPolicy`: what becomes of captured connections to a destination that the registry does not know.
@@ -291,6 +306,7 @@ impl Settings {
         for (n, listener) in self.inbound.listeners.iter().enumerate() {
             bound.push((format!("inbound.listeners[{n}].address"), listener.address));
         }
+        bound.extend(self.inbound.tunnel.map(|address| ("inbound.tunnel".to_owned(), address)));
         bound.extend(self.outbound.capture.map(|address| ("outbound.capture".to_owned(), address)));
         for (n, listener) in self.outbound.listeners.iter().enumerate() {
             bound.push((format!("outbound.listeners[{n}].address"), listener.address));

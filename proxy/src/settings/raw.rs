@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use pillion_mesh::spiffe::{SpiffeId, TrustDomain};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 use super::value::{
     Address, Destination, HttpsOrigin, HttpsUrl, Label, MinVersion, Moment, Period, PortPair, SocketMode,
@@ -74,6 +73,8 @@ pub(crate) struct RawSettings {
     pub(super) drain: DrainSection,
     #[command(flatten, next_help_heading = "Limits")]
     pub(super) limits: LimitsSection,
+    #[command(flatten, next_help_heading = "Tunnels")]
+    pub(super) tunnels: TunnelsSection,
     #[command(flatten, next_help_heading = "Names")]
     pub(super) dns: DnsSection,
     #[command(flatten, next_help_heading = "Logs")]
@@ -336,9 +337,14 @@ pub(super) struct InboundSection {
     pub(super) trusted_proxies: Vec<SpiffeId>,
     #[arg(skip)]
     pub(super) listeners: Vec<InboundListenerItem>,
-    /// Known, and refused with a sentence of its own.
-    #[arg(skip)]
-    pub(super) tunnel: Option<IgnoredAny>,
+    /// Where peers bring connections in tunnels (HBONE; Istio: 0.0.0.0:15008); without it there are none
+    #[arg(
+        id = "inbound.tunnel",
+        long = "inbound-tunnel",
+        value_name = "IP:PORT",
+        env = "PILLION_INBOUND_TUNNEL"
+    )]
+    pub(super) tunnel: Option<Address>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -662,6 +668,36 @@ pub(super) struct KeepaliveSection {
 #[derive(Debug, Clone, Default, Deserialize, Args)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[group(skip)]
+pub(super) struct TunnelsSection {
+    /// Connections in one tunnel at the same time, in and out [default: 100]
+    #[arg(
+        id = "tunnels.maxStreams",
+        long = "tunnels-max-streams",
+        value_name = "NUMBER",
+        env = "PILLION_TUNNELS_MAX_STREAMS"
+    )]
+    pub(super) max_streams: Option<u32>,
+    /// Tunnels to one peer at the same time [default: 1000]
+    #[arg(
+        id = "tunnels.maxTunnels",
+        long = "tunnels-max-tunnels",
+        value_name = "NUMBER",
+        env = "PILLION_TUNNELS_MAX_TUNNELS"
+    )]
+    pub(super) max_tunnels: Option<u32>,
+    /// How long a tunnel may be empty before it is closed [default: 5m]
+    #[arg(
+        id = "tunnels.idleTimeout",
+        long = "tunnels-idle-timeout",
+        value_name = "DURATION",
+        env = "PILLION_TUNNELS_IDLE_TIMEOUT"
+    )]
+    pub(super) idle_timeout: Option<Period>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, Args)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[group(skip)]
 pub(super) struct DnsSection {
     /// Longest time between two questions for the name of a service, whatever its time to live [default: 5s]
     #[arg(id = "dns.refresh", long = "dns-refresh", value_name = "DURATION", env = "PILLION_DNS_REFRESH")]
@@ -729,7 +765,7 @@ macro_rules! layer {
 layer! {
     RawSettings {
         workload, root_namespace, trust_domain_aliases, identity, workload_api, federation, mesh, policy_change, inbound, outbound, gateway, interception, admin,
-        readiness, metrics, tls, detection, drain, limits, dns, log, time
+        readiness, metrics, tls, detection, drain, limits, tunnels, dns, log, time
     }
     WorkloadSection { name, trust_domain, namespace, service_account, labels, label_flags }
     IdentitySection { ca, files, crl, workload_api }
@@ -750,6 +786,7 @@ layer! {
         max_connections, handshake_timeout, hello_size, request_head_size, request_head_timeout, connect_timeout,
         keepalive
     }
+    TunnelsSection { max_streams, max_tunnels, idle_timeout }
     KeepaliveSection { time, interval, retries }
     DnsSection { refresh }
     LogSection { format }

@@ -37,6 +37,7 @@ federation:
 mesh: /etc/pillion/mesh
 inbound:
   capture: 0.0.0.0:15006
+  tunnel: 0.0.0.0:15008
   listeners:
   - {address: 0.0.0.0:8443, forward: 127.0.0.1:8080}
 outbound:
@@ -71,12 +72,19 @@ fn faults(result: Result<Settings, Faults>) -> Vec<String> {
 }
 
 #[test]
+fn a_door_for_tunnels_is_enough_to_take_connections_in() {
+    let settings = minimal_with("inbound: {tunnel: 0.0.0.0:15008}").unwrap();
+    let Tunnels { max_streams, max_tunnels, idle_timeout } = settings.tunnels;
+    assert_eq!((max_streams, max_tunnels, idle_timeout), (100, 1_000, Duration::from_secs(300)));
+}
+
+#[test]
 fn the_example_is_read_as_it_says() {
     let settings = settings(EXAMPLE).unwrap();
     assert_eq!(settings.workload.id().unwrap().as_str(), "spiffe://cluster.local/ns/default/sa/backend");
     assert_eq!(settings.workload.name, "backend-app", "the label `app` names the workload");
     let ports: Vec<_> = settings.own_ports().into_iter().collect();
-    assert_eq!(ports, [8443, 9001, 15000, 15001, 15006, 15021, 15090]);
+    assert_eq!(ports, [8443, 9001, 15000, 15001, 15006, 15008, 15021, 15090]);
     assert_eq!(
         (settings.outbound.listeners[0].host.as_str(), settings.outbound.listeners[0].port),
         ("backend", 8080)

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use pillion_mesh::reason::{Kind, Reason};
-use pillion_mesh::wire::{ConnectionRecord, Direction, FirstBytes, RequestRecord};
+use pillion_mesh::wire::{ConnectionRecord, Direction, FirstBytes, RequestRecord, TunnelRecord};
 use pillion_mesh::words::{Bytes, Elapsed, Escaped};
 use serde::Serialize;
 use tracing::{info, warn};
@@ -143,7 +143,15 @@ fn write_security(f: &mut fmt::Formatter<'_>, record: &ConnectionRecord) -> fmt:
         (Some(tls), _, _) => {
             write_parties(f, &tls.peer, &tls.local)?;
             write!(f, "  {} {}", Escaped(&tls.version), Escaped(&tls.group))?;
-            if tls.resumed { f.write_str(" resumed") } else { Ok(()) }
+            if tls.resumed {
+                f.write_str(" resumed")?;
+            }
+            match record.tunnel {
+                Some(TunnelRecord { id, new, .. }) => {
+                    write!(f, "  tunnel {id}{}", if new { " (new)" } else { "" })
+                }
+                None => Ok(()),
+            }
         }
         (None, Some(FirstBytes::Tls { mesh: true, .. }), _) => f.write_str("mTLS unfinished"),
         (None, Some(FirstBytes::Tls { mesh: false, .. }), _) => f.write_str("TLS of the app"),

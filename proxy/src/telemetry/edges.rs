@@ -182,12 +182,17 @@ pub(super) fn response_flags(direction: Direction, reason: Option<Reason>) -> &'
         | Reason::NoOriginalDestination
         | Reason::DestinationUnknown
         | Reason::NoRoute
-        | Reason::SelfLoop => "NR",
+        | Reason::SelfLoop
+        | Reason::AddressNotOurs => "NR",
         // Envoy has no flag for it; ztunnel's word.
-        Reason::AuthorizationDenied => "DENY",
+        Reason::AuthorizationDenied | Reason::DeniedByPeer => "DENY",
         Reason::NoEndpoint => "UH",
-        Reason::AppUnreachable | Reason::DestinationUnreachable | Reason::ConnectTimeout => "UF",
-        Reason::TooManyConnections => "UO",
+        Reason::AppUnreachable
+        | Reason::DestinationUnreachable
+        | Reason::ConnectTimeout
+        | Reason::TunnelRefused
+        | Reason::TunnelFailed => "UF",
+        Reason::TooManyConnections | Reason::TunnelsFull => "UO",
         // Downstream and upstream protocol error.
         Reason::RequestMalformed | Reason::RequestTimeout => "DPE",
         Reason::TlsTruncated | Reason::TlsBroken if inbound => "DPE",

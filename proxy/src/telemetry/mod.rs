@@ -49,6 +49,8 @@ pub(crate) struct Telemetry {
     /// What was counted so far of each open connection's bytes, by its id.
     open: Mutex<HashMap<u64, Reported>>,
     connections_open: Family<DirectionLabel, Gauge>,
+    tunnels: Family<DirectionLabel, Counter>,
+    tunnels_open: Family<DirectionLabel, Gauge>,
     refused: Family<ReasonLabels, Counter>,
     ended: Family<ReasonLabels, Counter>,
     requests_refused: Family<ReasonLabels, Counter>,
@@ -156,6 +158,8 @@ impl Telemetry {
             requests: Arc::new(Requests::new(workload)),
             open: Mutex::default(),
             connections_open: Family::default(),
+            tunnels: Family::default(),
+            tunnels_open: Family::default(),
             refused: Family::default(),
             ended: Family::default(),
             requests_refused: Family::default(),
@@ -332,6 +336,18 @@ impl Telemetry {
         self.shadow_refused.get_or_create(&ShadowRefusedLabels { reason: reason.id(), port }).inc();
     }
 
+    /// A tunnel stands. [`Telemetry::tunnel_closed`] follows.
+    pub(crate) fn tunnel_opened(&self, direction: Direction) {
+        let label = DirectionLabel { direction: direction.as_str() };
+        self.tunnels.get_or_create(&label).inc();
+        self.tunnels_open.get_or_create(&label).inc();
+    }
+
+    /// A tunnel has ended.
+    pub(crate) fn tunnel_closed(&self, direction: Direction) {
+        self.tunnels_open.get_or_create(&DirectionLabel { direction: direction.as_str() }).dec();
+    }
+
     fn gauge(&self, direction: Direction) -> Gauge {
         self.connections_open.get_or_create_owned(&DirectionLabel { direction: direction.as_str() })
     }
@@ -343,7 +359,11 @@ impl Telemetry {
         true
     }
 
+    /// Of connections in a tunnel the first counts the handshake.
     fn handshake(&self, record: &ConnectionRecord) {
+        if record.tunnel.is_some_and(|tunnel| tunnel.stream != 1) {
+            return;
+        }
         if let Some(tls) = record.tls.as_ref().filter(|tls| tls.mode == TlsMode::IstioMutual) {
             let labels = HandshakeLabels { direction: record.direction.as_str(), resumed: tls.resumed };
             self.handshakes.get_or_create(&labels).observe(seconds(tls.handshake_micros));
@@ -359,6 +379,8 @@ impl Telemetry {
             "Connections that are open now",
             self.connections_open.clone(),
         );
+        registry.register("pillion_tunnels", "Tunnels that were opened", self.tunnels.clone());
+        registry.register("pillion_tunnels_open", "Tunnels that are open now", self.tunnels_open.clone());
         registry.register(
             "pillion_connections_refused",
             "Connections that were not let in, or for which nothing could be reached",

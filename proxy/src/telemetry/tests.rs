@@ -50,6 +50,7 @@ fn record(direction: Direction) -> ConnectionRecord {
         tls: None,
         authorization: None,
         upstream: None,
+        tunnel: None,
         dialled_from: None,
         bytes_to_server: 0,
         bytes_to_client: 0,

@@ -10,6 +10,7 @@ mod outbound;
 mod record;
 mod stopping;
 mod streams;
+mod tunnels;
 #[cfg(feature = "workload-api")]
 mod workload_api;
 

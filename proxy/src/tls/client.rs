@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pillion_mesh::spiffe::SpiffeId;
+use pillion_mesh::tunnel;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::failure::{Role, attending, farewell};
 use super::handshake::record;
+use super::sessions::Keeper;
 use super::stream::TlsStream;
 use super::{Credentials, Handshake, HandshakeError};
 use crate::net::Leg;
@@ -37,8 +39,41 @@ pub(crate) async fn connect<S>(
 where
     S: AsyncRead + AsyncWrite + Leg + Unpin,
 {
-    let begun = Instant::now();
     let (config, keeper) = credentials.client_config((address, sni), &identities.into());
+    run(transport, tap, credentials, config, keeper, sni).await
+}
+
+/// The same for a tunnel, in which HTTP/2 is spoken. It leads to an address, so no server name is sent.
+///
+/// # Errors
+/// As those of [`connect`].
+pub(crate) async fn connect_tunnel<S>(
+    transport: S,
+    tap: Arc<Tap>,
+    credentials: &Credentials,
+    address: SocketAddr,
+    identities: Arc<[SpiffeId]>,
+) -> Result<(TlsStream<S>, Handshake), HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Leg + Unpin,
+{
+    let (mut config, keeper) = credentials.client_config((address, ""), &identities);
+    config.alpn_protocols = vec![tunnel::ALPN.to_vec()];
+    run(transport, tap, credentials, config, keeper, "").await
+}
+
+async fn run<S>(
+    transport: S,
+    tap: Arc<Tap>,
+    credentials: &Credentials,
+    config: ClientConfig,
+    keeper: Option<Arc<Keeper>>,
+    sni: &str,
+) -> Result<(TlsStream<S>, Handshake), HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Leg + Unpin,
+{
+    let begun = Instant::now();
     let stream = attending(async {
         match shake(transport, tap, Arc::new(config), server_name(sni)).await {
             Ok(stream) => Ok(stream),

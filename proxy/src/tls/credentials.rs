@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use pillion_mesh::spiffe::SpiffeId;
 use pillion_mesh::svid::{self, Svid, SvidError};
+use pillion_mesh::tunnel;
 use pillion_mesh::wire::rfc3339;
 use rustls::client::{Resumption, Tls12Resumption};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
@@ -53,6 +54,7 @@ pub(crate) struct Credentials {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
     server_without_alpn: Arc<ServerConfig>,
+    server_of_tunnels: Arc<ServerConfig>,
     issued: Arc<Issued>,
     kept: Kept,
 }
@@ -162,6 +164,8 @@ impl Credentials {
         let server_without_alpn = server_config(&verifier, shown, settings, &clock)?;
         let mut server = server_without_alpn.clone();
         server.alpn_protocols = ANSWERED.map(<[u8]>::to_vec).to_vec();
+        let mut server_of_tunnels = server_without_alpn.clone();
+        server_of_tunnels.alpn_protocols = vec![tunnel::ALPN.to_vec()];
         Ok(Credentials {
             svid,
             chain: key.cert.clone(),
@@ -176,6 +180,7 @@ impl Credentials {
             client: Arc::new(client),
             server: Arc::new(server),
             server_without_alpn: Arc::new(server_without_alpn),
+            server_of_tunnels: Arc::new(server_of_tunnels),
             issued: Arc::default(),
             kept: Kept::default(),
         })
@@ -316,6 +321,11 @@ impl Credentials {
             &self.server_without_alpn
         };
         config.clone()
+    }
+
+    /// The server's configuration for a client that opens a tunnel.
+    pub(super) fn tunnel_config(&self) -> Arc<ServerConfig> {
+        self.server_of_tunnels.clone()
     }
 }
 

@@ -9,8 +9,8 @@ use rustls::pki_types::CertificateDer;
 
 use super::failure::Role;
 use super::judged::Accepted;
-use super::verify::check_chain;
-use super::{Bundles, Credentials, LiveCredentials, Revoked, provider};
+use super::verify::{ChainError, check_chain};
+use super::{Bundles, Credentials, HandshakeError, LiveCredentials, Revoked, provider};
 
 /// The chain that a peer has shown, and the bundles and revocation lists by which it was accepted. Clones share it.
 #[derive(Clone, PartialEq, Eq)]
@@ -46,10 +46,23 @@ impl Proof {
     /// Why by other credentials' bundles and lists the peer would not have been accepted. Whether it was accepted by the clock, the
     /// handshake has judged: a certificate that has expired since is judged as on its last day.
     fn refused_by(&self, credentials: &Credentials) -> Option<String> {
-        let (leaf, intermediates) = self.chain.split_first()?;
+        let error = self.still_holds(credentials).err()?;
+        let what = match error.reason {
+            Reason::CertificateRevoked => "the revocation list",
+            _ => "the trust bundle",
+        };
+        Some(format!("{what} has changed: {}", error.detail))
+    }
+
+    /// Whether by other credentials' bundles and lists the peer would be accepted too, likewise.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn still_holds(&self, credentials: &Credentials) -> Result<(), HandshakeError> {
+        let Some((leaf, intermediates)) = self.chain.split_first() else { return Ok(()) };
         let at = credentials.now().min(self.not_after);
         let algorithms = provider().signature_verification_algorithms;
-        let error = check_chain(
+        check_chain(
             credentials.bundles(),
             credentials.revoked(),
             &algorithms,
@@ -58,12 +71,8 @@ impl Proof {
             at,
             self.peer,
         )
-        .err()?;
-        let what = match error.reason {
-            Reason::CertificateRevoked => "the revocation list",
-            _ => "the trust bundle",
-        };
-        Some(format!("{what} has changed: {}", error.detail))
+        .map(|_svid| ())
+        .map_err(|ChainError { reason, detail }| HandshakeError { reason, detail })
     }
 }
 

@@ -31,10 +31,46 @@ pub(crate) async fn accept<S>(
 where
     S: AsyncRead + AsyncWrite + Leg + Unpin,
 {
+    accept_for(Purpose::Connection, transport, tap, credentials, door).await
+}
+
+/// The same for a tunnel, in which HTTP/2 is spoken: a client that offers others but not this (ALPN) is refused.
+///
+/// # Errors
+/// As those of [`accept`].
+pub(crate) async fn accept_tunnel<S>(
+    transport: S,
+    tap: Arc<Tap>,
+    credentials: &Credentials,
+    door: Door,
+) -> Result<(TlsStream<S>, Handshake), HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Leg + Unpin,
+{
+    accept_for(Purpose::Tunnel, transport, tap, credentials, door).await
+}
+
+/// What a client comes for.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Connection,
+    Tunnel,
+}
+
+async fn accept_for<S>(
+    purpose: Purpose,
+    transport: S,
+    tap: Arc<Tap>,
+    credentials: &Credentials,
+    door: Door,
+) -> Result<(TlsStream<S>, Handshake), HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Leg + Unpin,
+{
     let begun = Instant::now();
     let issuer = credentials.issuer(door);
     let stream = attending(async {
-        let (error, rest) = match run(transport, tap, credentials, issuer.as_ref()).await {
+        let (error, rest) = match run(purpose, transport, tap, credentials, issuer.as_ref()).await {
             Ok(stream) => return Ok(stream),
             Err(failed) => failed,
         };
@@ -52,6 +88,7 @@ where
 
 /// On failure gives the transport back.
 async fn run<S>(
+    purpose: Purpose,
     mut transport: S,
     tap: Arc<Tap>,
     credentials: &Credentials,
@@ -68,8 +105,12 @@ where
         }
     };
     // What is no hello gets rustls' answer.
-    let offered = hello.iter().flat_map(|hello| hello.alpn.iter().map(Vec::as_slice));
-    let config = credentials.server_config(offered);
+    let config = match purpose {
+        Purpose::Connection => {
+            credentials.server_config(hello.iter().flat_map(|hello| hello.alpn.iter().map(Vec::as_slice)))
+        }
+        Purpose::Tunnel => credentials.tunnel_config(),
+    };
     let speaks_13 = hello.is_some_and(|hello| hello.cipher_suites.iter().any(|suite| is_of_tls13(*suite)));
     let config = match issuer.filter(|_| speaks_13) {
         Some(issuer) => giving_tickets(&config, issuer),

@@ -30,10 +30,9 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{ClientConfig, CommonState, InvalidMessage, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
 
-use crate::net::Leg;
 use crate::net::tap::Tap;
+use crate::net::{Ground, Leg};
 
 /// Ciphertext of one read, and plaintext of one write: four records of the largest size.
 const BATCH: usize = 4 * RECORD;
@@ -581,7 +580,10 @@ impl<S: Leg> TlsStream<S> {
     /// Hands over what is not sent so that it goes into the packet of the FIN that follows at once. What is not taken is sent
     /// as always.
     fn send_with_the_end(&mut self) {
-        let Some(socket) = self.transport.tcp().filter(|_| !self.unsent().is_empty()) else { return };
+        let Ground::Tcp(socket) = self.transport.ground() else { return };
+        if self.unsent().is_empty() {
+            return;
+        }
         let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
         let sent = socket.try_io(Interest::WRITABLE, || Ok(send(socket, self.unsent(), flags)?));
         if let Ok(count) = sent {
@@ -674,8 +676,8 @@ impl<S: AsyncRead + AsyncWrite + Leg + Unpin> AsyncWrite for TlsStream<S> {
 }
 
 impl<S: Leg> Leg for TlsStream<S> {
-    fn tcp(&self) -> Option<&TcpStream> {
-        self.transport.tcp()
+    fn ground(&self) -> Ground<'_> {
+        self.transport.ground()
     }
 
     fn ends_by(&self) -> How {

@@ -13,6 +13,7 @@ fn backend() -> Destination {
         location: Location::MeshInternal,
         endpoint: "10.0.0.2:3000".parse().unwrap(),
         has_sidecar: true,
+        takes_tunnels: false,
         endpoint_mode: Mode::Permissive,
         identities: ["spiffe://cluster.local/ns/default/sa/backend".parse().unwrap()].into(),
         rule: None,
@@ -37,6 +38,20 @@ fn a_sidecar_is_reached_by_mutual_tls(#[case] endpoint_mode: Mode) {
 }
 
 #[rstest]
+#[case::automatically(None)]
+#[case::by_rule(Some(ClientTls::IstioMutual))]
+fn a_sidecar_that_takes_tunnels_is_reached_by_one(#[case] tls: Option<ClientTls>) {
+    let destination = ruled(tls, Destination { takes_tunnels: true, ..backend() });
+    let DialPlan { tls, because } = planned(&destination);
+    let (door, identities) = ("10.0.0.2:15008".parse().unwrap(), destination.identities);
+    assert_eq!(tls, DialTls::Tunnel { door, identities });
+    assert!(because.ends_with("and it takes tunnels"), "{because}");
+}
+
+#[rstest]
+#[case::port_is_disable(Destination { endpoint_mode: Mode::Disable, takes_tunnels: true, ..backend() })]
+#[case::outside_the_mesh(Destination { location: Location::MeshExternal, takes_tunnels: true, ..backend() })]
+#[case::by_rule(ruled(Some(ClientTls::Disable), Destination { takes_tunnels: true, ..backend() }))]
 #[case::no_sidecar(Destination { has_sidecar: false, ..backend() })]
 #[case::port_is_disable(Destination { endpoint_mode: Mode::Disable, ..backend() })]
 #[case::outside_the_mesh(Destination { location: Location::MeshExternal, ..backend() })]
@@ -199,6 +214,11 @@ fn mesh_tls(accounts: &[&str]) -> DialTls {
     DialTls::IstioMutual { sni: "outbound_.80_._.a".to_owned(), identities }
 }
 
+fn tunnel(accounts: &[&str]) -> DialTls {
+    let identities = accounts.iter().map(|account| id(account)).collect();
+    DialTls::Tunnel { door: "10.0.0.2:15008".parse().unwrap(), identities }
+}
+
 fn web_tls(ca: &str) -> DialTls {
     let how = Origination { ca_certificates: Some(ca.to_owned()), ..origination() };
     let name = "api.example".to_owned();
@@ -216,11 +236,16 @@ fn web_tls(ca: &str) -> DialTls {
 #[case::plaintext_refused(DialTls::Plaintext, DialTls::Refuse(Reason::DestinationUnknown), false)]
 #[case::may_serve(mesh_tls(&["a", "b"]), mesh_tls(&["a"]), true)]
 #[case::may_not_serve_any_more(mesh_tls(&["a", "b"]), mesh_tls(&["b", "c"]), false)]
+#[case::in_a_tunnel(tunnel(&["a", "b"]), tunnel(&["a"]), true)]
+#[case::in_a_tunnel_no_more(tunnel(&["a"]), mesh_tls(&["a"]), true)]
+#[case::in_a_tunnel_from_now_on(mesh_tls(&["a"]), tunnel(&["a"]), true)]
+#[case::in_a_tunnel_to_another(tunnel(&["a"]), tunnel(&["b"]), false)]
+#[case::plaintext_where_a_tunnel_is_wanted(DialTls::Plaintext, tunnel(&["a"]), false)]
 #[case::another_kind_of_tls(web_tls("/ca.pem"), mesh_tls(&["a"]), false)]
 #[case::and_the_other_way(mesh_tls(&["a"]), web_tls("/ca.pem"), false)]
 #[case::the_same_tls(web_tls("/ca.pem"), web_tls("/ca.pem"), true)]
 #[case::other_roots(web_tls("/ca.pem"), web_tls("/other.pem"), false)]
 fn a_connection_goes_on(#[case] made: DialTls, #[case] now: DialTls, #[case] expected: bool) {
-    let peer = matches!(made, DialTls::IstioMutual { .. }).then(|| id("a"));
+    let peer = matches!(made, DialTls::IstioMutual { .. } | DialTls::Tunnel { .. }).then(|| id("a"));
     assert_eq!(made.still_serves(peer.as_ref(), &now), expected);
 }

@@ -52,6 +52,7 @@ fn everything() -> String {
         let shadow = Some(ModeShadow { mode: Mode::Strict, because: because.clone(), refused });
         record.mode = Some(ModeRecord { mode: Mode::Permissive, because, shadow });
         telemetry.opened(&record);
+        telemetry.tunnel_opened(direction);
         let record = ConnectionRecord { bytes_to_server: 1, bytes_to_client: 1, ..record };
         telemetry.closed(&ended(record.clone(), Reason::Completed), true);
         telemetry.closed(&ended(record, Reason::StrictPlaintext), false);
