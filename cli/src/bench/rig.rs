@@ -162,7 +162,9 @@ impl Seat {
             let own = folder.join(format!("{}-{what}", peer.name));
             make_folder(&own)?;
             let values = values(&own, files, &program, &server);
-            apply_rules(node)?;
+            if role.capture {
+                apply_rules(node)?;
+            }
             start_proxy(node, role, &own, &values, what)
         };
         let outbound =
