@@ -14,7 +14,7 @@ use super::path::QUESTIONS;
 use crate::lab::{LabError, run};
 
 /// Those that come along, in the order of the report.
-const KNOWN: [(&str, &str); 11] = [
+const KNOWN: [(&str, &str); 12] = [
     ("relay.yaml", include_str!("peers/relay.yaml")),
     ("splice.yaml", include_str!("peers/splice.yaml")),
     ("relay-inbound.yaml", include_str!("peers/relay-inbound.yaml")),
@@ -24,6 +24,7 @@ const KNOWN: [(&str, &str); 11] = [
     ("pillion-permissive.yaml", include_str!("peers/pillion-permissive.yaml")),
     ("pillion-disable.yaml", include_str!("peers/pillion-disable.yaml")),
     ("envoy.yaml", include_str!("peers/envoy.yaml")),
+    ("ztunnel.yaml", include_str!("peers/ztunnel.yaml")),
     ("haproxy.yaml", include_str!("peers/haproxy.yaml")),
     ("nginx.yaml", include_str!("peers/nginx.yaml")),
     ("stunnel.yaml", include_str!("peers/stunnel.yaml")),
@@ -89,8 +90,15 @@ pub(crate) struct Role {
     /// Files that are written for it, by their path in a folder of its own.
     #[serde(default)]
     pub(crate) files: BTreeMap<String, String>,
+    /// Whether connections come to it by interception rules; without, by its own port.
+    #[serde(default = "yes")]
+    pub(crate) capture: bool,
     /// Program and arguments. It stays in the foreground.
     pub(crate) command: Vec<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// How `--install` gets it.
@@ -192,15 +200,19 @@ impl Peer {
                 self.look().ok_or_else(|| format!("{name} was installed and is not found all the same"))?
             }
             (Some(name), None) => {
-                return Err(format!("{name} is not installed here; --install gets it{}", self.named()));
+                return Err(format!("{name} is not installed here{}", self.cures()));
             }
         };
         let version = self.ask_version(&program);
         Ok(Found { peer: self.clone(), program, version })
     }
 
-    fn named(&self) -> String {
-        self.environment.as_ref().map(|name| format!(", or {name} names it")).unwrap_or_default()
+    /// What makes it be here.
+    fn cures(&self) -> String {
+        let install = self.install.as_ref().map(|_| "--install gets it".to_owned());
+        let named = self.environment.as_ref().map(|name| format!("{name} may name it"));
+        let cures: Vec<String> = install.into_iter().chain(named).collect();
+        if cures.is_empty() { String::new() } else { format!("; {}", cures.join(", or ")) }
     }
 
     fn look(&self) -> Option<PathBuf> {
@@ -381,12 +393,15 @@ mod tests {
         assert!(values.fill("a@certificat@").unwrap_err().to_string().contains("expected one of @dir@"));
     }
 
-    #[test]
-    fn a_peer_that_is_not_installed_says_what_helps() {
-        let text =
-            "name: a\ntitle: t\nprogram: no-such-program\nenvironment: NO_SUCH\ninbound: {command: [x]}";
-        let error = Peer::read("peer.yaml", text).unwrap().find(Path::new("/pillion"), false).unwrap_err();
-        assert_eq!(error, "no-such-program is not installed here; --install gets it, or NO_SUCH names it");
+    #[rstest]
+    #[case::nothing("", "")]
+    #[case::a_variable("environment: NO_SUCH", "; NO_SUCH may name it")]
+    #[case::installing("install: {apt: [x]}", "; --install gets it")]
+    #[case::both("environment: NO_SUCH\ninstall: {apt: [x]}", "; --install gets it, or NO_SUCH may name it")]
+    fn a_peer_that_is_not_installed_says_what_helps(#[case] more: &str, #[case] cures: &str) {
+        let text = format!("name: a\ntitle: t\nprogram: no-such-program\ninbound: {{command: [x]}}\n{more}");
+        let error = Peer::read("peer.yaml", &text).unwrap().find(Path::new("/pillion"), false).unwrap_err();
+        assert_eq!(error, format!("no-such-program is not installed here{cures}"));
     }
 
     #[rstest]

@@ -27,14 +27,14 @@ const SECOND: u8 = 1;
 const TABLE: &str = "100";
 
 /// What is said in a namespace that thousands of short connections a second pass through, for all contestants alike: ports
-/// of closed connections come back soon, and so do their entries in the table of connections.
-const SETTINGS: [(&str, &str); 6] = [
+/// of closed connections come back soon, and so do their entries in the table of connections. Those of connections that one
+/// side alone has closed stay: with them the other side's end would be lost.
+const SETTINGS: [(&str, &str); 5] = [
     ("ipv4/ip_local_port_range", "1024 65535"),
     ("ipv4/tcp_tw_reuse", "1"),
     ("core/somaxconn", "4096"),
     ("netfilter/nf_conntrack_tcp_timeout_time_wait", "1"),
     ("netfilter/nf_conntrack_tcp_timeout_close", "1"),
-    ("netfilter/nf_conntrack_tcp_timeout_fin_wait", "5"),
 ];
 
 /// All contestants that could be started, and why the others could not.
@@ -162,7 +162,9 @@ impl Seat {
             let own = folder.join(format!("{}-{what}", peer.name));
             make_folder(&own)?;
             let values = values(&own, files, &program, &server);
-            apply_rules(node)?;
+            if role.capture {
+                apply_rules(node)?;
+            }
             start_proxy(node, role, &own, &values, what)
         };
         let outbound =
