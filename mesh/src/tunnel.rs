@@ -49,7 +49,7 @@ pub fn refusal(status: u16) -> Option<(Reason, String)> {
     let (reason, told) = match status {
         200..=299 => return None,
         401 | 403 => (Reason::DeniedByPeer, "its policies do not allow it"),
-        502..=504 => (Reason::DestinationUnreachable, "it cannot reach its app"),
+        502..=504 => (Reason::DestinationUnreachable, "it cannot reach its app, or is at its limit"),
         _ => (Reason::TunnelRefused, "it does not take it"),
     };
     Some((reason, format!("the peer's proxy has answered {status}: {told}")))

@@ -130,7 +130,7 @@ fn plaintext_between_the_sidecars_is_called_so() {
 
 #[test]
 fn a_connection_in_a_tunnel_leads_to_the_door_of_it() {
-    let door: std::net::SocketAddr = "10.0.0.2:15008".parse().unwrap();
+    let door: SocketAddr = "10.0.0.2:15008".parse().unwrap();
     let tunnel = |id| Some(crate::wire::TunnelRecord { id, stream: 3, new: false, shared_by: 2, door });
     let outbound = ConnectionRecord { tunnel: tunnel(4), ..outbound() };
     let inbound = ConnectionRecord { tunnel: tunnel(9), ..inbound() };

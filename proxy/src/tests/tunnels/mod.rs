@@ -542,3 +542,67 @@ async fn http_in_a_tunnel_is_read_and_judged_by_request() {
     let (head, _served) = serving.await.unwrap();
     assert!(head.to_ascii_lowercase().contains(&format!("uri={}", Lab::id("frontend"))), "{head}");
 }
+
+/// The edge of the mesh goes by tunnels too: clients that have nothing to do with each other share one, each with a connection of
+/// its own in it.
+#[tokio::test]
+async fn the_edge_reaches_a_service_by_a_tunnel() {
+    use super::http::{App, ask};
+
+    let (lab, ip, app) = (Lab::new(), own_address(), App::start().await);
+    let server = lab.sidecar("backend", &inbound_at(ip, &[app.address], "")).await;
+    let http = services(&server).replace("name: tcp, protocol: TCP", "name: http, protocol: HTTP");
+    lab.resources(Some(&format!(
+        "{http}{}---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: gateway}}\n\
+         spec: {{selector: {{istio: ingressgateway}}, servers: [{{port: {{number: 80, name: http, protocol: HTTP}}, hosts: ['*']}}]}}\n\
+         ---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: all}}\n\
+         spec: {{hosts: ['*'], gateways: [gateway], http: [{{route: [{{destination: {{host: backend-0}}}}]}}]}}\n",
+        declared(app.address, "HTTP")
+    )));
+    server.eventually("the new resources", || server.running.shared.snapshot.borrow().version > 1).await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let settings = format!("gateway: {{address: 127.0.0.1, ports: {{80: {port}}}}}");
+    let edge = lab.labelled_sidecar("edge", "istio: ingressgateway", &settings).await;
+    let mut clients = Vec::new();
+    for path in ["/1", "/2"] {
+        let mut client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: anything\r\n\r\n");
+        let answer = timeout(PATIENCE, ask(&mut client, request.as_bytes())).await.unwrap().unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        clients.push(client);
+    }
+    let uri = format!("URI={}", Lab::id("edge"));
+    assert!(app.heard().iter().all(|heard| heard.field("x-forwarded-client-cert")[0].ends_with(&uri)));
+    let made: Vec<_> = records(&edge).iter().filter_map(|record| record.tunnel).collect();
+    assert_eq!(made.iter().map(|tunnel| (tunnel.id, tunnel.stream)).collect::<Vec<_>>(), [(1, 1), (1, 3)]);
+}
+
+/// A tunnel is no way around the end of a certificate: what is new is proved anew.
+#[tokio::test]
+async fn a_tunnel_takes_nothing_new_once_the_peers_certificate_has_ended() {
+    let (lab, ip, app) = (Lab::new(), own_address(), peer::echo_app().await);
+    let server = lab.sidecar("backend", &inbound_at(ip, &[app.address], "")).await;
+    let ends = std::time::SystemTime::now() + Duration::from_secs(3);
+    let brief = lab.ca.issue_with(&Lab::id("frontend"), |params| params.not_after = ends.into());
+    let mut config = pillion_testkit::tls::client(&lab.ca, Some(&brief));
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(SocketAddr::new(ip, PORT)).await.unwrap();
+    let stream = TlsConnector::from(Arc::new(config)).connect(pillion_testkit::tls::any_name(), stream).await;
+    let (client, connection) = h2::client::handshake(stream.unwrap()).await.unwrap();
+    let driving = tokio::spawn(connection);
+    let asked =
+        hyper::Request::builder().method("CONNECT").uri(server.inbound().to_string()).body(()).unwrap();
+    let (response, mut open) = client.clone().ready().await.unwrap().send_request(asked, false).unwrap();
+    let mut answer = timeout(PATIENCE, response).await.unwrap().unwrap().into_body();
+    // The server says goodbye when the certificate ends, and what is open goes on.
+    let gone = async {
+        while client.clone().ready().await.is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("the tunnel goes on after the end of its certificate");
+    open.send_data(hyper::body::Bytes::from_static(b"still"), true).unwrap();
+    assert_eq!(timeout(PATIENCE, answer.data()).await.unwrap().unwrap().unwrap(), "still");
+    drop((open, answer, client));
+    let _ = timeout(PATIENCE, driving).await.expect("the tunnel is not closed");
+}
