@@ -14,7 +14,7 @@ use super::path::QUESTIONS;
 use crate::lab::{LabError, run};
 
 /// Those that come along, in the order of the report.
-const KNOWN: [(&str, &str); 12] = [
+const KNOWN: [(&str, &str); 13] = [
     ("relay.yaml", include_str!("peers/relay.yaml")),
     ("splice.yaml", include_str!("peers/splice.yaml")),
     ("relay-inbound.yaml", include_str!("peers/relay-inbound.yaml")),
