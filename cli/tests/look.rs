@@ -383,7 +383,8 @@ fn no_command_that_asks_a_proxy_is_left_out() {
 }
 
 /// Commands that list nothing: they do something, or print what is a file's to hold.
-const NO_LISTINGS: [&str; 13] = [
+const NO_LISTINGS: [&str; 14] = [
+    "bench",
     "demo",
     "lesson run",
     "lesson show",

@@ -6,7 +6,7 @@
 //! holds the key, and who it has to be, is asked in each handshake. A refusal is never remembered.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use pillion_mesh::svid::{self, Svid};
@@ -18,6 +18,9 @@ use super::failure::Role;
 
 /// Chains that are remembered, of some 2 KiB each; the oldest make room.
 const CHAINS: usize = 1024;
+
+/// To which certificates' dates are exact (RFC 5280 4.1.2.5).
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Chains that were accepted by one verifier.
 pub(super) struct Judged(Mutex<Bounded<Fingerprint, (Arc<Accepted>, Period)>>);
@@ -86,7 +89,7 @@ impl Judged {
         let roots = roots.iter().map(|root| Ok((root.not_before, root.not_after)));
         // What cannot be read took no part, but then nothing is known of when it might.
         let Ok(validities) = own.chain(signers).chain(roots).collect::<Result<Vec<_>, _>>() else { return };
-        let period = Period::around(now, &validities);
+        let Some(period) = Period::around(now, &validities) else { return };
         let mut judged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         judged.insert(chain, (Arc::clone(accepted), period));
     }
@@ -111,14 +114,20 @@ impl Fingerprint {
 }
 
 impl Period {
-    fn around(now: SystemTime, validities: &[(SystemTime, SystemTime)]) -> Self {
+    /// None within the second in which a certificate ends: its date means the whole of it to some, its beginning to others.
+    fn around(now: SystemTime, validities: &[(SystemTime, SystemTime)]) -> Option<Self> {
+        let ends_just_now = |end: &SystemTime| now.duration_since(*end).is_ok_and(|since| since < SECOND);
+        if validities.iter().any(|(_, end)| *end != now && ends_just_now(end)) {
+            return None;
+        }
         // Ordered in time: what begins at a date is valid from it on, what ends is valid at it still (RFC 5280 4.1.2.5).
         let dates = || {
             let begins = validities.iter().map(|(begin, _)| (*begin, false));
             begins.chain(validities.iter().map(|(_, end)| (*end, true)))
         };
         let passed = |(date, is_end): &(SystemTime, bool)| if *is_end { *date < now } else { *date <= now };
-        Self { after: dates().filter(passed).max(), before: dates().filter(|date| !passed(date)).min() }
+        let (after, before) = (dates().filter(passed).max(), dates().filter(|date| !passed(date)).min());
+        Some(Self { after, before })
     }
 
     fn contains(&self, now: SystemTime) -> bool {
@@ -129,7 +138,7 @@ impl Period {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::time::UNIX_EPOCH;
 
     use rstest::rstest;
 
@@ -153,13 +162,28 @@ mod tests {
         #[case] without: &[u64],
     ) {
         let validities: Vec<_> = validities.iter().map(|(from, until)| (at(*from), at(*until))).collect();
-        let period = Period::around(at(now), &validities);
+        let period = Period::around(at(now), &validities).unwrap();
         for time in within {
             assert!(period.contains(at(*time)), "{time}");
         }
         for time in without {
             assert!(!period.contains(at(*time)), "{time}");
         }
+    }
+
+    /// Who reads a date as the whole second still accepts then; what is remembered of that would outlive it.
+    #[test]
+    fn nothing_is_remembered_in_the_second_of_an_end() {
+        let around = |millis: u64| {
+            Period::around(
+                UNIX_EPOCH + Duration::from_millis(millis),
+                &[(at(100), at(200)), (at(0), at(900))],
+            )
+        };
+        assert!(around(199_999).is_some() && around(200_000).is_some());
+        assert!(around(200_001).is_none() && around(200_999).is_none());
+        let behind = around(201_000).unwrap();
+        assert!(!behind.contains(at(200)) && behind.contains(at(900)));
     }
 
     #[test]

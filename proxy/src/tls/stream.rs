@@ -7,7 +7,7 @@
 //! - Ciphertext is read into scratch space of the thread and decrypted there; only part of a record is kept for the next read.
 //! - Plaintext is encrypted into scratch space; only what the transport does not take at once is kept, and nothing more is
 //!   encrypted before that is gone (backpressure).
-//! - What a server of TLS 1.3 says behind its handshake, a ticket, goes out with its first data, or with its end: that spares a packet.
+//! - `close_notify` goes along with the FIN: that spares a packet.
 //! - The first ciphertext each way behind the handshake is kept in a [`Tap`].
 //!
 //! Leaves to `server` and `client` what a handshake has to prove, and to `failure` what an error means.
@@ -28,7 +28,7 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{ClientConfig, CommonState, InvalidMessage, ProtocolVersion, ServerConfig};
+use rustls::{ClientConfig, CommonState, InvalidMessage, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use crate::net::tap::Tap;
@@ -44,6 +44,10 @@ const OVERHEAD: usize = 5 + 256;
 const MOST_KEPT: usize = 64 * 1024;
 /// Ciphertext that waits for its turn and goes out together with the next data.
 const GOES_ALONG: usize = 4 * 1024;
+
+/// Ciphertext that waits to be sent, at most.
+#[cfg(test)]
+pub(super) const MOST_HELD: usize = 2 * WRITE_SPACE;
 
 const READ_SPACE: usize = MOST_KEPT + BATCH + 4 * OVERHEAD;
 const WRITE_SPACE: usize = GOES_ALONG + BATCH + 8 * OVERHEAD;
@@ -184,6 +188,12 @@ impl<S> TlsStream<S> {
             Session::Client(session) => session,
             Session::Server(session) => session,
         }
+    }
+
+    /// Bytes of buffers that it holds.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.incoming.capacity() + self.outgoing.capacity() + self.plain.capacity()
     }
 
     /// What lay under it, for what is left to say after a failure.
@@ -447,9 +457,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
             cipher.drain(..taken.used.min(cipher.len()));
             self.incoming = cipher;
             if !self.connection().is_handshaking() {
-                if self.has_to_say_it_now() {
-                    ready!(self.poll_send(cx))?;
-                }
+                // A ticket too: Envoy resumes nothing where it comes together with data.
+                ready!(self.poll_send(cx))?;
                 let behind = came.get(taken.data_at.unwrap_or(taken.used)..).unwrap_or_default();
                 let read = self.tap.read(behind);
                 self.phase = Phase::Open { read, written: true };
@@ -464,12 +473,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
             }
             ready!(self.poll_more(cx))?;
         }
-    }
-
-    /// Whether the peer waits for what is left of the handshake. Behind that of a server of TLS 1.3 there are only tickets.
-    fn has_to_say_it_now(&self) -> bool {
-        let is_server = matches!(self.session, Session::Server(_));
-        !(is_server && self.connection().protocol_version() == Some(ProtocolVersion::TLSv1_3))
     }
 
     /// Reads more ciphertext for the handshake.

@@ -26,6 +26,7 @@ mod negotiated;
 mod proof;
 mod revoked;
 mod session;
+mod stream;
 
 const CLIENT: &str = "spiffe://cluster.local/ns/default/sa/client";
 const SERVER: &str = "spiffe://cluster.local/ns/default/sa/backend";

@@ -5,6 +5,7 @@ use pillion_testkit::tls::{TLS12, server_of_versions};
 use rstest::rstest;
 
 use super::*;
+use crate::tls::failure::Role;
 
 /// A certificate of an hour, from two hours ago to one hour ago, or the other way round.
 fn of_another_hour(ca: &TestCa, id: &str, begins_in_hours: i64) -> Held {
@@ -89,5 +90,31 @@ fn credentials_that_cannot_be_shown_say_why_and_by_which_clock(
     assert_eq!(said.is_some(), seen.is_some(), "{said:?}");
     if let (Some(said), Some(seen)) = (said, seen) {
         assert!(said.contains(seen) && said.contains("our clock says 20"), "{said}");
+    }
+}
+
+/// Also where the same chain was accepted, and remembered, a moment before; in the second of its end some still accept it.
+#[test]
+fn a_chain_that_was_accepted_is_refused_once_it_has_ended() {
+    let ca = TestCa::root("root");
+    let ours = credentials(&ca.issue(SERVER), bundle(&ca));
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs());
+    let peer = ca.issue_with(CLIENT, |leaf| {
+        valid_between(leaf, now - Duration::from_secs(60), now + Duration::from_secs(8));
+    });
+    let judge = |millis: u64| {
+        let (leaf, intermediates) = peer.chain.split_first().unwrap();
+        let at = now + Duration::from_millis(millis);
+        ours.verifier
+            .verify(leaf, intermediates, at, Role::Client)
+            .map(drop)
+            .map_err(|refusal| refusal.reason)
+    };
+    for millis in [0, 1, 7_999, 8_000, 8_500, 8_999] {
+        assert_eq!(judge(millis), Ok(()), "{millis} ms");
+    }
+    for millis in [9_000, 9_001, 60_000] {
+        assert_eq!(judge(millis), Err(Reason::CertificateExpired), "{millis} ms");
     }
 }
