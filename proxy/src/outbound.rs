@@ -89,21 +89,20 @@ pub(crate) async fn serve(
     };
     connection.note(|record| record.upstream = Some(address));
     let reached = reach(means, address, connection, shared).await;
-    let Reached { stream, own: _own, record, tunnel, peer } = match reached {
+    // The dial is forgotten before its socket is closed: an app may be given the port again at once, and is no loop.
+    let Reached { mut stream, own: _own, record, tunnel, peer } = match reached {
         Ok(reached) => reached,
         Err(end) => return end,
     };
     connection.note(|noted| (noted.tls, noted.tunnel) = (record, tunnel));
     let made = Made { by, destination, tls: plan.tls, peer };
-    match stream {
-        Stream::Plain(mut upstream) => {
-            relay_while_planned(&mut app, &mut upstream, &made, connection, shared).await
+    match &mut stream {
+        Stream::Plain(upstream) => relay_while_planned(&mut app, upstream, &made, connection, shared).await,
+        Stream::Tls(upstream) => {
+            relay_while_planned(&mut app, &mut **upstream, &made, connection, shared).await
         }
-        Stream::Tls(mut upstream) => {
-            relay_while_planned(&mut app, &mut *upstream, &made, connection, shared).await
-        }
-        Stream::Tunnel(mut upstream) => {
-            relay_while_planned(&mut app, &mut *upstream, &made, connection, shared).await
+        Stream::Tunnel(upstream) => {
+            relay_while_planned(&mut app, &mut **upstream, &made, connection, shared).await
         }
     }
 }
