@@ -15,7 +15,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -55,6 +55,7 @@ const WRITE_SPACE: usize = GOES_ALONG + BATCH + 8 * OVERHEAD;
 thread_local! {
     static READING: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
     static WRITING: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+    static GATHERING: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
 }
 
 /// Lends the thread's scratch space. A stream within a stream, which finds it lent, has its own for that time.
@@ -652,6 +653,34 @@ impl<S: AsyncRead + AsyncWrite + Leg + Unpin> AsyncWrite for TlsStream<S> {
             stream.outgoing.extend_from_slice(rest);
             Poll::Ready(Ok(data.len()))
         })
+    }
+
+    /// A frame's head and its body go into one record, and into one packet.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut filled = slices.iter().filter(|slice| !slice.is_empty());
+        let (first, more) = (filled.next(), filled.next().is_some());
+        let Some(first) = first.filter(|_| more) else {
+            return self.poll_write(cx, first.map_or(&[], |slice| slice));
+        };
+        if first.len() >= BATCH {
+            return self.poll_write(cx, first);
+        }
+        with_space(&GATHERING, BATCH, |space| {
+            let mut gathered = ReadBuf::new(space);
+            for slice in slices {
+                let count = slice.len().min(gathered.remaining());
+                gathered.put_slice(slice.get(..count).unwrap_or_default());
+            }
+            self.poll_write(cx, gathered.filled())
+        })
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,5 +1,7 @@
 //! Bytes through [`TlsStream`]: whole, in order, in bounded memory, and not at all behind a fault.
 
+use std::io::IoSlice;
+
 use pillion_testkit::tls::{TLS12, TLS13, client_of_versions};
 use proptest::prelude::*;
 
@@ -100,6 +102,20 @@ async fn a_peer_that_does_not_read_is_sent_no_more_than_a_batch() {
         assert!(taken < 1024 * 1024, "{taken} bytes were taken");
     }
     assert!(near.held() <= MOST_HELD, "{} bytes are held", near.held());
+}
+
+#[tokio::test]
+async fn slices_that_are_written_together_are_one_record() {
+    let (mut near, mut far) = pair(64 * 1024).await;
+    let (head, body) = (pattern(9), pattern(16_000));
+    let slices = [IoSlice::new(&head), IoSlice::new(&[]), IoSlice::new(&body)];
+    assert_eq!(near.write_vectored(&slices).await.unwrap(), 16_009);
+    let mut got = vec![0; 20_000];
+    assert_eq!(far.read(&mut got).await.unwrap(), 16_009);
+    assert!(got[..9] == head && got[9..16_009] == body);
+    let large = pattern(100_000);
+    let written = near.write_vectored(&[IoSlice::new(&head), IoSlice::new(&large)]).await.unwrap();
+    assert!(written > 9 && written < 100_009, "{written}");
 }
 
 /// Behind a record that does not open there is nothing more to read, nor to write, and nobody panics over it.
