@@ -250,6 +250,16 @@ impl Signer {
         }
     }
 
+    /// When a fifth of its life is over. One that a person has prepared long ahead does not wait until it has hardly more
+    /// life left than the root that it replaces: were the CA then away for a while, both would end.
+    fn ages_at(&self) -> SystemTime {
+        later(self.not_before, self.life() / 5)
+    }
+
+    fn life(&self) -> Duration {
+        self.not_after.duration_since(self.not_before).unwrap_or_default()
+    }
+
     /// When nothing that it signed is valid any more by any clock, had it signed last at `last`.
     fn unused_from(&self, last: SystemTime, skew: Duration) -> SystemTime {
         later(later(last, self.longest).min(self.not_after), skew)
@@ -411,7 +421,7 @@ impl Signers {
             (self.replace_at(policy), earlier(self.current.not_after, policy.skew));
         let current = &self.current;
         let ends = rfc3339::print(current.not_after);
-        if self.next.is_none() {
+        let Some(next) = &self.next else {
             let prepare_at = earlier(replace_at, self.ahead(policy));
             return match self.can_prepare() {
                 Ok(()) if facts.now >= prepare_at => {
@@ -423,7 +433,8 @@ impl Signers {
                 Ok(()) => wait(facts, policy, [Some(prepare_at), retire_at], "the next root is prepared"),
                 Err(hindrance) => wait(facts, policy, [retire_at, None], &hindrance.to_string()),
             };
-        }
+        };
+        let replace_at = replace_at.min(next.ages_at());
         if facts.now < replace_at {
             return wait(facts, policy, [Some(replace_at), retire_at], "the next root signs");
         }
@@ -465,8 +476,7 @@ impl Signers {
     /// grant the longest life.
     fn replace_at(&self, policy: &Policy) -> SystemTime {
         let root = &self.current;
-        let life = root.not_after.duration_since(root.not_before).unwrap_or_default();
-        earlier(root.not_after, (life / 5).max(root.longest.saturating_add(policy.skew)))
+        earlier(root.not_after, (root.life() / 5).max(root.longest.saturating_add(policy.skew)))
     }
 }
 

@@ -65,6 +65,14 @@ fn a_prepared_root_signs_when_it_is_time_and_not_before() {
 }
 
 #[test]
+fn a_root_that_was_prepared_long_ahead_signs_when_a_fifth_of_its_own_life_is_over() {
+    let mut signers = young();
+    signers.prepare(root(2, 10)).unwrap();
+    assert!(matches!(signers.step(&facts(at(11)), &POLICY), Step::Wait { until, .. } if until == at(30)));
+    assert!(matches!(signers.step(&facts(at(30)), &POLICY), Step::Activate { .. }));
+}
+
+#[test]
 fn an_old_root_goes_when_nothing_that_it_signed_is_valid() {
     let signers = activated();
     let over = at(81) + SKEW;
