@@ -34,8 +34,8 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use crate::net::tap::Tap;
 use crate::net::{Ground, Leg};
 
-/// Ciphertext of one read, and plaintext of one write: four records of the largest size.
-const BATCH: usize = 4 * RECORD;
+/// Ciphertext of one read, and plaintext of one write: sixteen records of the largest size.
+const BATCH: usize = 16 * RECORD;
 /// Plaintext of the largest record (RFC 8446 5.1).
 const RECORD: usize = 16 * 1024;
 /// What a record has beside its plaintext, at most (RFC 8446 5.2).
@@ -49,8 +49,8 @@ const GOES_ALONG: usize = 4 * 1024;
 #[cfg(test)]
 pub(super) const MOST_HELD: usize = 2 * WRITE_SPACE;
 
-const READ_SPACE: usize = MOST_KEPT + BATCH + 4 * OVERHEAD;
-const WRITE_SPACE: usize = GOES_ALONG + BATCH + 8 * OVERHEAD;
+const READ_SPACE: usize = MOST_KEPT + BATCH + 16 * OVERHEAD;
+const WRITE_SPACE: usize = GOES_ALONG + BATCH + 32 * OVERHEAD;
 
 thread_local! {
     static READING: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
@@ -542,7 +542,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
                 place.copy_from_slice(&self.incoming);
             }
             // No more than a reader of a batch has room for.
-            let room = (BATCH + 4 * OVERHEAD).saturating_sub(kept).max(RECORD);
+            let room = (BATCH + 16 * OVERHEAD).saturating_sub(kept).max(RECORD);
             let room = space.get_mut(kept..kept + room).unwrap_or_default();
             let mut read = ReadBuf::new(room);
             ready!(Pin::new(&mut self.transport).poll_read(cx, &mut read))?;
