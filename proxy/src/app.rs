@@ -32,7 +32,7 @@ use crate::tls::{Clock, LiveCredentials};
 use crate::workers::Workers;
 #[cfg(feature = "workload-api")]
 use crate::workload_api::{self, Socket, SocketError};
-use crate::{drain, gateway, reload, tunnel};
+use crate::{drain, gateway, memory, reload, tunnel};
 
 /// Longest wait for the first DNS answers before connections are accepted.
 const FIRST_NAMES: Duration = Duration::from_secs(3);
@@ -133,7 +133,11 @@ pub(crate) async fn run(settings: Settings, log_level: LogLevel, workers: Worker
     raise_file_limit();
     warn_of_loops(&settings);
     let running = start(settings, log_level, workers).await?;
-    let stopped = until_stopped(&running.shared.drain).await;
+    memory::forget_the_start();
+    let stopped = tokio::select! {
+        stopped = until_stopped(&running.shared.drain) => stopped,
+        never = memory::keep_small() => match never {},
+    };
     running.stop().await;
     stopped
 }

@@ -19,6 +19,7 @@ use pillion_mesh::wire::{
 use pillion_mesh::workload::Workload;
 use tokio::sync::broadcast;
 
+use crate::memory;
 use crate::net::capture::Capture;
 use crate::net::moved::Moved;
 use crate::net::relay::End;
@@ -96,6 +97,7 @@ impl ConnectionTable {
 
     /// A request has ended: it is kept where it was refused or cut.
     pub(crate) fn request_ended(&self, record: RequestRecord) {
+        memory::stirs();
         let mut history = lock(&self.history);
         if record.reason.kind() != Kind::Ended {
             self.onlookers.tell(|| Event::Request(Arc::new(record.clone())));
@@ -310,6 +312,7 @@ impl Connection {
     }
 
     fn close(&mut self, end: End) {
+        memory::stirs();
         self.ended = true;
         lock(&self.table.open).remove(&lock(&self.entry.record).id);
         let mut record = self.entry.now();

@@ -3,31 +3,48 @@
 //! A connection waits for bytes, and beside that for a change that ends it. Asking both each time that bytes come costs more
 //! than moving them, where they are few; so the one who cuts is asked only when he has called.
 
-use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker, ready};
+
+use pin_project_lite::pin_project;
 
 /// What `work` comes to, or, as the error, why `cut` has ended it.
-pub(crate) async fn unless<W: Future, C: Future>(work: W, cut: C) -> Result<W::Output, C::Output> {
-    let (mut work, mut cut) = (pin!(work), pin!(cut));
+pub(crate) fn unless<W: Future, C: Future>(work: W, cut: C) -> Unless<W, C> {
     let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: Mutex::default() });
-    let waker = Waker::from(bell.clone());
-    let mut task: Option<Waker> = None;
-    poll_fn(|cx| {
-        if !task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
-            task = Some(cx.waker().clone());
-            *bell.task.lock().unwrap_or_else(PoisonError::into_inner) = task.clone();
+    Unless { work, cut, waker: Waker::from(bell.clone()), bell, task: None }
+}
+
+pin_project! {
+    /// The future of [`unless`]. Written out, since an `async fn` would hold both of its arguments twice.
+    pub(crate) struct Unless<W, C> {
+        #[pin]
+        work: W,
+        #[pin]
+        cut: C,
+        bell: Arc<Bell>,
+        waker: Waker,
+        task: Option<Waker>,
+    }
+}
+
+impl<W: Future, C: Future> Future for Unless<W, C> {
+    type Output = Result<W::Output, C::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if !this.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            *this.task = Some(cx.waker().clone());
+            *this.bell.task.lock().unwrap_or_else(PoisonError::into_inner) = this.task.clone();
         }
-        if bell.rung.swap(false, Ordering::AcqRel)
-            && let Poll::Ready(because) = cut.as_mut().poll(&mut Context::from_waker(&waker))
+        if this.bell.rung.swap(false, Ordering::AcqRel)
+            && let Poll::Ready(because) = this.cut.poll(&mut Context::from_waker(this.waker))
         {
             return Poll::Ready(Err(because));
         }
-        work.as_mut().poll(cx).map(Ok)
-    })
-    .await
+        Poll::Ready(Ok(ready!(this.work.poll(cx))))
+    }
 }
 
 /// Rung by who cuts.
@@ -55,7 +72,7 @@ impl Wake for Bell {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
-    use std::future::pending;
+    use std::future::{pending, poll_fn};
 
     use tokio::sync::{Notify, mpsc};
 

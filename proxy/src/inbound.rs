@@ -23,7 +23,7 @@ use crate::listener::Role;
 use crate::net::Leg;
 use crate::net::moved::Side;
 use crate::net::original_dst::original_destination;
-use crate::net::relay::{End, relay};
+use crate::net::relay::{End, Rest, relay};
 use crate::net::rewind::Rewound;
 use crate::net::sniff::{First, Sniffed, sniff};
 use crate::outbound::refuse;
@@ -44,17 +44,17 @@ struct Admitted {
     proof: Option<tls::Proof>,
 }
 
-/// Serves one accepted connection until its end.
-pub(crate) async fn serve(
+/// Serves one accepted connection until it is let in.
+///
+/// # Errors
+/// The end of one that is not.
+pub(crate) async fn serve<'c>(
     stream: TcpStream,
-    connection: &mut Connection,
+    connection: &'c mut Connection,
     role: &Arc<Role>,
-    shared: &Arc<Shared>,
-) -> End {
-    let target = match target(&stream, connection, role, shared) {
-        Ok(target) => target,
-        Err(end) => return end,
-    };
+    shared: &'c Arc<Shared>,
+) -> Result<Rest<'c>, End> {
+    let target = target(&stream, connection, role, shared)?;
     let client = connection.client().ip();
     let published = shared.snapshot.borrow().clone();
     let snapshot = &published.snapshot;
@@ -68,11 +68,9 @@ pub(crate) async fn serve(
         return forward(stream, admitted, snapshot, connection, role, shared).await;
     }
 
-    let sniffed =
-        match sniff(&stream, shared.settings.limits.hello_size, shared.settings.detection_timeout).await {
-            Ok(sniffed) => sniffed,
-            Err(error) => return End { reason: Reason::ClientReset, detail: Some(error.to_string()) },
-        };
+    let sniffed = sniff(&stream, shared.settings.limits.hello_size, shared.settings.detection_timeout)
+        .await
+        .map_err(|error| End { reason: Reason::ClientReset, detail: Some(error.to_string()) })?;
     if sniffed.ended {
         connection.moved().ended(Side::Client, How::Fin);
     }
@@ -83,7 +81,7 @@ pub(crate) async fn serve(
         First::Silent => Observed::Silent,
         First::TooLarge => {
             let limit = shared.settings.limits.hello_size;
-            return refuse(Reason::HelloTooLarge, format!("more than {limit} bytes (limits.helloSize)"));
+            return Err(refuse(Reason::HelloTooLarge, format!("more than {limit} bytes (limits.helloSize)")));
         }
     };
     connection.note(|record| {
@@ -109,19 +107,24 @@ pub(crate) async fn serve(
         Admission::Forward => forward(stream, admitted, snapshot, connection, role, shared).await,
         Admission::Terminate => terminate(stream, admitted, snapshot, connection, role, shared).await,
         Admission::Refuse(reason) => {
-            refuse(reason, format!("port {} is {} by {}", target.port(), decision.mode, decision.because))
+            let detail = format!("port {} is {} by {}", target.port(), decision.mode, decision.because);
+            Err(refuse(reason, detail))
         }
     }
 }
 
-/// Serves one stream of a tunnel, whose client wants to go to `target` and has proved by the tunnel's `handshake` who it is.
-pub(crate) async fn serve_tunnelled(
+/// Serves one stream of a tunnel, whose client wants to go to `target` and has proved by the tunnel's `handshake` who it is,
+/// until it is let in.
+///
+/// # Errors
+/// The end of one that is not.
+pub(crate) async fn serve_tunnelled<'c>(
     client: TunnelStream,
     target: SocketAddr,
     handshake: &Handshake,
-    connection: &mut Connection,
-    shared: &Arc<Shared>,
-) -> End {
+    connection: &'c mut Connection,
+    shared: &'c Arc<Shared>,
+) -> Result<Rest<'c>, End> {
     // Who is told to come to an explicit listener means the app behind it.
     let (role, target) = match shared.listener_at(target) {
         Some(listener) => (Role::Inbound(listener.clone()), listener.forward),
@@ -129,7 +132,8 @@ pub(crate) async fn serve_tunnelled(
     };
     connection.note(|record| record.original_destination = Some(target));
     if shared.is_own_port(target.port()) && !matches!(role, Role::Inbound(_)) {
-        return refuse(Reason::SelfLoop, format!("port {} is one of this proxy's own", target.port()));
+        let detail = format!("port {} is one of this proxy's own", target.port());
+        return Err(refuse(Reason::SelfLoop, detail));
     }
     let published = shared.snapshot.borrow().clone();
     let snapshot = &published.snapshot;
@@ -176,34 +180,28 @@ fn target(
     Ok(target)
 }
 
-/// Terminates mutual TLS, then relays. The app is not dialled before the handshake is verified.
-async fn terminate(
+/// Terminates mutual TLS. The app is not dialled before the handshake is verified.
+async fn terminate<'c>(
     stream: Rewound<TcpStream>,
     mut admitted: Admitted,
     snapshot: &Snapshot,
-    connection: &mut Connection,
+    connection: &'c mut Connection,
     role: &Arc<Role>,
-    shared: &Arc<Shared>,
-) -> End {
+    shared: &'c Arc<Shared>,
+) -> Result<Rest<'c>, End> {
     let credentials = shared.credentials.borrow().clone();
-    let credentials = match usable(credentials, &shared.clock) {
-        Ok(credentials) => credentials,
-        Err(because) => {
-            return refuse(Reason::NoCertificate, format!("clients of the mesh cannot be served: {because}"));
-        }
-    };
+    let credentials = usable(credentials, &shared.clock).map_err(|because| {
+        refuse(Reason::NoCertificate, format!("clients of the mesh cannot be served: {because}"))
+    })?;
     let limit = shared.settings.limits.handshake_timeout;
     let port = admitted.known.destination.port();
     let door = Door { port, mode: snapshot.modes.for_port(port).mode };
     debug!(target: STEP, id = connection.id(), "a ServerHello and our certificate go back, and the client is asked for its own");
     let handshake = Box::pin(tls::server::accept(stream, connection.tap(), &credentials, door));
-    let (stream, handshake) = match timeout(limit, handshake).await {
-        Ok(Ok(done)) => done,
-        Ok(Err(error)) => return End { reason: error.reason, detail: Some(error.detail) },
-        Err(_elapsed) => {
-            return refuse(Reason::HandshakeTimeout, format!("not finished within {limit:?}"));
-        }
-    };
+    let done = timeout(limit, handshake)
+        .await
+        .map_err(|_elapsed| refuse(Reason::HandshakeTimeout, format!("not finished within {limit:?}")))?;
+    let (stream, handshake) = done?;
     drop(credentials); // sessions must not outlive a change of them
     debug!(target: STEP, id = connection.id(), "the handshake is finished: the client is {}", handshake.peer);
     admitted.known.peer = Some(handshake.peer);
@@ -213,15 +211,15 @@ async fn terminate(
     forward(stream, admitted, snapshot, connection, role, shared).await
 }
 
-/// Serves what was admitted: request by request where it is read as HTTP, else as a whole.
-async fn forward<S>(
+/// Lets in what was admitted: request by request where it is read as HTTP, else as a whole.
+async fn forward<'c, S>(
     client: S,
     admitted: Admitted,
     snapshot: &Snapshot,
-    connection: &mut Connection,
+    connection: &'c mut Connection,
     role: &Arc<Role>,
-    shared: &Arc<Shared>,
-) -> End
+    shared: &'c Arc<Shared>,
+) -> Result<Rest<'c>, End>
 where
     S: AsyncRead + AsyncWrite + Leg + Unpin + Send + 'static,
 {
@@ -234,60 +232,60 @@ where
     };
     let declared = snapshot.protocol(port).is_http();
     if snapshot.reads_http(port) && carries_requests(admitted.observed, admitted.admission, declared) {
-        // Aside, so that connections which are not read do not hold room for it.
-        return Box::pin(forward_requests(client, admitted, app, snapshot, connection)).await;
+        let service = snapshot.own_port(port).map(|own| format!("{}:{}", own.host, own.port));
+        return Ok(Box::pin(forward_requests(
+            client,
+            admitted,
+            AppRequests::new(app, service),
+            connection,
+            shared,
+        )));
     }
-    forward_bytes(client, &admitted, &app, snapshot, connection).await
+    forward_bytes(client, admitted, &app, snapshot, connection, shared).await
 }
 
 /// Serves HTTP. Each request is authorized by itself; the connection as a whole is cut where its admission changes.
 async fn forward_requests<S>(
     mut client: S,
     admitted: Admitted,
-    app: App,
-    snapshot: &Snapshot,
+    app: AppRequests,
     connection: &mut Connection,
+    shared: &Arc<Shared>,
 ) -> End
 where
     S: AsyncRead + AsyncWrite + Leg + Unpin + Send + 'static,
 {
     client.let_in();
     connection.opened();
-    let own = snapshot.own_port(admitted.known.destination.port());
-    let service = own.map(|own| format!("{}:{}", own.host, own.port));
-    let (known, shared) = (admitted.known.clone(), app.shared.clone());
-    let cut = no_longer_allowed(&admitted, &shared, not_admitted);
-    http::serve(client, connection, known, AppRequests::new(app, service), shared.clone(), cut).await
+    let cut = no_longer_allowed(&admitted, shared, not_admitted);
+    http::serve(client, connection, admitted.known.clone(), app, shared.clone(), cut).await
 }
 
-/// Asks the AuthorizationPolicies, dials the app with their permit, and relays until the end, or until the policies no
-/// longer allow the connection.
-async fn forward_bytes<S>(
+/// Asks the AuthorizationPolicies and dials the app with their permit. What is left is to relay until the end, or until the
+/// policies no longer allow the connection.
+async fn forward_bytes<'c, S>(
     mut client: S,
-    admitted: &Admitted,
+    admitted: Admitted,
     app: &App,
     snapshot: &Snapshot,
-    connection: &mut Connection,
-) -> End
+    connection: &'c mut Connection,
+    shared: &'c Shared,
+) -> Result<Rest<'c>, End>
 where
-    S: AsyncRead + AsyncWrite + Leg + Unpin,
+    S: AsyncRead + AsyncWrite + Leg + Unpin + Send + 'static,
 {
     let (outcome, record) = admitted.known.ask(&snapshot.authorization);
     connection.note(|open| open.authorization = Some(record));
-    let permit = match outcome {
-        Ok(permit) => permit,
-        Err(end) => return end,
-    };
-    let (mut stream, _own) = match app.dial(&permit).await {
-        Ok(dialled) => dialled,
-        Err(end) => return end,
-    };
+    let mut app = app.dial(&outcome?).await?;
     client.let_in();
     connection.opened();
-    let relaying = relay(&mut client, &mut stream, connection.moved());
-    unless(relaying, no_longer_allowed(admitted, &app.shared, refusal_of))
-        .await
-        .unwrap_or_else(|because| refuse(Reason::PolicyChanged, because))
+    // What a block has captured it holds once; arguments of an `async fn` would be held twice.
+    Ok(Box::pin(async move {
+        let relaying = relay(&mut client, &mut app.stream, connection.moved());
+        unless(relaying, no_longer_allowed(&admitted, shared, refusal_of))
+            .await
+            .unwrap_or_else(|because| refuse(Reason::PolicyChanged, because))
+    }))
 }
 
 /// Ends, with the reason in words, when a change of policy (by what `refusal` says of it) or of the trust bundle would no

@@ -27,6 +27,7 @@ mod listener;
 mod live;
 #[doc(hidden)]
 pub mod measure;
+mod memory;
 pub mod names;
 mod net;
 mod outbound;

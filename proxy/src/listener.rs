@@ -251,10 +251,16 @@ async fn serve(
                 Box::pin(gateway::serve(stream, &mut connection, *port, &shared)).await
             }
             (_, Direction::Inbound) => {
-                Box::pin(inbound::serve(stream, &mut connection, &role, &shared)).await
+                match Box::pin(inbound::serve(stream, &mut connection, &role, &shared)).await {
+                    Ok(rest) => rest.await,
+                    Err(end) => end,
+                }
             }
             (_, Direction::Outbound) => {
-                Box::pin(outbound::serve(stream, &mut connection, &role, &shared)).await
+                match Box::pin(outbound::serve(stream, &mut connection, &role, &shared)).await {
+                    Ok(rest) => rest.await,
+                    Err(end) => end,
+                }
             }
         }
     };

@@ -7,6 +7,8 @@ use pillion_mesh::policy::Snapshot;
 use pillion_mesh::registry::Addresses;
 use tokio::sync::watch;
 
+use crate::memory;
+
 /// A snapshot with what is known of its loading.
 #[derive(Debug, Clone)]
 pub(crate) struct Published {
@@ -40,6 +42,7 @@ impl Publisher {
 
     /// Puts a new policy in force, with the addresses known so far.
     pub(crate) fn policy(&self, snapshot: &Snapshot, now: SystemTime) {
+        memory::stirs(); // what was read, and the policy of before
         let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         self.sender.send_modify(|published| {
             *published = Arc::new(Published {

@@ -21,9 +21,9 @@ use crate::inbound::{first_bytes, looks_like};
 use crate::listener::Role;
 use crate::live::Published;
 use crate::net::Leg;
-use crate::net::dial::{self, OwnDial};
+use crate::net::dial::{self, Dialled, OwnDial};
 use crate::net::original_dst::original_destination;
-use crate::net::relay::{End, relay};
+use crate::net::relay::{End, Rest, relay};
 use crate::net::rewind::Rewound;
 use crate::net::sniff::{First, sniff};
 use crate::net::tap::Tap;
@@ -62,49 +62,43 @@ pub(crate) enum Means<'p> {
     Outside { material: Material, wanted: Wanted<'p> },
 }
 
-/// Serves one accepted connection until its end.
-pub(crate) async fn serve(
+/// Serves one accepted connection until it stands as it is planned. What is left is to relay until the end.
+///
+/// # Errors
+/// The end of one that is not let out.
+pub(crate) async fn serve<'c>(
     app: TcpStream,
-    connection: &mut Connection,
+    connection: &'c mut Connection,
     role: &Role,
-    shared: &Arc<Shared>,
-) -> End {
+    shared: &'c Arc<Shared>,
+) -> Result<Rest<'c>, End> {
     let found = match role {
         Role::Outbound(listener) => named(app, listener, connection, shared).await,
         _ => captured(app, connection, shared).await,
     };
-    let Found { mut app, by, destination, plan, address } = match found {
-        Ok(found) => found,
-        Err(end) => return end,
-    };
+    let Found { app, by, destination, plan, address } = found?;
     connection.note(|record| {
         record.service = destination.as_ref().map(|known| format!("{}:{}", known.host, known.port));
         record.plan = Some(plan.because.clone());
     });
     debug!(target: STEP, id = connection.id(), "planned as {}: {}", plan.tls.mode(), plan.because);
 
-    let means = match means(&plan, address, shared).await {
-        Ok(means) => means,
-        Err(end) => return end,
-    };
+    let means = means(&plan, address, shared).await?;
     connection.note(|record| record.upstream = Some(address));
-    let reached = reach(means, address, connection, shared).await;
-    // The dial is forgotten before its socket is closed: an app may be given the port again at once, and is no loop.
-    let Reached { mut stream, own: _own, record, tunnel, peer } = match reached {
-        Ok(reached) => reached,
-        Err(end) => return end,
-    };
+    let Reached { stream, own, record, tunnel, peer } = reach(means, address, connection, shared).await?;
     connection.note(|noted| (noted.tls, noted.tunnel) = (record, tunnel));
     let made = Made { by, destination, tls: plan.tls, peer };
-    match &mut stream {
-        Stream::Plain(upstream) => relay_while_planned(&mut app, upstream, &made, connection, shared).await,
-        Stream::Tls(upstream) => {
-            relay_while_planned(&mut app, &mut **upstream, &made, connection, shared).await
+    connection.opened();
+    debug!(target: STEP, id = connection.id(), "both legs stand: what the app says goes on, encrypted where that is planned");
+    Ok(match stream {
+        Stream::Plain(stream) => relay_while_planned(app, Dialled { own, stream }, made, connection, shared),
+        Stream::Tls(stream) => {
+            relay_while_planned(app, Dialled { own, stream: *stream }, made, connection, shared)
         }
-        Stream::Tunnel(upstream) => {
-            relay_while_planned(&mut app, &mut **upstream, &made, connection, shared).await
+        Stream::Tunnel(stream) => {
+            relay_while_planned(app, Dialled { own, stream: *stream }, made, connection, shared)
         }
-    }
+    })
 }
 
 /// A connection that stands as its plan has it.
@@ -380,23 +374,24 @@ async fn handshake(
 }
 
 /// Relays until the end, or until a changed policy or trust bundle would no longer make the connection as it is.
-async fn relay_while_planned<S>(
-    app: &mut Rewound<TcpStream>,
-    upstream: &mut S,
-    made: &Made,
-    connection: &mut Connection,
-    shared: &Shared,
-) -> End
+fn relay_while_planned<'c, S>(
+    mut app: Rewound<TcpStream>,
+    mut upstream: Dialled<S>,
+    made: Made,
+    connection: &'c Connection,
+    shared: &'c Shared,
+) -> Rest<'c>
 where
-    S: AsyncRead + AsyncWrite + Leg + Unpin,
+    S: AsyncRead + AsyncWrite + Leg + Unpin + Send + 'static,
 {
-    connection.opened();
-    debug!(target: STEP, id = connection.id(), "both legs stand: what the app says goes on, encrypted where that is planned");
-    let relaying = relay(app, upstream, connection.moved());
-    match unless(relaying, no_longer_planned(made, shared)).await {
-        Ok(end) => with_dates(end, shared),
-        Err(because) => refuse(Reason::PolicyChanged, because),
-    }
+    // What a block has captured it holds once; arguments of an `async fn` would be held twice.
+    Box::pin(async move {
+        let relaying = relay(&mut app, &mut upstream.stream, connection.moved());
+        match unless(relaying, no_longer_planned(&made, shared)).await {
+            Ok(end) => with_dates(end, shared),
+            Err(because) => refuse(Reason::PolicyChanged, because),
+        }
+    })
 }
 
 /// In TLS 1.3 a server that does not accept the dates of our certificate says so after the handshake.

@@ -12,6 +12,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::entry::LAST_WORK;
+use crate::memory;
 
 /// The runtimes on which connections are served. Dropped, it ends them and what runs there.
 #[derive(Debug)]
@@ -59,7 +60,12 @@ impl Workers {
 }
 
 fn run(runtime: Runtime, stop: &CancellationToken) {
-    runtime.block_on(stop.cancelled());
+    runtime.block_on(async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            never = memory::keep_small() => match never {},
+        }
+    });
     runtime.shutdown_timeout(LAST_WORK);
 }
 

@@ -105,7 +105,7 @@ impl Scale {
                 warm_up_ms: 50,
                 repeats: 1,
                 idle: &[1_000],
-                still: Duration::from_millis(300),
+                still: Duration::from_millis(700),
             }
         } else {
             Self {

@@ -15,7 +15,7 @@ use crate::app::Shared;
 use crate::connections::Notes;
 use crate::http::{Asked, Connected, Failure, Passed, RequestBody, Sender, Tasks, Upstream};
 use crate::listener::Role;
-use crate::net::dial::{self, DialOptions, OwnDial};
+use crate::net::dial::{self, DialOptions, Dialled};
 use crate::net::relay::End;
 use crate::outbound::dial_fault;
 use crate::settings::{InterceptionMode, TrafficPolicy};
@@ -36,16 +36,17 @@ impl App {
     ///
     /// # Errors
     /// With the reason for the record.
-    pub(super) async fn dial(&self, _permit: &Permit) -> Result<(TcpStream, OwnDial), End> {
+    pub(super) async fn dial(&self, _permit: &Permit) -> Result<Dialled<TcpStream>, End> {
         let address = self.address();
         self.notes.note(|record| record.upstream = Some(address));
         let dialled = dial::connect_remembered(address, &self.options(address), &self.shared.own_dials)
             .await
             .map_err(|error| dial_fault(&error, address, Reason::AppUnreachable))?;
         self.notes.connected();
-        self.notes.note(|record| record.dialled_from = Some(dialled.1.local()));
+        let (stream, own) = dialled;
+        self.notes.note(|record| record.dialled_from = Some(own.local()));
         debug!(target: STEP, id = self.notes.id(), "the app at {address} has taken the connection");
-        Ok(dialled)
+        Ok(Dialled { own: Some(own), stream })
     }
 
     fn address(&self) -> SocketAddr {
@@ -109,9 +110,9 @@ impl AppRequests {
     /// A connection of the kind that the client speaks.
     async fn connect(&self, permit: &Permit, version: Version) -> Result<Sender, Failure> {
         let failed = |End { reason, detail }| Failure { reason, detail: detail.unwrap_or_default() };
-        let (stream, own) = self.app.dial(permit).await.map_err(failed)?;
+        let Dialled { stream, own } = self.app.dial(permit).await.map_err(failed)?;
         let closed = Some(self.closed.clone());
-        let connected = Connected { stream: Box::new(stream), own: Some(own), closed, record: None };
+        let connected = Connected { stream: Box::new(stream), own, closed, record: None };
         let head_size = self.app.shared.settings.limits.request_head_size;
         Sender::over(connected, version, head_size, &self.tasks, pending()).await
     }

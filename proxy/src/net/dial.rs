@@ -61,6 +61,15 @@ impl OwnDials {
     }
 }
 
+/// A stream that we have dialled. The dial is forgotten before the socket is closed (fields are dropped in this order): an app
+/// may be given the port again at once, and is no loop.
+#[derive(Debug)]
+pub(crate) struct Dialled<S> {
+    /// None for a place in a tunnel.
+    pub(crate) own: Option<OwnDial>,
+    pub(crate) stream: S,
+}
+
 /// Keeps a dialled connection's address in [`OwnDials`] until it is dropped.
 #[derive(Debug)]
 pub(crate) struct OwnDial {

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Leg;
 use super::moved::{Moved, Side};
-use crate::tls;
+use crate::{memory, tls};
 
 /// One read at most; sixteen TLS records of the largest size. The fewer calls, the fewer wake-ups of the other side.
 const SCRATCH: usize = 256 * 1024;
@@ -33,6 +33,10 @@ pub(crate) struct End {
     pub(crate) reason: Reason,
     pub(crate) detail: Option<String>,
 }
+
+/// What is left of a connection that is let in: bytes pass, until the end. It stands apart from what came before, whose room
+/// is given back by then.
+pub(crate) type Rest<'c> = Pin<Box<dyn Future<Output = End> + Send + 'c>>;
 
 /// Relays until the end. After [`Reason::Completed`] both legs close cleanly when dropped; after any other reason
 /// they are reset, so that neither side takes a cut stream for a whole one.
@@ -144,6 +148,7 @@ impl Pump {
                 moved.ended(self.from, reader.ends_by());
                 return Poll::Ready(Ok(()));
             }
+            memory::stirs();
             moved.came_from(self.from, read);
             self.unflushed = true;
             let written = match Pin::new(&mut *writer).poll_write(cx, read) {

@@ -456,7 +456,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
                 return Poll::Ready(Err(error));
             }
             cipher.drain(..taken.used.min(cipher.len()));
-            self.incoming = cipher;
+            // The room of a hello is not kept for the life of the connection.
+            self.incoming = if cipher.is_empty() { Vec::new() } else { cipher };
             if !self.connection().is_handshaking() {
                 // A ticket too: Envoy resumes nothing where it comes together with data.
                 ready!(self.poll_send(cx))?;

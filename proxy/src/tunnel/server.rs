@@ -29,7 +29,7 @@ use crate::app::Shared;
 use crate::connections::Connection;
 use crate::inbound;
 use crate::net::original_dst::canonical;
-use crate::net::relay::End;
+use crate::net::relay::{End, Rest};
 use crate::outbound::refuse;
 use crate::tls::{self, Door, Handshake, TlsStream, usable};
 
@@ -250,7 +250,12 @@ async fn one(
         return reply.refuse(connection, refuse(Reason::TooManyConnections, detail));
     };
     let end = tokio::select! {
-        end = Box::pin(judged(request, &reply, tunnel, &mut connection, &shared)) => end,
+        end = async {
+            match Box::pin(judged(request, &reply, tunnel, &mut connection, &shared)).await {
+                Ok(rest) => rest.await,
+                Err(end) => end,
+            }
+        } => end,
         () = reply.taken_back() => End { reason: Reason::ClientReset, detail: None },
         () = shared.drain.quitted() => End { reason: Reason::Drained, detail: None },
     };
@@ -258,26 +263,24 @@ async fn one(
 }
 
 /// What it asks for, and then the life of an inbound connection.
-async fn judged(
+async fn judged<'c>(
     request: Request<RecvStream>,
     reply: &Arc<Reply>,
     tunnel: &Tunnel,
-    connection: &mut Connection,
-    shared: &Arc<Shared>,
-) -> End {
+    connection: &'c mut Connection,
+    shared: &'c Arc<Shared>,
+) -> Result<Rest<'c>, End> {
     let authority = request.uri().authority().map(hyper::http::uri::Authority::as_str);
     let target = match target(request.method().as_str(), authority) {
         Ok(target) => target,
-        Err(detail) => return refuse(Reason::RequestMalformed, detail),
+        Err(detail) => return Err(refuse(Reason::RequestMalformed, detail)),
     };
     if target.ip() != tunnel.here.ip() {
         connection.note(|record| record.original_destination = Some(target));
         let detail = format!("the tunnel came in at {}, and asks for {target}", tunnel.here.ip());
-        return refuse(Reason::AddressNotOurs, detail);
+        return Err(refuse(Reason::AddressNotOurs, detail));
     }
-    if let Err(end) = tunnel.still_holds(shared) {
-        return end;
-    }
+    tunnel.still_holds(shared)?;
     let client = TunnelStream::asked(request.into_body(), reply.clone());
     inbound::serve_tunnelled(client, target, &tunnel.handshake, connection, shared).await
 }

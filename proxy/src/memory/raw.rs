@@ -1,0 +1,27 @@
+//! The only place with `unsafe`: two calls about memory that Rust cannot check, each with the reason why it is sound.
+
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+use std::ptr;
+
+use rustix::mm::{Advice, madvise};
+
+/// The allocator gives back to the system what is free on this thread.
+pub(super) fn give_back() {
+    // SAFETY: it may be called at any time on any thread (mimalloc's manual, "mi_collect"), and takes no pointer.
+    unsafe { libmimalloc_sys::mi_collect(true) }
+}
+
+/// The pages of a mapping are let go; they are read from the file again when they are needed.
+///
+/// `mapping` has to be one of a file, private, not writable, and without a page that was changed: `unchanged_files` finds
+/// such. Of any other the content would be lost.
+pub(super) fn let_go(mapping: Range<usize>) {
+    let begin = ptr::with_exposed_provenance_mut(mapping.start);
+    // SAFETY: nobody sees a difference: the pages are those of the file, before and after (madvise(2), MADV_DONTNEED). Should
+    // the mapping be gone meanwhile, the call fails; nothing of this process unmaps its code.
+    let done = unsafe { madvise(begin, mapping.len(), Advice::LinuxDontNeed) };
+    // It would only be smaller.
+    let _ = done;
+}
