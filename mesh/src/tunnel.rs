@@ -62,6 +62,8 @@ pub struct Load {
     pub streams: usize,
     /// Connections that it takes.
     pub limit: usize,
+    /// Whether it is served by the same thread as the connection that asks: then no other has to be woken for each byte.
+    pub near: bool,
 }
 
 /// What a connection does that needs a tunnel.
@@ -73,14 +75,16 @@ pub struct Choice {
     pub begin: bool,
 }
 
-/// Chooses among `tunnels`, of which there may be `most`: the first that has room, so that the last ones become idle; and a
-/// new one ahead as soon as all together have no more room than a quarter of one.
+/// Chooses among `tunnels`, of which there may be `most`: the first near one that has room, so that the last ones become idle,
+/// else the first that has any; and a new one ahead as soon as the near ones together have no more room than a quarter of one.
 #[must_use]
 pub fn choose(tunnels: &[Load], most: usize) -> Choice {
     let room = |load: &Load| load.limit.saturating_sub(load.streams);
-    let take = tunnels.iter().position(|load| room(load) > 0);
-    let left = tunnels.iter().map(room).sum::<usize>().saturating_sub(1);
-    let quarter = tunnels.last().map_or(0, |newest| newest.limit / 4);
+    let near = || tunnels.iter().filter(|load| load.near);
+    let first = |near: bool| tunnels.iter().position(|load| room(load) > 0 && (load.near || !near));
+    let take = first(true).or_else(|| first(false));
+    let left = near().map(room).sum::<usize>().saturating_sub(1);
+    let quarter = near().last().map_or(0, |newest| newest.limit / 4);
     Choice { take, begin: tunnels.len() < most && (take.is_none() || left <= quarter) }
 }
 
@@ -140,7 +144,23 @@ mod tests {
         #[case] take: Option<usize>,
         #[case] begin: bool,
     ) {
-        let loads: Vec<Load> = tunnels.iter().map(|&(streams, limit)| Load { streams, limit }).collect();
+        let load = |&(streams, limit): &(usize, usize)| Load { streams, limit, near: true };
+        let loads: Vec<Load> = tunnels.iter().map(load).collect();
+        assert_eq!(choose(&loads, 3), Choice { take, begin });
+    }
+
+    #[rstest]
+    #[case::only_a_far_one(&[(1, 100, false)], Some(0), true)]
+    #[case::a_near_one_behind_a_far_one(&[(1, 100, false), (1, 100, true)], Some(1), false)]
+    #[case::the_near_one_is_full(&[(1, 100, false), (100, 100, true)], Some(0), true)]
+    #[case::no_more_may_be(&[(1, 100, false), (100, 100, true), (100, 100, true)], Some(0), false)]
+    fn a_near_one_is_preferred_and_nobody_waits_for_it(
+        #[case] tunnels: &[(usize, usize, bool)],
+        #[case] take: Option<usize>,
+        #[case] begin: bool,
+    ) {
+        let load = |&(streams, limit, near): &(usize, usize, bool)| Load { streams, limit, near };
+        let loads: Vec<Load> = tunnels.iter().map(load).collect();
         assert_eq!(choose(&loads, 3), Choice { take, begin });
     }
 }

@@ -40,6 +40,8 @@ const BATCH: usize = 16 * RECORD;
 const RECORD: usize = 16 * 1024;
 /// What a record has beside its plaintext, at most (RFC 8446 5.2).
 const OVERHEAD: usize = 5 + 256;
+/// Slices that are written together at most.
+const SLICES: usize = 8;
 /// Ciphertext that is kept at most because a message in it is not whole; handshake messages go over several records.
 const MOST_KEPT: usize = 64 * 1024;
 /// Ciphertext that waits for its turn and goes out together with the next data.
@@ -50,7 +52,7 @@ const GOES_ALONG: usize = 4 * 1024;
 pub(super) const MOST_HELD: usize = 2 * WRITE_SPACE;
 
 const READ_SPACE: usize = MOST_KEPT + BATCH + 16 * OVERHEAD;
-const WRITE_SPACE: usize = GOES_ALONG + BATCH + 32 * OVERHEAD;
+const WRITE_SPACE: usize = GOES_ALONG + BATCH + (16 + 2 * SLICES) * OVERHEAD;
 
 thread_local! {
     static READING: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
@@ -542,8 +544,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
             if let Some(place) = space.get_mut(..kept) {
                 place.copy_from_slice(&self.incoming);
             }
-            // No more than a reader of a batch has room for.
-            let room = (BATCH + 16 * OVERHEAD).saturating_sub(kept).max(RECORD);
+            // What the reader has no room for would be copied twice.
+            let wanted = buffer.remaining().clamp(RECORD, BATCH);
+            let room = (wanted + (wanted / RECORD) * OVERHEAD).saturating_sub(kept).max(RECORD);
             let room = space.get_mut(kept..kept + room).unwrap_or_default();
             let mut read = ReadBuf::new(room);
             ready!(Pin::new(&mut self.transport).poll_read(cx, &mut read))?;
@@ -599,6 +602,40 @@ impl<S: Leg> TlsStream<S> {
     }
 }
 
+impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
+    /// Encrypts as much of `slices` as makes a batch, each into records of its own, and writes it at once.
+    fn poll_encrypt(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if self.unsent().len() > GOES_ALONG {
+            ready!(self.poll_send(cx))?;
+        }
+        with_space(&WRITING, WRITE_SPACE, |space| {
+            let mut length = self.unsent().len();
+            if let Some(place) = space.get_mut(..length) {
+                place.copy_from_slice(self.unsent());
+            }
+            (self.outgoing, self.sent) = (Vec::new(), 0);
+            let mut taken = 0;
+            for slice in slices.iter().filter(|slice| !slice.is_empty()).take(SLICES) {
+                let data = slice.get(..BATCH - taken).unwrap_or(slice);
+                if data.is_empty() {
+                    break;
+                }
+                length += self.seal(Some(data), space.get_mut(length..).unwrap_or_default())?;
+                taken += data.len();
+            }
+            let cipher = space.get(..length).unwrap_or_default();
+            let count = match Pin::new(&mut self.transport).poll_write(cx, cipher) {
+                Poll::Ready(count) => count?,
+                Poll::Pending => 0,
+            };
+            let (sent, rest) = cipher.split_at(count.min(length));
+            self.note_written(sent);
+            self.outgoing.extend_from_slice(rest);
+            Poll::Ready(Ok(taken))
+        })
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -631,52 +668,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
 
 impl<S: AsyncRead + AsyncWrite + Leg + Unpin> AsyncWrite for TlsStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let stream = self.get_mut();
-        if stream.unsent().len() > GOES_ALONG {
-            ready!(stream.poll_send(cx))?;
-        }
-        let data = data.get(..BATCH).unwrap_or(data);
-        with_space(&WRITING, WRITE_SPACE, |space| {
-            let mut length = stream.unsent().len();
-            if let Some(place) = space.get_mut(..length) {
-                place.copy_from_slice(stream.unsent());
-            }
-            (stream.outgoing, stream.sent) = (Vec::new(), 0);
-            let sealed = stream.seal(Some(data), space.get_mut(length..).unwrap_or_default());
-            length += sealed?;
-            let cipher = space.get(..length).unwrap_or_default();
-            let count = match Pin::new(&mut stream.transport).poll_write(cx, cipher) {
-                Poll::Ready(count) => count?,
-                Poll::Pending => 0,
-            };
-            let (sent, rest) = cipher.split_at(count.min(length));
-            stream.note_written(sent);
-            stream.outgoing.extend_from_slice(rest);
-            Poll::Ready(Ok(data.len()))
-        })
+        self.get_mut().poll_encrypt(cx, &[IoSlice::new(data)])
     }
 
-    /// A frame's head and its body go into one record, and into one packet.
+    /// A short frame of HTTP/2 becomes one record, head and body; a long one is not copied for that.
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut filled = slices.iter().filter(|slice| !slice.is_empty());
-        let (first, more) = (filled.next(), filled.next().is_some());
-        let Some(first) = first.filter(|_| more) else {
-            return self.poll_write(cx, first.map_or(&[], |slice| slice));
-        };
-        if first.len() >= BATCH {
-            return self.poll_write(cx, first);
+        let stream = self.get_mut();
+        if slices.len() < 2 || slices.iter().map(|slice| slice.len()).sum::<usize>() > RECORD {
+            return stream.poll_encrypt(cx, slices);
         }
-        with_space(&GATHERING, BATCH, |space| {
+        with_space(&GATHERING, RECORD, |space| {
             let mut gathered = ReadBuf::new(space);
-            for slice in slices {
-                let count = slice.len().min(gathered.remaining());
-                gathered.put_slice(slice.get(..count).unwrap_or_default());
-            }
-            self.poll_write(cx, gathered.filled())
+            slices.iter().for_each(|slice| gathered.put_slice(slice));
+            stream.poll_encrypt(cx, &[IoSlice::new(gathered.filled())])
         })
     }
 

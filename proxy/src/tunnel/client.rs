@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
+use std::thread::{self, ThreadId};
 use std::time::SystemTime;
 
 use h2::client::{self, Connection, SendRequest};
@@ -41,6 +42,8 @@ pub(super) struct Tunnel {
     pub(super) handshake: TlsRecord,
     pub(super) peer: SpiffeId,
     pub(super) proof: Proof,
+    /// The thread that drives it.
+    thread: ThreadId,
     /// None once it is closed.
     sender: Mutex<Option<SendRequest<Bytes>>>,
     streams: AtomicUsize,
@@ -56,7 +59,8 @@ pub(super) struct Tunnel {
 
 impl Tunnel {
     pub(super) fn load(&self) -> Load {
-        Load { streams: self.streams(), limit: self.limit.load(Ordering::Relaxed) }
+        let near = self.thread == thread::current().id();
+        Load { streams: self.streams(), limit: self.limit.load(Ordering::Relaxed), near }
     }
 
     pub(super) fn streams(&self) -> usize {
@@ -135,6 +139,7 @@ pub(super) async fn open(
         peer: handshake.peer,
         proof: handshake.proof,
         handshake: handshake.record,
+        thread: thread::current().id(),
         sender: Mutex::new(Some(sender)),
         streams: AtomicUsize::new(0),
         limit: AtomicUsize::new(shared.settings.tunnels.max_streams),
