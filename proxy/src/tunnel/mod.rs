@@ -25,9 +25,9 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 /// Bytes of all connections in a tunnel together. More than that of a few, which may stand still, so that the others go on.
 const TUNNEL_WINDOW: u32 = 16 * 1024 * 1024;
 /// Bytes of one connection that wait to be sent.
-const SEND_BUFFER: usize = 256 * 1024;
+const SEND_BUFFER: usize = 512 * 1024;
 /// Bytes of one frame that we take.
-const FRAME: u32 = 64 * 1024;
+const FRAME: u32 = 256 * 1024;
 /// Bytes of the head of a CONNECT, or of its answer: a few short lines.
 const HEAD: u32 = 16 * 1024;
 /// Streams that a peer may open and take back before they are looked at, and more of which are an attack (CVE-2023-44487).

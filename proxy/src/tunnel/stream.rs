@@ -19,7 +19,7 @@ use super::server::Reply;
 use crate::net::{Ground, Leg};
 
 /// Bytes that are handed over at once at most.
-const PIECE: usize = 64 * 1024;
+const PIECE: usize = 256 * 1024;
 
 /// A connection in a tunnel.
 pub(crate) struct TunnelStream {
