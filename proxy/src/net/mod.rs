@@ -9,6 +9,7 @@ pub(crate) mod original_dst;
 pub(crate) mod relay;
 pub(crate) mod rewind;
 pub(crate) mod sniff;
+mod splice;
 pub(crate) mod tap;
 
 use std::io;
@@ -60,6 +61,11 @@ pub(crate) trait Leg {
     /// What lies under all layers.
     fn ground(&self) -> Ground<'_>;
 
+    /// The socket, where there is nothing over it: its bytes need not pass through us.
+    fn bare(&self) -> Option<&TcpStream> {
+        None
+    }
+
     /// How an end of its direction is told: TLS has one of its own, and takes no other for one.
     fn ends_by(&self) -> How {
         How::Fin
@@ -84,6 +90,10 @@ impl Leg for TcpStream {
     fn ground(&self) -> Ground<'_> {
         Ground::Tcp(self)
     }
+
+    fn bare(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
 }
 
 impl Leg for DuplexStream {
@@ -95,6 +105,10 @@ impl Leg for DuplexStream {
 impl<S: Leg> Leg for Rewound<S> {
     fn ground(&self) -> Ground<'_> {
         self.get_ref().ground()
+    }
+
+    fn bare(&self) -> Option<&TcpStream> {
+        if self.is_rewound() { None } else { self.get_ref().bare() }
     }
 
     fn ends_by(&self) -> How {

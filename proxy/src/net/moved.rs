@@ -72,6 +72,12 @@ impl Moved {
         }
     }
 
+    /// So many bytes more came from this side, of a direction that has begun long ago.
+    pub(crate) fn came_unseen_from(&self, side: Side, count: usize) {
+        let way = if side == Side::Client { &self.to_server } else { &self.to_client };
+        way.bytes.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
     /// The beginning of a direction. It is kept from its first byte on or not at all.
     fn first_came(&self, side: Side, way: &Way, before: u64, bytes: &[u8]) {
         if before == 0 {

@@ -2,7 +2,8 @@
 //!
 //! Each direction closes on its own (half-close). An idle connection holds no buffer: bytes are read into the worker
 //! thread's scratch space and written from there; only what the other side does not take at once is kept, and
-//! nothing more is read meanwhile (backpressure).
+//! nothing more is read meanwhile (backpressure). Once a direction between two sockets without TLS has filled that space, its
+//! bytes do not come to us any more (`splice`).
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -15,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Leg;
 use super::moved::{Moved, Side};
+use super::splice::{self, Broken, Pipe, Turn};
 use crate::{memory, tls};
 
 /// One read at most; sixteen TLS records of the largest size. The fewer calls, the fewer wake-ups of the other side.
@@ -76,8 +78,20 @@ struct Pump {
     kept: Vec<u8>,
     given: usize,
     unflushed: bool,
+    passing: Passing,
     ended: bool,
     done: bool,
+}
+
+/// How bytes go from one side to the other.
+#[derive(Debug)]
+enum Passing {
+    /// They are read and written, so far.
+    Copied,
+    /// By the kernel; with the pipe in which some are, if so.
+    Spliced(Option<Pipe>),
+    /// Read and written, for the kernel does not do it.
+    OnlyCopied,
 }
 
 /// Which end of a direction broke.
@@ -88,7 +102,15 @@ enum Fault {
 
 impl Pump {
     fn from(side: Side) -> Self {
-        Self { from: side, kept: Vec::new(), given: 0, unflushed: false, ended: false, done: false }
+        Self {
+            from: side,
+            kept: Vec::new(),
+            given: 0,
+            unflushed: false,
+            passing: Passing::Copied,
+            ended: false,
+            done: false,
+        }
     }
 
     fn poll<R, W>(
@@ -100,7 +122,7 @@ impl Pump {
     ) -> Poll<Result<(), Fault>>
     where
         R: AsyncRead + Leg + Unpin,
-        W: AsyncWrite + Unpin,
+        W: AsyncWrite + Leg + Unpin,
     {
         if self.done {
             return Poll::Ready(Ok(()));
@@ -111,6 +133,23 @@ impl Pump {
                 ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Fault::Writing)?;
                 self.done = true;
                 return Poll::Ready(Ok(()));
+            }
+            if let Passing::Spliced(pipe) = &mut self.passing
+                && let (Some(from), Some(to)) = (reader.bare(), writer.bare())
+            {
+                let came = |count| {
+                    memory::stirs();
+                    moved.came_unseen_from(self.from, count);
+                };
+                match ready!(splice::poll_turn(pipe, cx, from, to, came)).map_err(Fault::from)? {
+                    Turn::Passed => {}
+                    Turn::Ended => {
+                        self.ended = true;
+                        moved.ended(self.from, reader.ends_by());
+                    }
+                    Turn::Unable => self.passing = Passing::OnlyCopied,
+                }
+                continue;
             }
             match self.read_and_write(cx, reader, writer, moved) {
                 Poll::Ready(result) => result?,
@@ -137,7 +176,7 @@ impl Pump {
     ) -> Poll<Result<(), Fault>>
     where
         R: AsyncRead + Leg + Unpin,
-        W: AsyncWrite + Unpin,
+        W: AsyncWrite + Leg + Unpin,
     {
         SPACE.with_borrow_mut(|space| {
             let mut buffer = ReadBuf::new(space);
@@ -151,6 +190,13 @@ impl Pump {
             memory::stirs();
             moved.came_from(self.from, read);
             self.unflushed = true;
+            if read.len() == SCRATCH
+                && matches!(self.passing, Passing::Copied)
+                && reader.bare().is_some()
+                && writer.bare().is_some()
+            {
+                self.passing = Passing::Spliced(None);
+            }
             let written = match Pin::new(&mut *writer).poll_write(cx, read) {
                 Poll::Ready(result) => result.map_err(Fault::Writing)?,
                 Poll::Pending => 0,
@@ -178,6 +224,15 @@ impl Pump {
                 return Poll::Ready(Err(Fault::Writing(io::ErrorKind::WriteZero.into())));
             }
             self.given += written;
+        }
+    }
+}
+
+impl From<Broken> for Fault {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Reading(error) => Fault::Reading(error),
+            Broken::Writing(error) => Fault::Writing(error),
         }
     }
 }

@@ -19,6 +19,11 @@ impl<S> Rewound<S> {
         Self { prefix, given: 0, inner }
     }
 
+    /// Whether bytes are left that are read again.
+    pub(crate) fn is_rewound(&self) -> bool {
+        !self.prefix.is_empty()
+    }
+
     pub(crate) fn get_ref(&self) -> &S {
         &self.inner
     }

@@ -115,3 +115,41 @@ async fn bytes_arrive_whole_and_in_order_both_ways_at_once() {
     assert_eq!(at_client, bytes);
     assert_eq!(at_server, bytes);
 }
+
+/// The kernel passes it on without us, after the first of it.
+#[tokio::test]
+async fn bulk_between_sockets_arrives_whole_both_ways_and_what_is_short_behind_it_too() {
+    const SIZE: usize = 24 * 1024 * 1024 + 17;
+    let mut between = between().await;
+    let pattern = |seed: usize| -> Vec<u8> { (0..SIZE).map(|at| (at * 7 + at / 251 + seed) as u8).collect() };
+    let (up, down) = (pattern(1), pattern(2));
+    let (mut came_up, mut came_down) = (vec![0; SIZE], vec![0; SIZE]);
+    {
+        let (mut client_in, mut client_out) = between.client.split();
+        let (mut server_in, mut server_out) = between.server.split();
+        let all = async {
+            tokio::try_join!(
+                async { client_out.write_all(&up).await },
+                async { server_out.write_all(&down).await },
+                async { server_in.read_exact(&mut came_up).await.map(drop) },
+                async { client_in.read_exact(&mut came_down).await.map(drop) },
+            )
+        };
+        timeout(LONG, all).await.unwrap().unwrap();
+    }
+    assert!(came_up == up && came_down == down);
+    between.client.write_all(b"short").await.unwrap();
+    let mut short = [0; 5];
+    timeout(LONG, between.server.read_exact(&mut short)).await.unwrap().unwrap();
+    assert_eq!(&short, b"short");
+    between.client.shutdown().await.unwrap();
+    assert_eq!(timeout(LONG, between.server.read(&mut short)).await.unwrap().unwrap(), 0);
+    between.server.write_all(b"late").await.unwrap();
+    drop(between.server);
+    let mut late = String::new();
+    timeout(LONG, between.client.read_to_string(&mut late)).await.unwrap().unwrap();
+    assert_eq!(late, "late");
+    assert_eq!(between.relay.await.unwrap().reason, Reason::Completed);
+    let moved = (between.moved.to_server(), between.moved.to_client());
+    assert_eq!(moved, ((SIZE + 5) as u64, (SIZE + 4) as u64));
+}
