@@ -84,7 +84,7 @@ pub fn choose(tunnels: &[Load], most: usize) -> Choice {
     let first = |near: bool| tunnels.iter().position(|load| room(load) > 0 && (load.near || !near));
     let take = first(true).or_else(|| first(false));
     let left = near().map(room).sum::<usize>().saturating_sub(1);
-    let quarter = near().last().map_or(0, |newest| newest.limit / 4);
+    let quarter = near().next_back().map_or(0, |newest| newest.limit / 4);
     Choice { take, begin: tunnels.len() < most && (take.is_none() || left <= quarter) }
 }
 

@@ -121,7 +121,9 @@ async fn bytes_arrive_whole_and_in_order_both_ways_at_once() {
 async fn bulk_between_sockets_arrives_whole_both_ways_and_what_is_short_behind_it_too() {
     const SIZE: usize = 24 * 1024 * 1024 + 17;
     let mut between = between().await;
-    let pattern = |seed: usize| -> Vec<u8> { (0..SIZE).map(|at| (at * 7 + at / 251 + seed) as u8).collect() };
+    let pattern = |seed: usize| -> Vec<u8> {
+        (0..SIZE).map(|at| ((at * 7 + at / 251 + seed) % 256).try_into().unwrap()).collect()
+    };
     let (up, down) = (pattern(1), pattern(2));
     let (mut came_up, mut came_down) = (vec![0; SIZE], vec![0; SIZE]);
     {
