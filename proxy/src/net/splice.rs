@@ -34,7 +34,7 @@ pub(crate) struct Pipe {
 /// What became of one turn.
 #[derive(Debug)]
 pub(crate) enum Turn {
-    /// So many bytes have come, and all of them went on.
+    /// Bytes have come, and all of them went on.
     Passed,
     /// The reader has ended.
     Ended,
