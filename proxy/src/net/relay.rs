@@ -147,6 +147,7 @@ impl Pump {
                         self.ended = true;
                         moved.ended(self.from, reader.ends_by());
                     }
+                    Turn::NoPipe => self.passing = Passing::Copied,
                     Turn::Unable => self.passing = Passing::OnlyCopied,
                 }
                 continue;

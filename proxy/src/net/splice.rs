@@ -4,7 +4,7 @@
 //! A pipe is held only while bytes are in it or about to be: a thread keeps a few for the next ones. Leaves to `relay` when a
 //! direction is in bulk, and what follows from an end or a fault.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, ready};
@@ -18,9 +18,13 @@ use tokio::net::TcpStream;
 const CAPACITY: usize = 256 * 1024;
 /// Pipes that a thread keeps at most.
 const SPARE: usize = 8;
+/// Pipes of a thread at most, two descriptors each: connections that do not read must not use up what others are accepted by.
+const MOST: usize = 512;
 
 thread_local! {
     static PIPES: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
+    /// Those that there are, kept or in use. A connection stays on its thread, and so does its pipe.
+    static COUNT: Cell<usize> = const { Cell::new(0) };
 }
 
 /// A way through the kernel. One that still holds bytes is not used again for others: dropped, it is closed.
@@ -29,6 +33,27 @@ pub(crate) struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
     held: usize,
+    _place: Place,
+}
+
+/// A pipe's place in the count of them.
+#[derive(Debug)]
+struct Place(());
+
+impl Place {
+    fn take() -> Option<Self> {
+        let count = COUNT.get();
+        (count < MOST).then(|| {
+            COUNT.set(count + 1);
+            Self(())
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        COUNT.set(COUNT.get().saturating_sub(1));
+    }
 }
 
 /// What became of one turn.
@@ -38,7 +63,9 @@ pub(crate) enum Turn {
     Passed,
     /// The reader has ended.
     Ended,
-    /// This cannot be spliced: no pipe could be had, or the kernel does not do it for these sockets. Nothing was lost.
+    /// No pipe can be had now. Nothing was lost.
+    NoPipe,
+    /// The kernel does not do it for these sockets. Nothing was lost.
     Unable,
 }
 
@@ -50,15 +77,17 @@ pub(crate) enum Broken {
 }
 
 impl Pipe {
-    fn new() -> io::Result<Self> {
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    /// None where there are too many, or no descriptors are left.
+    fn new() -> Option<Self> {
+        let place = Place::take()?;
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
         // Of a user who has many it may stay smaller.
         let _ = fcntl_setpipe_size(&write, CAPACITY);
-        Ok(Self { read, write, held: 0 })
+        Some(Self { read, write, held: 0, _place: place })
     }
 
-    fn take() -> io::Result<Self> {
-        PIPES.with_borrow_mut(Vec::pop).map_or_else(Self::new, Ok)
+    fn take() -> Option<Self> {
+        PIPES.with_borrow_mut(Vec::pop).or_else(Self::new)
     }
 
     fn give_back(self) {
@@ -79,13 +108,7 @@ pub(crate) fn poll_turn(
     came: impl FnOnce(usize),
 ) -> Poll<Result<Turn, Broken>> {
     let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-    let mut pipe = match held.take() {
-        Some(pipe) => pipe,
-        None => match Pipe::take() {
-            Ok(pipe) => pipe,
-            Err(_no_descriptors) => return Poll::Ready(Ok(Turn::Unable)),
-        },
-    };
+    let Some(mut pipe) = held.take().or_else(Pipe::take) else { return Poll::Ready(Ok(Turn::NoPipe)) };
     // Only into an empty one: of a full one the kernel says the same as of a reader that has nothing.
     while pipe.held == 0 {
         let into = || Ok(splice(reader, None, &pipe.write, None, CAPACITY, flags)?);
@@ -131,7 +154,6 @@ fn is_unable(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
     use std::future::poll_fn;
     use std::time::Duration;
 
@@ -194,6 +216,18 @@ mod tests {
         assert_eq!(spare(), 0);
         assert!(held.is_some_and(|pipe| pipe.held > 0));
         stuffed.abort();
+    }
+
+    #[tokio::test]
+    async fn there_are_only_so_many_pipes_and_one_more_when_one_is_gone() {
+        let ((_from, reader), (writer, _to)) = (pair().await, pair().await);
+        let mut places: Vec<Place> = std::iter::from_fn(Place::take).take(MOST + 1).collect();
+        assert_eq!(places.len(), MOST);
+        let turn = poll_fn(|cx| Poll::Ready(poll_turn(&mut None, cx, &reader, &writer, drop))).await;
+        assert!(matches!(turn, Poll::Ready(Ok(Turn::NoPipe))), "{turn:?}");
+        places.truncate(1);
+        let turn = poll_fn(|cx| Poll::Ready(poll_turn(&mut None, cx, &reader, &writer, drop))).await;
+        assert!(turn.is_pending(), "{turn:?}");
     }
 
     #[tokio::test]
