@@ -113,9 +113,21 @@ async fn slices_that_are_written_together_are_one_record() {
     let mut got = vec![0; 20_000];
     assert_eq!(far.read(&mut got).await.unwrap(), 16_009);
     assert!(got[..9] == head && got[9..16_009] == body);
-    let large = pattern(400_000);
-    let written = near.write_vectored(&[IoSlice::new(&head), IoSlice::new(&large)]).await.unwrap();
-    assert!(written > 9 && written < 400_009, "{written}");
+}
+
+/// Long ones are not copied behind each other for that: each has records of its own, in one write, and no more than a batch.
+#[tokio::test]
+async fn long_slices_that_are_written_together_arrive_in_order() {
+    let (mut near, mut far) = pair(64 * 1024).await;
+    let (head, body, more) = (pattern(9), pattern(40_000), pattern(400_000));
+    let slices = [&head, &body, &more].map(|bytes| IoSlice::new(bytes));
+    let written = near.write_vectored(&slices).await.unwrap();
+    assert!((40_010..440_009).contains(&written), "{written}");
+    let mut got = vec![0; written];
+    let both = async { tokio::join!(near.flush(), far.read_exact(&mut got)) };
+    let (flushed, read) = timeout(LONG, both).await.unwrap();
+    assert_eq!((flushed.unwrap(), read.unwrap()), ((), written));
+    assert!(got == [head, body, more].concat()[..written]);
 }
 
 /// Behind a record that does not open there is nothing more to read, nor to write, and nobody panics over it.
