@@ -78,68 +78,117 @@ async fn keep(give_back: impl Fn()) -> Infallible {
 pub(crate) fn forget_the_start() {
     raw::give_back();
     match fs::read_to_string("/proc/self/smaps") {
-        Ok(smaps) => unchanged_files(&smaps).into_iter().for_each(raw::let_go),
+        Ok(smaps) => own_code(&smaps, here()).into_iter().for_each(raw::let_go),
         // It would only be smaller.
         Err(fault) => debug!("/proc/self/smaps cannot be read: {fault}"),
     }
 }
 
-/// Where files are mapped that nobody writes to and that have no page of our own, in the text of proc_pid_smaps(5): their
-/// pages can be read again at any time.
-fn unchanged_files(smaps: &str) -> Vec<Range<usize>> {
-    let mut found = Vec::new();
-    let mut mapping = None;
-    for line in smaps.lines() {
+/// An address in this program's code.
+fn here() -> usize {
+    forget_the_start as fn() as usize
+}
+
+/// One mapping in the text of proc_pid_smaps(5).
+#[derive(Debug)]
+struct Mapping<'a> {
+    range: Range<usize>,
+    rights: &'a str,
+    /// Device and inode.
+    file: (&'a str, &'a str),
+    /// Pages that are not the file's any more: those that are here, and those that are swapped out. In kB; none where it is not
+    /// told.
+    changed: [Option<&'a str>; 2],
+}
+
+impl<'a> Mapping<'a> {
+    /// By the line with which it begins.
+    fn begin(line: &'a str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace();
-        let Some(first) = words.next() else { continue };
-        if let Some((begin, end)) = first.split_once('-') {
-            let (rights, path) = (words.next().unwrap_or_default(), words.nth(3).unwrap_or_default());
-            let address = |text| usize::from_str_radix(text, 16).ok();
-            let is_file = path.starts_with('/') && matches!(rights, "r--p" | "r-xp");
-            mapping = address(begin).zip(address(end)).filter(|_| is_file).map(|(begin, end)| begin..end);
-        } else if first == "Anonymous:" && words.next() == Some("0") {
-            found.extend(mapping.take());
+        let (begin, end) = words.next()?.split_once('-')?;
+        let address = |text| usize::from_str_radix(text, 16).ok();
+        let range = address(begin)?..address(end)?;
+        let (rights, _offset, device, inode) = (words.next()?, words.next()?, words.next()?, words.next()?);
+        Some(Self { range, rights, file: (device, inode), changed: [None; 2] })
+    }
+
+    fn is_unchanged(&self) -> bool {
+        matches!(self.rights, "r--p" | "r-xp") && self.changed == [Some("0"); 2]
+    }
+}
+
+/// Where the program that has `address` in it is mapped as it is in its file. Nobody maps it anew while it runs, which cannot
+/// be said of libraries: another thread may just load one.
+fn own_code(smaps: &str, address: usize) -> Vec<Range<usize>> {
+    let mut mappings: Vec<Mapping<'_>> = Vec::new();
+    for line in smaps.lines() {
+        if let Some(mapping) = Mapping::begin(line) {
+            mappings.push(mapping);
+        } else if let (Some(mapping), Some((name, told))) = (mappings.last_mut(), line.split_once(':')) {
+            let size = told.split_ascii_whitespace().next();
+            match name {
+                "Anonymous" => mapping.changed[0] = size,
+                "Swap" => mapping.changed[1] = size,
+                _ => {}
+            }
         }
     }
-    found
+    let program =
+        mappings.iter().find(|mapping| mapping.range.contains(&address)).map(|mapping| mapping.file);
+    let is_own = |mapping: &Mapping<'_>| Some(mapping.file) == program && mapping.is_unchanged();
+    mappings.into_iter().filter(is_own).map(|mapping| mapping.range).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Five of the program, of which the third was changed, the fourth was and is swapped out, and the fifth can be written;
+    /// one of a library, and one of no file.
     const SMAPS: &str = "\
-5570ec500000-5570ecc7e000 r--p 00000000 fe:00 131 /usr/local/bin/pillion
+5570ec500000-5570ecc7e000 r--p 00000000 fe:00 131 /usr/local/my bin/pillion (deleted)
 Size:               7672 kB
-Rss:                2048 kB
 Private_Dirty:         0 kB
 Anonymous:             0 kB
-5570ecc7e000-5570ee3c8000 r-xp 0077d000 fe:00 131 /usr/local/bin/pillion
+Swap:                  0 kB
+5570ecc7e000-5570ee3c8000 r-xp 0077d000 fe:00 131 /usr/local/my bin/pillion (deleted)
 Anonymous:             0 kB
+Swap:                  0 kB
 VmFlags: rd ex mr mw me sd
-5570ee3c9000-5570ee457000 r--p 01ec7000 fe:00 131 /usr/local/bin/pillion
+5570ee3c9000-5570ee457000 r--p 01ec7000 fe:00 131 /usr/local/my bin/pillion (deleted)
 Anonymous:           568 kB
-5570ee458000-5570ee45d000 rw-p 01f55000 fe:00 131 /usr/local/bin/pillion
+Swap:                  0 kB
+5570ee457000-5570ee458000 r--p 01f55000 fe:00 131 /usr/local/my bin/pillion (deleted)
 Anonymous:             0 kB
-5570ef000000-5570ef021000 rw-p 00000000 00:00 0 [heap]
+Swap:                  4 kB
+5570ee458000-5570ee45d000 rw-p 01f55000 fe:00 131 /usr/local/my bin/pillion (deleted)
 Anonymous:             0 kB
+Swap:                  0 kB
+7ff35c96e000-7ff35c994000 r-xp 00000000 fe:00 77 /lib/libc.so.6
+Anonymous:             0 kB
+Swap:                  0 kB
 7ff35cc6f000-7ff35cc71000 r-xp 00000000 00:00 0 [vdso]
 Anonymous:             0 kB
-7ff35d000000-7ff35d001000 r--s 00000000 fe:00 140 /var/shared
-Anonymous:             0 kB
+Swap:                  0 kB
 ";
 
     #[test]
-    fn only_files_without_a_page_of_our_own_can_be_let_go() {
+    fn only_the_programs_own_pages_that_are_as_in_its_file_can_be_let_go() {
         let code = [0x5570_ec50_0000..0x5570_ecc7_e000, 0x5570_ecc7_e000..0x5570_ee3c_8000];
-        assert_eq!(unchanged_files(SMAPS), code);
-        assert!(unchanged_files("garbage\n-\nz-z r-xp\nAnonymous: 0 kB\n").is_empty());
+        assert_eq!(own_code(SMAPS, 0x5570_ecc7_e123), code);
+        assert!(own_code(SMAPS, 0x1000).is_empty(), "no mapping has this address");
+        let untold = SMAPS.replace("Swap:", "Other:");
+        assert!(own_code(&untold, 0x5570_ecc7_e123).is_empty(), "nothing is told of swapped pages");
+        assert!(own_code("garbage\n-\nz-z r-xp\nAnonymous: 0 kB\n", 0).is_empty());
     }
 
     #[test]
-    fn a_process_goes_on_without_the_code_of_its_start() {
+    fn the_code_of_this_process_is_found_and_it_goes_on_without_it() {
+        let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let found = own_code(&smaps, here());
+        assert!(found.iter().any(|range| range.contains(&here())), "{found:x?}");
         forget_the_start();
-        assert_eq!("still".len() + "here".len(), 9);
+        assert_eq!(own_code(SMAPS, 0x5570_ecc7_e123).len(), 2);
     }
 
     #[tokio::test(start_paused = true)]

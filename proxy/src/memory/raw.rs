@@ -15,12 +15,12 @@ pub(super) fn give_back() {
 
 /// The pages of a mapping are let go; they are read from the file again when they are needed.
 ///
-/// `mapping` has to be one of a file, private, not writable, and without a page that was changed: `unchanged_files` finds
-/// such. Of any other the content would be lost.
+/// `mapping` has to be of this program's own file, private, not writable, and without a page that was changed, here or swapped
+/// out: `own_code` finds such. Of any other the content would be lost.
 pub(super) fn let_go(mapping: Range<usize>) {
     let begin = ptr::with_exposed_provenance_mut(mapping.start);
-    // SAFETY: nobody sees a difference: the pages are those of the file, before and after (madvise(2), MADV_DONTNEED). Should
-    // the mapping be gone meanwhile, the call fails; nothing of this process unmaps its code.
+    // SAFETY: nobody sees a difference: the pages are those of the file, before and after (madvise(2), MADV_DONTNEED). And the
+    // mapping is still what it was when it was found: nothing maps a program's own file anew while it runs.
     let done = unsafe { madvise(begin, mapping.len(), Advice::LinuxDontNeed) };
     // It would only be smaller.
     let _ = done;
