@@ -262,7 +262,7 @@ async fn one(
     reply.refuse(connection, end);
 }
 
-/// What it asks for, and then the life of an inbound connection.
+/// What it asks for, and then an inbound connection until it is let in.
 async fn judged<'c>(
     request: Request<RecvStream>,
     reply: &Arc<Reply>,
