@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -157,7 +158,7 @@ impl Seat {
     fn start(lab: &Lab, folder: &Path, found: &Found, files: (&Files, &Files)) -> Result<Self, LabError> {
         let peer = &found.peer;
         let (client, server, app) = hosts(lab, &peer.name)?;
-        let program = within_reach(folder, &found.program)?;
+        let program = within_reach(folder, &peer.name, &found.program)?;
         let proxy = |node: &Node, role: &Role, what: &str, files: &Files| {
             let own = folder.join(format!("{}-{what}", peer.name));
             make_folder(&own)?;
@@ -323,14 +324,19 @@ fn start_proxy(
     node.start_command(what, node.program_as_proxy(Path::new(program), &arguments, false))
 }
 
-/// A program that the proxies' user can execute: where its folder may be closed to others, a second name in the lab's.
-fn within_reach(folder: &Path, program: &Path) -> Result<PathBuf, LabError> {
+/// The program of the contestant `name`, where the proxies' user can execute it: another name of it, in a folder of its own,
+/// where that which it is in may be closed to others.
+fn within_reach(folder: &Path, name: &str, program: &Path) -> Result<PathBuf, LabError> {
     let open = ["/usr", "/bin", "/sbin", "/opt"].iter().any(|root| program.starts_with(root));
-    let name = program.file_name().map(ToOwned::to_owned).unwrap_or_default();
-    if open {
+    let Some(file) = program.file_name().filter(|_| !open) else {
         return Ok(program.to_owned());
-    }
-    let here = folder.join(name);
+    };
+    // Programs of two contestants may be called the same.
+    let own = folder.join(format!("{name}-program"));
+    fs::create_dir_all(&own)
+        .and_then(|()| fs::set_permissions(&own, fs::Permissions::from_mode(0o755)))
+        .map_err(LabError::io(format!("make {}", own.display())))?;
+    let here = own.join(file);
     if !here.exists() && fs::hard_link(program, &here).is_err() {
         fs::copy(program, &here).map_err(LabError::io(format!("copy {}", program.display())))?;
     }
@@ -347,4 +353,28 @@ fn make_folder(path: &Path) -> Result<(), LabError> {
 pub(crate) fn last_line(error: &LabError) -> String {
     let text = error.to_string();
     text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contestants_whose_programs_are_called_the_same_run_each_its_own() {
+        let (folder, old, new) =
+            (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for (place, text) in [(&old, "old"), (&new, "new")] {
+            fs::write(place.path().join("proxy"), text).unwrap();
+        }
+        for (name, place, text) in [("before", &old, "old"), ("after", &new, "new"), ("before", &old, "old")]
+        {
+            let program = within_reach(folder.path(), name, &place.path().join("proxy")).unwrap();
+            assert_eq!(program.file_name().unwrap(), "proxy", "by its name it may know what to be");
+            assert_eq!(fs::read_to_string(program).unwrap(), text);
+        }
+        assert_eq!(
+            within_reach(folder.path(), "others", Path::new("/usr/bin/env")).unwrap(),
+            Path::new("/usr/bin/env")
+        );
+    }
 }
