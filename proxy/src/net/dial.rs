@@ -122,8 +122,9 @@ fn begin(address: SocketAddr, options: &DialOptions) -> io::Result<Begun> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_linger(Some(Duration::ZERO))?; // closes by reset
     socket.set_tcp_nodelay(true)?;
-    // The other side of a connection within this host cannot vanish unseen.
-    if !address.ip().is_loopback() {
+    // The other side of a connection within this host cannot vanish unseen; from loopback there is no way out of it.
+    let within_host = address.ip().is_loopback() || options.source.is_some_and(|source| source.is_loopback());
+    if !within_host {
         options.keepalive.apply(&SockRef::from(&socket))?;
     }
     if let Some(mark) = options.mark {
