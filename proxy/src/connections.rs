@@ -5,6 +5,7 @@ mod history;
 mod onlookers;
 
 use std::collections::HashMap;
+use std::mem;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -171,7 +172,12 @@ impl Entry {
 
     /// As it is logged and counted.
     fn now(&self) -> ConnectionRecord {
-        let mut record = lock(&self.record).clone();
+        self.up_to_date().clone()
+    }
+
+    /// The record with what has moved so far.
+    fn up_to_date(&self) -> MutexGuard<'_, ConnectionRecord> {
+        let mut record = lock(&self.record);
         let moved = &self.moved;
         (record.bytes_to_server, record.bytes_to_client) = (moved.to_server(), moved.to_client());
         (record.times.asked, record.times.answered) = (moved.asked(), moved.answered());
@@ -223,31 +229,7 @@ impl Connection {
         client: SocketAddr,
     ) -> Self {
         let id = table.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let record = ConnectionRecord {
-            id,
-            direction,
-            accepted: SystemTime::now(),
-            client,
-            original_destination: None,
-            first_bytes: None,
-            looks_like: None,
-            mode: None,
-            service: None,
-            plan: None,
-            tls: None,
-            authorization: None,
-            upstream: None,
-            tunnel: None,
-            dialled_from: None,
-            bytes_to_server: 0,
-            bytes_to_client: 0,
-            duration_micros: 0,
-            times: Times::default(),
-            reason: None,
-            detail: None,
-            closed: None,
-            wire: None,
-        };
+        let record = blank(id, direction, client);
         let moved = Moved::since(Instant::now(), table.capture.clone());
         let entry = Arc::new(Entry { record: Mutex::new(record), moved, tap: OnceLock::new() });
         lock(&table.open).insert(id, entry.clone());
@@ -293,11 +275,11 @@ impl Connection {
     pub(crate) fn opened(&mut self) {
         self.opened = true;
         let now = self.entry.moved.micros();
-        self.note(|record| record.times.opened = Some(now));
-        let record = self.entry.now();
+        let mut record = self.entry.up_to_date();
+        record.times.opened = Some(now);
         self.telemetry.opened(&record);
         lock(&self.table.tally).count(&record);
-        self.table.onlookers.tell(|| Event::Connection(Arc::new(record)));
+        self.table.onlookers.tell(|| Event::Connection(Arc::new(record.clone())));
     }
 
     /// The connection has ended: logs and counts it.
@@ -314,8 +296,9 @@ impl Connection {
     fn close(&mut self, end: End) {
         memory::stirs();
         self.ended = true;
-        lock(&self.table.open).remove(&lock(&self.entry.record).id);
-        let mut record = self.entry.now();
+        let id = self.id();
+        lock(&self.table.open).remove(&id);
+        let mut record = self.last();
         record.reason = Some(end.reason);
         record.detail = end.detail;
         let direction = record.direction;
@@ -327,9 +310,51 @@ impl Connection {
         // In no log: it is for who asks.
         record.wire = self.entry.wire(direction);
         // Told while nobody can read the list: who begins to look on now has it by the one or by the other.
-        let mut history = lock(&self.table.history);
-        self.table.onlookers.tell(|| Event::Connection(Arc::new(record.clone())));
-        history.ended_now(record, Instant::now());
+        let forgotten = {
+            let mut history = lock(&self.table.history);
+            self.table.onlookers.tell(|| Event::Connection(Arc::new(record.clone())));
+            history.ended_now(record, Instant::now())
+        };
+        drop(forgotten); // where nobody waits for it
+    }
+
+    /// The record as it was in the end. Where nobody else can look at it any more, it need not be copied.
+    fn last(&mut self) -> ConnectionRecord {
+        if let Some(entry) = Arc::get_mut(&mut self.entry) {
+            let mut record = entry.up_to_date();
+            let spent = blank(record.id, record.direction, record.client);
+            return mem::replace(&mut *record, spent);
+        }
+        self.entry.now()
+    }
+}
+
+/// A record of which only the beginning is known.
+fn blank(id: u64, direction: Direction, client: SocketAddr) -> ConnectionRecord {
+    ConnectionRecord {
+        id,
+        direction,
+        accepted: SystemTime::now(),
+        client,
+        original_destination: None,
+        first_bytes: None,
+        looks_like: None,
+        mode: None,
+        service: None,
+        plan: None,
+        tls: None,
+        authorization: None,
+        upstream: None,
+        tunnel: None,
+        dialled_from: None,
+        bytes_to_server: 0,
+        bytes_to_client: 0,
+        duration_micros: 0,
+        times: Times::default(),
+        reason: None,
+        detail: None,
+        closed: None,
+        wire: None,
     }
 }
 

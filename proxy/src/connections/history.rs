@@ -24,12 +24,12 @@ pub(super) struct History {
 }
 
 impl History {
-    /// A connection is over.
-    pub(super) fn ended_now(&mut self, record: ConnectionRecord, now: Instant) {
+    /// A connection is over. Gives back the record that it takes the place of.
+    pub(super) fn ended_now(&mut self, record: ConnectionRecord, now: Instant) -> Option<ConnectionRecord> {
         if record.reason.unwrap_or(Reason::Internal).kind() == Kind::Refused {
-            push(&mut self.refused, (now, record));
+            push(&mut self.refused, (now, record)).map(|(_, oldest)| oldest)
         } else {
-            push(&mut self.ended, record);
+            push(&mut self.ended, record)
         }
     }
 
@@ -66,11 +66,10 @@ impl History {
     }
 }
 
-fn push<T>(list: &mut VecDeque<T>, newest: T) {
-    if list.len() >= KEPT {
-        list.pop_front();
-    }
+fn push<T>(list: &mut VecDeque<T>, newest: T) -> Option<T> {
+    let oldest = if list.len() >= KEPT { list.pop_front() } else { None };
     list.push_back(newest);
+    oldest
 }
 
 fn forget<T>(list: &mut VecDeque<(Instant, T)>, now: Instant) {
