@@ -53,7 +53,7 @@ fn a_call_is_mutual_tls_and_the_app_sees_the_client_that_the_interception_shows(
     let record = newest_mutual(&server_sidecar, Direction::Inbound);
     let tls = record.tls.unwrap();
     assert_eq!((tls.peer.as_str(), tls.local.as_str()), (CLIENT_ID, SERVER_ID));
-    assert_eq!((tls.version.as_str(), tls.group.as_str()), ("TLSv1.3", "X25519MLKEM768"));
+    assert_eq!((&*tls.version, &*tls.group), ("TLSv1.3", "X25519MLKEM768"));
     assert_eq!(record.original_destination, Some(stage.service(family)));
     assert_eq!(record.client.ip(), family.of(&stage.client));
     assert_eq!(record.mode.unwrap().mode, Mode::Strict);

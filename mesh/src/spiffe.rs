@@ -9,6 +9,7 @@ pub mod bundle;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +24,9 @@ pub struct TrustDomain(spiffe::TrustDomain);
 /// A SPIFFE ID with a path (SPIFFE-ID 2), of at most [`MAX_ID_LENGTH`] bytes: what one workload is called across the mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SpiffeId {
-    text: String,
-    id: spiffe::SpiffeId,
+    // Shared, since each connection names the same few.
+    text: Arc<str>,
+    id: Arc<spiffe::SpiffeId>,
 }
 
 /// Why a text is no SPIFFE ID or trust domain.
@@ -114,7 +116,7 @@ impl SpiffeId {
     }
 
     fn new(id: spiffe::SpiffeId) -> Self {
-        Self { text: id.to_string(), id }
+        Self { text: id.to_string().into(), id: Arc::new(id) }
     }
 
     fn service_account_path(&self) -> Option<(&str, &str)> {

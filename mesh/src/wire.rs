@@ -3,6 +3,7 @@
 //! Field names are camelCase and stable. What is not known or does not apply is `null`; a reader takes an absent field
 //! for that, and ignores fields it does not know.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
@@ -234,14 +235,20 @@ impl Offer {
 
     /// What the record keeps of a hello, which may name thousands of each.
     #[must_use]
-    pub fn of(hello: &ClientHello) -> Self {
-        let first = |numbers: &[u16], most: usize| numbers.get(..most).unwrap_or(numbers).to_vec();
+    pub fn of(hello: ClientHello) -> Self {
+        let first = |mut numbers: Vec<u16>, most: usize| {
+            if numbers.len() > most {
+                numbers.truncate(most);
+                numbers.shrink_to_fit();
+            }
+            numbers
+        };
         Self {
-            versions: first(&hello.versions, Self::FEW),
-            groups: first(&hello.groups, Self::MANY),
-            cipher_suites: first(&hello.cipher_suites, Self::MANY),
-            signature_algorithms: first(&hello.signature_algorithms, Self::MANY),
-            key_shares: first(&hello.key_share_groups, Self::FEW),
+            versions: first(hello.versions, Self::FEW),
+            groups: first(hello.groups, Self::MANY),
+            cipher_suites: first(hello.cipher_suites, Self::MANY),
+            signature_algorithms: first(hello.signature_algorithms, Self::MANY),
+            key_shares: first(hello.key_share_groups, Self::FEW),
             length: hello.wire_length,
         }
     }
@@ -366,11 +373,11 @@ pub struct TlsRecord {
     /// where none was asked for or there is none to show.
     pub local: String,
     /// `TLSv1.3` or `TLSv1.2`.
-    pub version: String,
+    pub version: Cow<'static, str>,
     /// The cipher suite by its IANA name.
-    pub cipher_suite: String,
+    pub cipher_suite: Cow<'static, str>,
     /// The key-exchange group by its IANA name.
-    pub group: String,
+    pub group: Cow<'static, str>,
     /// Whether the session was resumed.
     pub resumed: bool,
     /// From the first handshake byte to the last, in microseconds.

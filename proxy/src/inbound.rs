@@ -2,6 +2,7 @@
 
 mod app;
 
+use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -84,9 +85,11 @@ pub(crate) async fn serve<'c>(
             return Err(refuse(Reason::HelloTooLarge, format!("more than {limit} bytes (limits.helloSize)")));
         }
     };
+    let sni = if let First::Hello(hello) = &sniffed.first { hello.sni.clone() } else { None };
+    let looks_like = looks_like(&sniffed);
     connection.note(|record| {
-        record.first_bytes = Some(first_bytes(&sniffed.first));
-        record.looks_like = looks_like(&sniffed);
+        record.first_bytes = Some(first_bytes(sniffed.first));
+        record.looks_like = looks_like;
     });
 
     let protocol = snapshot.protocol(target.port());
@@ -99,7 +102,6 @@ pub(crate) async fn serve<'c>(
             }
         });
     }
-    let sni = if let First::Hello(hello) = sniffed.first { hello.sni } else { None };
     let known = Known { peer: None, source: client, destination: target, sni, certificate: None };
     let admitted = Admitted { observed: Some(observed), admission, known, proof: None };
     let stream = Rewound::new(sniffed.bytes, stream);
@@ -350,24 +352,30 @@ fn not_admitted(admitted: &Admitted, snapshot: &Snapshot) -> Option<String> {
 }
 
 /// What the record keeps of the first bytes. A peer may name thousands of protocols; the record keeps a few.
-pub(crate) fn first_bytes(first: &First) -> FirstBytes {
+pub(crate) fn first_bytes(first: First) -> FirstBytes {
     const PROTOCOLS: usize = 16;
     const LONGEST: usize = 255; // of a protocol's name (RFC 7301 3.1), and of a host's
     match first {
-        First::Hello(hello) => FirstBytes::Tls {
-            sni: hello.sni.as_ref().map(|name| name.chars().take(LONGEST).collect()),
-            alpn: hello
-                .alpn
-                .iter()
-                .take(PROTOCOLS)
-                .map(|name| String::from_utf8_lossy(name).into_owned())
-                .collect(),
+        First::Hello(mut hello) => FirstBytes::Tls {
+            sni: hello.sni.take().map(|mut name| {
+                if let Some((end, _)) = name.char_indices().nth(LONGEST) {
+                    name.truncate(end);
+                    name.shrink_to_fit();
+                }
+                name
+            }),
             mesh: hello.is_mesh(),
-            offer: Box::new(Offer::of(hello)),
+            alpn: mem::take(&mut hello.alpn).into_iter().take(PROTOCOLS).map(as_text).collect(),
+            offer: Box::new(Offer::of(*hello)),
         },
         First::Plaintext | First::TooLarge => FirstBytes::Plaintext,
         First::Silent => FirstBytes::Silent,
     }
+}
+
+/// Lossily, where it is none.
+fn as_text(name: Vec<u8>) -> String {
+    String::from_utf8(name).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 /// What the record tells of plaintext.

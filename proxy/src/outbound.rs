@@ -217,7 +217,7 @@ async fn told_by_first_bytes(
         .await
         .map_err(|error| End { reason: Reason::ClientReset, detail: Some(error.to_string()) })?;
     connection.note(|record| {
-        record.first_bytes = Some(first_bytes(&sniffed.first));
+        record.first_bytes = Some(first_bytes(sniffed.first.clone()));
         record.looks_like = looks_like(&sniffed);
     });
     let app = Rewound::new(sniffed.bytes, app);

@@ -46,9 +46,9 @@ fn record() -> ConnectionRecord {
             mode: TlsMode::IstioMutual,
             peer: "spiffe://cluster.local/ns/default/sa/frontend".to_owned(),
             local: "spiffe://cluster.local/ns/default/sa/backend".to_owned(),
-            version: "TLSv1.3".to_owned(),
-            cipher_suite: "TLS_AES_256_GCM_SHA384".to_owned(),
-            group: "X25519MLKEM768".to_owned(),
+            version: "TLSv1.3".into(),
+            cipher_suite: "TLS_AES_256_GCM_SHA384".into(),
+            group: "X25519MLKEM768".into(),
             resumed: false,
             handshake_micros: 1_234,
             peer_serial: "0aff00".to_owned(),
@@ -233,7 +233,7 @@ fn a_record_keeps_the_first_of_what_a_hello_offers() {
         ..ClientHello::default()
     };
     let Offer { versions, groups, cipher_suites, signature_algorithms, key_shares, length } =
-        Offer::of(&hello);
+        Offer::of(hello);
     assert_eq!(
         (&versions[..], &key_shares[..], length),
         (&numbers[..Offer::FEW], &numbers[..Offer::FEW], 9_000)

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 const FIRST_READ: usize = 2048;
 
 /// What was seen.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum First {
     /// A whole ClientHello.
     Hello(Box<ClientHello>),

@@ -43,7 +43,7 @@ async fn an_endpoint_with_a_sidecar_is_reached_by_mutual_tls() {
     let tls = seen.tls.as_ref().expect("the connection is not mutual TLS");
     assert_eq!(tls.peer, Lab::id("frontend"));
     assert_eq!(tls.local, Lab::id("backend"));
-    assert_eq!((tls.version.as_str(), tls.group.as_str()), ("TLSv1.3", "X25519MLKEM768"));
+    assert_eq!((&*tls.version, &*tls.group), ("TLSv1.3", "X25519MLKEM768"));
     let made = &client.running.shared.connections.list()[0];
     assert_eq!(made.tls.as_ref().unwrap().peer, Lab::id("backend"));
     assert_eq!(made.bytes_to_server, 5);

@@ -109,9 +109,13 @@ impl FromStr for Suite {
 /// IANA's name.
 impl fmt::Display for Suite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = SUITES.iter().find(|(suite, _, _)| *suite == self.0);
-        f.write_str(known.map_or("", |(_, iana, _)| iana))
+        f.write_str(iana_name(self.0).unwrap_or_default())
     }
+}
+
+/// IANA's name of a suite that is spoken here; rustls has names of its own for those of TLS 1.3.
+pub(super) fn iana_name(suite: CipherSuite) -> Option<&'static str> {
+    SUITES.iter().find(|(known, _, _)| *known == suite).map(|(_, iana, _)| *iana)
 }
 
 impl FromStr for Group {

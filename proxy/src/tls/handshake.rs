@@ -1,11 +1,13 @@
 //! Reads out of a finished handshake what the connection record shows.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use pillion_mesh::reason::Reason;
 use pillion_mesh::wire::{TlsMode, TlsRecord};
-use rustls::{CommonState, HandshakeKind, NamedGroup, ProtocolVersion};
+use rustls::{CipherSuite, CommonState, HandshakeKind, NamedGroup, ProtocolVersion};
 
+use super::ciphers::iana_name;
 use super::failure::Role;
 use super::{Credentials, Handshake, HandshakeError, Proof};
 
@@ -69,7 +71,7 @@ impl Parties {
             peer: self.peer,
             local: self.local,
             version: version_name(connection.protocol_version().ok_or_else(|| unknown("the version"))?),
-            cipher_suite: suite_name(&format!("{:?}", suite.suite())),
+            cipher_suite: suite_name(suite.suite()),
             group: group_name(group.name()),
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
             handshake_micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
@@ -88,27 +90,23 @@ fn unknown(what: &str) -> HandshakeError {
     }
 }
 
-fn version_name(version: ProtocolVersion) -> String {
+fn version_name(version: ProtocolVersion) -> Cow<'static, str> {
     match version {
-        ProtocolVersion::TLSv1_2 => "TLSv1.2".to_owned(),
-        ProtocolVersion::TLSv1_3 => "TLSv1.3".to_owned(),
-        other => format!("{other:?}"),
+        ProtocolVersion::TLSv1_2 => "TLSv1.2".into(),
+        ProtocolVersion::TLSv1_3 => "TLSv1.3".into(),
+        other => format!("{other:?}").into(),
     }
 }
 
-/// IANA writes `TLS_AES_128_GCM_SHA256` where rustls writes `TLS13_AES_128_GCM_SHA256`.
-fn suite_name(rustls_name: &str) -> String {
-    match rustls_name.strip_prefix("TLS13_") {
-        Some(rest) => format!("TLS_{rest}"),
-        None => rustls_name.to_owned(),
-    }
+fn suite_name(suite: CipherSuite) -> Cow<'static, str> {
+    iana_name(suite).map_or_else(|| format!("{suite:?}").into(), Cow::from)
 }
 
 /// IANA writes `x25519` where rustls writes `X25519`; the others are the same.
-fn group_name(group: NamedGroup) -> String {
+fn group_name(group: NamedGroup) -> Cow<'static, str> {
     match group {
-        NamedGroup::X25519 => "x25519".to_owned(),
-        NamedGroup::X448 => "x448".to_owned(),
-        other => format!("{other:?}"),
+        NamedGroup::X25519 => "x25519".into(),
+        NamedGroup::X448 => "x448".into(),
+        other => other.as_str().map_or_else(|| format!("{other:?}").into(), Cow::from),
     }
 }
