@@ -3,9 +3,6 @@
 
 FROM rust:1-slim-bookworm AS build
 WORKDIR /src
-# Line tables for debuggers are most of the file's size; names in a backtrace stay.
-ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo
-
 # The dependencies are a layer of their own, built for empty crates: a change of our code does not build them again.
 COPY Cargo.toml Cargo.lock ./
 COPY mesh/Cargo.toml mesh/
@@ -20,12 +17,12 @@ RUN for crate in mesh proxy ca iptables cli testkit benches examples/services; d
       mkdir -p "$crate/src" && : > "$crate/src/lib.rs" && echo 'fn main() {}' > "$crate/src/main.rs" || exit 1; \
     done \
     && mkdir benches/benches && for bench in policies handshakes instructions; do echo 'fn main() {}' > "benches/benches/$bench.rs"; done \
-    && cargo build --release --locked --package pillion
+    && cargo build --profile dist --locked --package pillion
 
 COPY . .
 # Cargo compares times: a file that is older than its empty stand-in would count as built.
 RUN find . -path ./target -prune -o -type f -exec touch {} + \
-    && cargo build --release --locked --package pillion --bin pillion
+    && cargo build --profile dist --locked --package pillion --bin pillion
 
 
 FROM debian:bookworm-slim AS runtime
@@ -35,7 +32,7 @@ RUN groupadd --gid 1337 pillion \
     && useradd --uid 1337 --gid pillion --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin pillion \
     && install -d -o pillion -g pillion -m 0700 /var/lib/pillion-ca \
     && install -d -o pillion -g pillion -m 0755 /run/pillion
-COPY --from=build /src/target/release/pillion /usr/local/bin/
+COPY --from=build /src/target/dist/pillion /usr/local/bin/
 # By its own name the binary is the person's tool; by these it is what they say.
 RUN for name in pillion-proxy pillion-ca pillion-iptables; do ln -s pillion "/usr/local/bin/$name"; done
 

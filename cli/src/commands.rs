@@ -157,7 +157,7 @@ enum Command {
     /// needs nothing else. Proxies that are installed take part: Envoy, HAProxy, nginx, stunnel; --install gets those that are
     /// missing, and --peer adds any other. The whole takes root, since each proxy stands in network namespaces with real
     /// interception; `pillion bench handshake` takes none. Measure on a quiet machine, with a pillion that was built with
-    /// --release.
+    /// --profile dist, or else --release.
     ///
     /// Exit codes: 0 measured, 1 it could not be, 2 wrong arguments, 130 after a signal.
     Bench(bench::Options),
