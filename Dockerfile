@@ -3,6 +3,7 @@
 
 FROM rust:1-slim-bookworm AS build
 WORKDIR /src
+
 # The dependencies are a layer of their own, built for empty crates: a change of our code does not build them again.
 COPY Cargo.toml Cargo.lock ./
 COPY mesh/Cargo.toml mesh/

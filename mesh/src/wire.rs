@@ -4,6 +4,7 @@
 //! for that, and ignores fields it does not know.
 
 use std::borrow::Cow;
+use std::mem;
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
@@ -203,6 +204,40 @@ pub enum FirstBytes {
     },
 }
 
+impl FirstBytes {
+    /// Protocols that are kept.
+    pub const PROTOCOLS: usize = 16;
+    /// Characters of a server name that are kept.
+    pub const NAME: usize = 255;
+
+    /// What the record keeps of a hello. A peer may name thousands of protocols and a name of kilobytes.
+    #[must_use]
+    pub fn of(mut hello: ClientHello) -> Self {
+        let mesh = hello.is_mesh();
+        let sni = mem::take(&mut hello.sni).map(|mut name| {
+            if let Some((end, _)) = name.char_indices().nth(Self::NAME) {
+                name.truncate(end);
+            }
+            name.shrink_to_fit();
+            name
+        });
+        let alpn = first(mem::take(&mut hello.alpn), Self::PROTOCOLS).into_iter().map(as_text).collect();
+        Self::Tls { sni, alpn, mesh, offer: Box::new(Offer::of(hello)) }
+    }
+}
+
+/// The first of a list, at most so many. The room of the others is given back: records are kept by the thousand.
+fn first<T>(mut list: Vec<T>, most: usize) -> Vec<T> {
+    list.truncate(most);
+    list.shrink_to_fit();
+    list
+}
+
+/// Lossily, where it is none.
+fn as_text(name: Vec<u8>) -> String {
+    String::from_utf8(name).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
 /// What a ClientHello offers, in the client's order and without GREASE: the first of each list, by number; in JSON by the
 /// names of [`names`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -236,13 +271,6 @@ impl Offer {
     /// What the record keeps of a hello, which may name thousands of each.
     #[must_use]
     pub fn of(hello: ClientHello) -> Self {
-        let first = |mut numbers: Vec<u16>, most: usize| {
-            if numbers.len() > most {
-                numbers.truncate(most);
-                numbers.shrink_to_fit();
-            }
-            numbers
-        };
         Self {
             versions: first(hello.versions, Self::FEW),
             groups: first(hello.groups, Self::MANY),

@@ -2,7 +2,6 @@
 
 mod app;
 
-use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use pillion_mesh::plaintext;
 use pillion_mesh::policy::Snapshot;
 use pillion_mesh::policy::admit::{Admission, Observed, admit, carries_requests, needs_sniff, shadow};
 use pillion_mesh::reason::Reason;
-use pillion_mesh::wire::{FirstBytes, How, ModeRecord, Offer};
+use pillion_mesh::wire::{FirstBytes, How, ModeRecord};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -351,31 +350,13 @@ fn not_admitted(admitted: &Admitted, snapshot: &Snapshot) -> Option<String> {
     (!kept).then(|| format!("port {port} is {} by {}", decision.mode, decision.because))
 }
 
-/// What the record keeps of the first bytes. A peer may name thousands of protocols; the record keeps a few.
+/// What the record keeps of the first bytes.
 pub(crate) fn first_bytes(first: First) -> FirstBytes {
-    const PROTOCOLS: usize = 16;
-    const LONGEST: usize = 255; // of a protocol's name (RFC 7301 3.1), and of a host's
     match first {
-        First::Hello(mut hello) => FirstBytes::Tls {
-            sni: hello.sni.take().map(|mut name| {
-                if let Some((end, _)) = name.char_indices().nth(LONGEST) {
-                    name.truncate(end);
-                    name.shrink_to_fit();
-                }
-                name
-            }),
-            mesh: hello.is_mesh(),
-            alpn: mem::take(&mut hello.alpn).into_iter().take(PROTOCOLS).map(as_text).collect(),
-            offer: Box::new(Offer::of(*hello)),
-        },
+        First::Hello(hello) => FirstBytes::of(*hello),
         First::Plaintext | First::TooLarge => FirstBytes::Plaintext,
         First::Silent => FirstBytes::Silent,
     }
-}
-
-/// Lossily, where it is none.
-fn as_text(name: Vec<u8>) -> String {
-    String::from_utf8(name).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 /// What the record tells of plaintext.

@@ -243,6 +243,36 @@ fn a_record_keeps_the_first_of_what_a_hello_offers() {
     }
 }
 
+/// Room for tens of thousands: what a hello is left with that offers little but GREASE.
+fn roomy<T>(element: T) -> Vec<T> {
+    let mut list = Vec::with_capacity(32_000);
+    list.push(element);
+    list
+}
+
+#[test]
+fn a_record_keeps_no_room_for_what_it_does_not_keep_of_a_hello() {
+    let hello = ClientHello {
+        sni: Some("a".repeat(16_000)),
+        alpn: vec![b"\xffh2".to_vec(); 5_000],
+        versions: roomy(1),
+        cipher_suites: roomy(2),
+        groups: roomy(3),
+        signature_algorithms: roomy(4),
+        key_share_groups: roomy(5),
+        ..ClientHello::default()
+    };
+    let FirstBytes::Tls { sni, alpn, offer, .. } = FirstBytes::of(hello) else { panic!("it is a hello") };
+    let sni = sni.unwrap();
+    assert_eq!((sni.len(), alpn.len()), (FirstBytes::NAME, FirstBytes::PROTOCOLS));
+    assert_eq!(alpn[0], "\u{fffd}h2");
+    assert!(sni.capacity() <= FirstBytes::NAME && alpn.capacity() <= FirstBytes::PROTOCOLS);
+    let Offer { versions, groups, cipher_suites, signature_algorithms, key_shares, .. } = *offer;
+    for list in [versions, groups, cipher_suites, signature_algorithms, key_shares] {
+        assert!(list.len() == 1 && list.capacity() <= Offer::FEW, "{}", list.capacity());
+    }
+}
+
 #[rstest]
 #[case("", Some(vec![]))]
 #[case("160301ff", Some(vec![0x16, 3, 1, 0xff]))]
